@@ -1,0 +1,93 @@
+# Everything the project does, as targets. `make` alone prints them.
+#
+#   PYTHON=python3.12      which interpreter makes .venv (default: the first of python3, python3.13 ... that is >= 3.11)
+#   TORCH_INDEX=URL        package index for torch alone, e.g. https://download.pytorch.org/whl/cpu
+#   MODEL, OUT, SEED, LIMIT, ARGS   go to `make study`
+
+VENV        ?= .venv
+TORCH       ?= torch==2.13.0
+TORCH_INDEX ?=
+MODEL       ?= organism
+OUT         ?= study
+SEED        ?= 0
+LIMIT       ?=
+ARGS        ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
+
+# Tests, notebooks and docs fetch nothing: the embedded model is part of the package.
+test check notebooks docs: export HF_HUB_OFFLINE = 1
+test docs: export NO_MKDOCS_2_WARNING = 1
+
+.PHONY: help study test lint types check docs notebooks organism clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@echo "make TARGET, where TARGET is one of"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "The first target that needs it creates $(VENV) (python >= 3.11) and installs the pinned packages of constraints.txt."
+	@echo "On Linux without a CPU wheel of torch at hand: make TORCH_INDEX=https://download.pytorch.org/whl/cpu study"
+
+study: $(VENV)/.core ## the main job: fit the text direction, see how far it reaches; writes study/index.html and results.json
+	$(BIN)/refusal-plugin study --model "$(MODEL)" --out "$(OUT)" --seed $(SEED) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
+
+test: $(VENV)/.dev lint types docs ## lint, types, docs, then every test: units, recipes, README blocks, notebooks, packaging
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev lint types ## the quick half of `test`: lint, types, tests that are not marked slow
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: $(VENV)/.dev ## ruff: errors, import order, format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## mypy --strict over the package
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev ## build the documentation site into site/, any warning is an error
+	$(BIN)/mkdocs build --strict --quiet --site-dir site
+
+notebooks: $(VENV)/.dev ## run the tutorials from top to bottom and store their outputs
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 tutorials/*.ipynb
+
+organism: $(VENV)/.core ## train the embedded models again from nothing (two cores: within the hour)
+	$(BIN)/python -m refusal_plugin.organism.train $(ARGS)
+
+clean: ## remove environment, caches and outputs
+	rm -rf $(VENV) build dist site study .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- environment: one stamp per step, so that a changed pin is installed and nothing else is done twice --------------
+
+$(VENV)/.python:
+	@python=""; \
+	for candidate in $(PYTHON) $(if $(PYTHON),,python3 python3.13 python3.12 python3.11 python3.14 python); do \
+	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "make: no Python >= 3.11 found (looked for $(if $(PYTHON),$(PYTHON),python3, python3.11 to python3.14, python)). Install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
+	    exit 1; \
+	fi; \
+	echo "creating $(VENV) with $$python ($$("$$python" --version))"; \
+	"$$python" -m venv $(VENV) || { \
+	    echo "make: $$python cannot create virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	    rm -rf $(VENV); exit 1; }
+	@touch $@
+
+# torch goes first and alone: which of its wheels is right depends on the machine, and once it is there no other package
+# pulls a second one.
+$(VENV)/.torch: $(VENV)/.python
+	@echo "installing $(TORCH)$(if $(TORCH_INDEX), from $(TORCH_INDEX)) (without TORCH_INDEX pip may take the CUDA build, several GB)"
+	@$(PIP) --no-deps $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") "$(TORCH)"
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.torch pyproject.toml constraints.txt
+	@echo "installing refusal-plugin (a minute or two)"
+	@$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
+	@echo "installing refusal-plugin with its test and docs packages (a minute or two)"
+	@$(PIP) -c constraints.txt -e ".[test,docs]"
+	@touch $@ $(VENV)/.core

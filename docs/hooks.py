@@ -1,0 +1,48 @@
+"""What the site shows but docs/ does not hold: tutorials, model cards and the changelog stay where they belong.
+
+MkDocs reads one folder only. Instead of copies or links in docs/, this hook hands it the files where they are and puts
+them into the navigation, so that a new tutorial or checkpoint appears without a further edit.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
+CARDS = sorted((ROOT / "refusal_plugin" / "organism" / "checkpoints").glob("*/MODEL_CARD.md"))
+
+
+def title(notebook: Path) -> str:
+    """First heading of a notebook, without the hash."""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        for line in cell["source"]:
+            if cell["cell_type"] == "markdown" and line.startswith("# "):
+                return line.removeprefix("# ").strip()
+    return notebook.stem
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Fill the navigation: the tutorials under their own headings, the cards beside the page on the embedded model."""
+    sections: dict[str, list[Any]] = {key: value for entry in config.nav or [] for key, value in entry.items()}
+    sections["Tutorials"] = [{title(path): f"tutorials/{path.name}"} for path in TUTORIALS]
+    cards = [{path.parent.name: f"cards/{path.parent.name}.md"} for path in CARDS]
+    sections["The embedded model"] = [*sections["The embedded model"], *cards]
+    config.nav = [{key: value} for key, value in sections.items() if value]
+    return config
+
+
+# Before the notebook plugin, which takes over every .ipynb it finds in the list.
+@event_priority(100)
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the files themselves, each from where it lies."""
+    there = {f"tutorials/{path.name}": path for path in TUTORIALS}
+    there |= {f"cards/{path.parent.name}.md": path for path in CARDS}
+    there["changelog.md"] = ROOT / "CHANGELOG.md"
+    for uri, path in there.items():
+        files.append(File.generated(config, uri, abs_src_path=str(path)))
+    return files

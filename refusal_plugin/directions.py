@@ -1,0 +1,243 @@
+"""The refusal direction: difference in means per layer and position, with where it came from.
+
+    r[p, l] = mean over harmful of h[p, l]  -  mean over benign of h[p, l]          (Arditi et al. 2024, arXiv 2406.11717)
+
+`h` is `resid_post`: the stream behind block `l` at token position `p` (-1 is the last prompt token). The reference code reads
+block inputs; the site is stored with the vector so that the two conventions never mix. `r` points TOWARDS refusal.
+
+`fit` gives one candidate per layer and position, `refusal_plugin.select` chooses among them on a validation split.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .collect import collect_moments
+from .edits import Edit, When, Where, ablation, addition
+from .errors import DirectionError, PromptError
+from .models import anatomy
+from .progress import Progress
+from .prompts import Prompt, PromptSet, batches
+from .provenance import check_provenance, provenance
+from .storage import read_tensors, write_tensors
+
+FORMAT = "refusal_plugin.direction.v1"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Difference-in-means directions of every layer and position.
+
+    Attributes:
+        harmful, benign: (position, layer, d_model) float32 group means of `resid_post`.
+        positions: negative offsets from the prompt's end.
+        n_harmful, n_benign: prompts behind the means.
+        provenance: model, template, data and package versions.
+    """
+
+    harmful: Float[Tensor, "position layer d_model"]
+    benign: Float[Tensor, "position layer d_model"]
+    positions: tuple[int, ...]
+    n_harmful: int
+    n_benign: int
+    provenance: Mapping[str, Any]
+
+    @property
+    def vectors(self) -> Float[Tensor, "position layer d_model"]:
+        """`harmful - benign`, pointing towards refusal, in the units of the residual stream."""
+        return self.harmful - self.benign
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return int(self.harmful.shape[1])
+
+    def at(self, layer: int, position: int = -1) -> "Direction":
+        """The candidate of one layer and position as a `Direction`.
+
+        Raises:
+            DirectionError: an unknown layer or position.
+        """
+        if not 0 <= layer < self.n_layers or position not in self.positions:
+            raise DirectionError(
+                f"candidate at layer {layer}, position {position}",
+                f"there are layers 0 to {self.n_layers - 1} and positions {list(self.positions)}",
+                "choose among these",
+            )
+        p = self.positions.index(position)
+        return Direction(layer, position, self.harmful[p], self.benign[p], provenance=dict(self.provenance))
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A refusal direction at one layer and position, with the means of all layers behind it.
+
+    Attributes:
+        layer: block whose `resid_post` it belongs to.
+        position: token position at which it was read, -1 = last prompt token.
+        harmful, benign: (layer, d_model) group means at that position.
+        coefficient: strength chosen at selection, in multiples of the full vector; 1 if none was chosen.
+        site: "resid_post".
+        method: how the vector was made.
+        objective: what it was selected for ("causal", "defence" or "" if it was not selected).
+        table: the whole selection table, one dict per candidate.
+        provenance: model, template, data and package versions.
+    """
+
+    layer: int
+    position: int
+    harmful: Float[Tensor, "layer d_model"]
+    benign: Float[Tensor, "layer d_model"]
+    coefficient: float = 1.0
+    site: str = "resid_post"
+    method: str = "difference_in_means"
+    objective: str = ""
+    selection: str = ""
+    table: tuple[Mapping[str, Any], ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def vector(self) -> Float[Tensor, "d_model"]:
+        """The direction at its own layer, not normalised, towards refusal."""
+        return self.harmful[self.layer] - self.benign[self.layer]
+
+    @property
+    def unit(self) -> Float[Tensor, "d_model"]:
+        """The direction at its own layer with norm one."""
+        return self.vector / self.vector.norm()
+
+    @property
+    def by_layer(self) -> Float[Tensor, "layer d_model"]:
+        """The directions of every layer at the same position."""
+        return self.harmful - self.benign
+
+    def coordinates(self, x: Float[Tensor, "... layer d_model"]) -> Float[Tensor, "... layer"]:
+        """Where activations lie along each layer's direction: 0 = mean benign text, 1 = mean harmful text.
+
+        Args:
+            x: `resid_post` of all layers.
+        """
+        r = self.by_layer
+        return ((x - self.benign) * r).sum(-1) / r.square().sum(-1)
+
+    def edit(self, coefficient: float | None = None, *, where: Where = "all", when: When = "every_step") -> Edit:
+        """Addition of `coefficient * vector` at its own layer; the stored coefficient by default."""
+        strength = self.coefficient if coefficient is None else coefficient
+        return addition({self.layer: self.vector}, coefficient=strength, where=where, when=when)
+
+    def ablation(self) -> Edit:
+        """Removal of the direction from every layer and position: a causal test inside a run."""
+        return ablation(self.unit, range(self.harmful.shape[0]))
+
+    def save(self, path: str | Path) -> Path:
+        """Write tensors and provenance into one safetensors file (no pickle).
+
+        Raises:
+            DirectionError: the file cannot be written.
+        """
+        record = {
+            "format": FORMAT,
+            "layer": self.layer,
+            "position": self.position,
+            "coefficient": self.coefficient,
+            "site": self.site,
+            "method": self.method,
+            "objective": self.objective,
+            "selection": self.selection,
+            "table": [dict(row) for row in self.table],
+            "provenance": dict(self.provenance),
+        }
+        return write_tensors(path, {"harmful": self.harmful, "benign": self.benign}, record)
+
+    def __repr__(self) -> str:
+        name = self.provenance.get("model", "?")
+        return (
+            f"Direction(model={name}, layer={self.layer}, position={self.position}, site={self.site}, "
+            f"norm={float(self.vector.norm()):.3g}, coefficient={self.coefficient:.3g}, objective={self.objective or '-'})"
+        )
+
+
+def load_direction(path: str | Path, model: Any | None = None) -> Direction:
+    """Read a saved direction.
+
+    Args:
+        path: file written by `Direction.save`.
+        model: the loaded model it will be used on; its weights and chat template are compared with the stored ones.
+
+    Raises:
+        DirectionError: no such file, no direction in it, or another model, revision or chat template.
+    """
+    tensors, record = read_tensors(path)
+    if record.get("format") != FORMAT or {"harmful", "benign"} - set(tensors):
+        raise DirectionError(f"load direction {path}", f"format {record.get('format')!r}", f"give a file of {FORMAT}")
+    if model is not None:
+        check_provenance(record["provenance"], model, f"use direction {path}")
+    keep = ("layer", "position", "coefficient", "site", "method", "objective", "selection", "provenance")
+    return Direction(
+        harmful=tensors["harmful"],
+        benign=tensors["benign"],
+        table=tuple(record["table"]),
+        **{name: record[name] for name in keep},
+    )
+
+
+def template_positions(model: Any, prompts: Iterable[Prompt]) -> tuple[int, ...]:
+    """Every token of the template behind the instruction, as negative offsets: the candidate positions.
+
+    The template is the same for every prompt, so the first prompt tells.
+    """
+    _, batch = next(iter(batches(model, list(prompts)[:1])))
+    n = int(batch.roles["post_instruction"].sum())
+    return tuple(range(-max(n, 1), 0))
+
+
+def fit(
+    model: Any,
+    prompts: PromptSet,
+    *,
+    positions: tuple[int, ...] | None = None,
+    keep: Callable[[Prompt], bool] | None = None,
+    progress: Progress = None,
+) -> Candidates:
+    """Difference in means of every layer and position, in one pass over the prompts.
+
+    Args:
+        model: a loaded model.
+        prompts: harmful and benign prompts (near misses are left out: they belong to the test of the direction, not to
+            its definition).
+        positions: negative offsets from the prompt's end; all tokens of the post-instruction template by default.
+        keep: optional filter, e.g. harmful prompts that the model refuses and benign ones that it answers.
+        progress: None shows a bar where somebody can see it.
+
+    Raises:
+        PromptError: a role is missing.
+        DirectionError: the two means are equal at some layer (a constant site carries no direction).
+        DataError: NaN activations.
+    """
+    used = prompts.filter(role=("harmful", "benign"))
+    if keep is not None:
+        used = used.where(keep)
+    for role in ("harmful", "benign"):
+        if not any(p.role == role for p in used):
+            raise PromptError("fit a refusal direction", f"{len(used)} prompts, none of them {role}", f"add {role} prompts")
+    where = template_positions(model, used) if positions is None else positions
+    moments = collect_moments(model, used, positions=where, progress=progress)
+    harmful, benign = moments["harmful"], moments["benign"]
+    difference = (harmful.mean - benign.mean).norm(dim=-1)
+    if not bool(torch.isfinite(difference).all()) or float(difference.max()) <= 1e-9 * (1 + math.sqrt(difference.numel())):
+        raise DirectionError(
+            f"fit a refusal direction on {anatomy(model).name}",
+            "harmful and benign activations have the same mean or are not finite",
+            "check the prompts and the model",
+        )
+    return Candidates(
+        harmful.mean.float(), benign.mean.float(), where, harmful.n, benign.n, provenance(model, used)
+    )
+
+

@@ -1,0 +1,222 @@
+"""An edit of the residual stream as plain data, and the places where it runs.
+
+    Edit = function of `traced.write` + tensors per block + where (last | all) + when (prefill | every step)
+
+The same `Edit` runs in a tracing context (`refusal_plugin.generate`, `traced.write.edit_blocks`) and in plain torch hooks
+(`with edit.attached(hf_model): hf_model.generate(...)`, no nnsight in the loop). Hooks are gone after the `with`, also when
+setting them up failed half-way; no weight is touched.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .errors import DirectionError
+from .models import Anatomy, anatomy, hf_layers, hf_module, layers
+from .traced import write
+from .traced.read import residual
+
+Site = Literal["resid_pre", "attn_out", "mlp_out", "resid_post"]
+Where = Literal["last", "all"]
+When = Literal["prefill", "every_step"]
+
+# The order in which a block runs its sites; nnsight reads them in execution order only.
+SITE_ORDER: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+
+
+@dataclass(frozen=True)
+class SiteEdit:
+    """One edit of one tensor of one block.
+
+    Attributes:
+        layer: index of the decoder block.
+        site: which of its tensors.
+        function: an edit function of `traced.write`.
+        tensors: its keyword arguments.
+        where: "last" (the newest token of each row) or "all" positions.
+    """
+
+    layer: int
+    site: Site
+    function: Callable[..., Tensor]
+    tensors: Mapping[str, Any]
+    where: Where = "all"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is changed in the residual stream while the model runs.
+
+    Attributes:
+        name: shown in tables.
+        parts: the edits, in any order; they are applied in the order in which the model runs.
+        when: "every_step" (prefill and each decode step) or "prefill" only.
+    """
+
+    name: str
+    parts: tuple[SiteEdit, ...]
+    when: When = "every_step"
+    ordered: tuple[SiteEdit, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        key = sorted(self.parts, key=lambda part: (part.layer, SITE_ORDER.index(part.site)))
+        object.__setattr__(self, "ordered", tuple(key))
+
+    def check(self, facts: Anatomy) -> None:
+        """Raise DirectionError unless every block exists and every vector has the model's width."""
+        for part in self.parts:
+            if not 0 <= part.layer < facts.n_layers:
+                raise DirectionError(
+                    f"edit layer {part.layer} of {facts.name}",
+                    f"it has layers 0 to {facts.n_layers - 1}",
+                    "choose one of these",
+                )
+            for key, value in part.tensors.items():
+                if not isinstance(value, Tensor) or value.ndim == 0:
+                    continue
+                if key in ("vector", "unit") and value.shape[-1] != facts.d_model:
+                    raise DirectionError(
+                        f"apply edit '{self.name}' to {facts.name}",
+                        f"its '{key}' has width {value.shape[-1]}, the model's d_model is {facts.d_model}",
+                        "fit the direction on this model",
+                    )
+                if not bool(torch.isfinite(value).all()):
+                    raise DirectionError(
+                        f"apply edit '{self.name}'", f"its '{key}' holds NaN or infinity", "fit the direction again"
+                    )
+
+    def plan(self) -> list[tuple[int, str, str, Callable[..., Tensor], dict[str, Any]]]:
+        """The parts as plain tuples, for `traced.write.edit_blocks`."""
+        return [(p.layer, p.site, p.where, p.function, dict(p.tensors)) for p in self.ordered]
+
+    @contextmanager
+    def attached(self, model: Any, facts: Anatomy | None = None) -> Iterator[nn.Module]:
+        """Run the edit in plain torch hooks on a Hugging Face model, with no tracing in the loop.
+
+        Args:
+            model: a loaded model, or a bare Hugging Face module together with its anatomy.
+            facts: the anatomy of a bare module.
+
+        Yields:
+            the Hugging Face module; call its `forward` or `generate` (left-padded) inside the block.
+
+        Raises:
+            DirectionError: a layer or a width does not fit.
+        """
+        module = model if isinstance(model, nn.Module) else hf_module(model)
+        found = facts or anatomy(model)
+        self.check(found)
+        blocks = hf_layers(module, found)
+        handles: list[Any] = []
+        try:
+            for part in self.ordered:
+                handles.append(_hook(site_module(blocks[part.layer], part.layer, part.site, found), part, self.when))
+            yield module
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _hook(module: nn.Module, part: SiteEdit, when: When) -> Any:
+    """Hang one edit on a module; returns the handle that takes it off again."""
+
+    def change(value: Any) -> None:
+        # A decode step brings one new token; a prompt is never that short once it is rendered.
+        if when == "every_step" or residual(value).shape[1] > 1:
+            write.place(value, part.where, part.function, part.tensors)
+
+    if part.site == "resid_pre":
+        return module.register_forward_pre_hook(
+            lambda _module, args, kwargs: change(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+        )
+    return module.register_forward_hook(lambda _module, _args, output: change(output))
+
+
+def site_module(block: Any, layer: int, site: Site, facts: Anatomy) -> Any:
+    """The module of a block (torch or traced) at whose input or output a site lives.
+
+    `attn_out` and `mlp_out` are what is ADDED to the stream: behind the post-norm where a model has one.
+    """
+    if site in ("resid_pre", "resid_post"):
+        return block
+    parts = facts.parts[layer]
+    path = (parts.post_attention_norm or parts.attention) if site == "attn_out" else (parts.post_mlp_norm or parts.mlp)
+    if path is None:
+        raise DirectionError(f"edit {site} of layer {layer}", "the block has no such module", "edit resid_post")
+    for name in path.split("."):
+        block = getattr(block, name)
+    return block
+
+
+def site_modules(model: Any, edit: Edit) -> list[dict[str, Any]]:
+    """Per block of a loaded model: the traced modules that an edit touches, for `traced.write.edit_blocks`."""
+    facts = anatomy(model)
+    modules: list[dict[str, Any]] = [{} for _ in range(facts.n_layers)]
+    blocks = layers(model)
+    for part in edit.ordered:
+        modules[part.layer][part.site] = site_module(blocks[part.layer], part.layer, part.site, facts)
+    return modules
+
+
+def addition(
+    vectors: Mapping[int, Float[Tensor, "d_model"]],
+    *,
+    coefficient: float = 1.0,
+    where: Where = "all",
+    when: When = "every_step",
+    name: str = "addition",
+) -> Edit:
+    """Add `coefficient * vector` to `resid_post` of the given layers (ActAdd, CAA).
+
+    Args:
+        vectors: layer to vector (d_model,), pointing TOWARDS refusal.
+        coefficient: strength; 1 moves by the full vector.
+        where: "all" positions, or the "last" only.
+        when: "every_step", or "prefill" only.
+    """
+    parts = [
+        SiteEdit(layer, "resid_post", write.add, {"vector": coefficient * v}, where) for layer, v in vectors.items()
+    ]
+    return Edit(name, tuple(parts), when)
+
+
+def ablation(unit: Float[Tensor, "d_model"], layer_ids: Iterable[int], *, name: str = "ablation") -> Edit:
+    """Remove the component along `unit` from the residual stream and from all that is written into it.
+
+    As in the reference code of Arditi et al. 2024: at the input of every block and at what attention and MLP write, all
+    positions. A causal test inside a run; nothing of it can be saved.
+    """
+    parts = [SiteEdit(layer, site, write.ablate, {"unit": unit}) for layer in layer_ids for site in SITE_ORDER]
+    return Edit(name, tuple(parts))
+
+
+def attenuation(
+    harmful: Float[Tensor, "layer d_model"], benign: Float[Tensor, "layer d_model"], *, keep: float = 0.5
+) -> Edit:
+    """Move the last token's coordinate along every layer's direction part of the way to its mean on benign text.
+
+    Text in which harm is only half represented, as it is in media: a stand-in made from text alone.
+
+    Args:
+        harmful, benign: group means per layer; the direction is their difference.
+        keep: share of the coordinate's distance to the benign mean that stays.
+    """
+    parts = []
+    for layer, (bad, good) in enumerate(zip(harmful, benign, strict=True)):
+        unit = (bad - good) / (bad - good).norm()
+        tensors = {"unit": unit, "origin": float(good @ unit), "keep": keep}
+        parts.append(SiteEdit(layer, "resid_post", write.shrink, tensors, "last"))
+    return Edit("attenuation", tuple(parts))
+
+
+def together(name: str, *edits: Edit) -> Edit:
+    """Several edits as one; at the same place the earlier runs first."""
+    when = {edit.when for edit in edits}
+    if len(when) != 1:
+        raise DirectionError(f"join edits {[edit.name for edit in edits]}", f"they act at {sorted(when)}", "give one time")
+    return Edit(name, tuple(part for edit in edits for part in edit.parts), when.pop())

@@ -1,0 +1,20 @@
+"""All that knows an architecture: loading, the verified anatomy, what a model takes and what identifies it."""
+
+from .anatomy import Anatomy, anatomy, embed, final_norm, hf_layers, hf_module, layers, unembed
+from .conservation import Conservation
+from .load import load
+from .structure import LayerParts
+
+__all__ = [
+    "Anatomy",
+    "Conservation",
+    "LayerParts",
+    "anatomy",
+    "embed",
+    "final_norm",
+    "hf_layers",
+    "hf_module",
+    "layers",
+    "load",
+    "unembed",
+]

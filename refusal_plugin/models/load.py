@@ -1,0 +1,285 @@
+"""`load`: from a name or a module to a traced model with its verified anatomy."""
+
+import copy
+import logging
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ModelError
+from . import structure as structures
+from .anatomy import Anatomy, file
+from .capabilities import (
+    architecture_modalities,
+    chat_template,
+    context_length,
+    head_count,
+    injected_between_layers,
+    usable_modalities,
+)
+from .conservation import Conservation, check
+from .fingerprint import config_hash, template_hash, weight_hash
+from .probe import one_line, record
+from .sources import Source, source, task_for
+from .wrapper import TransformersModel
+
+UNCHECKED = Conservation(False, float("nan"), None, "conservation is unchecked, the model is remote")
+
+
+def load(
+    name_or_path_or_module: str | PathLike[str] | nn.Module = "organism",
+    *,
+    processor: Any = None,
+    tokenizer: Any = None,
+    remote: bool = False,
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device | None = None,
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> TransformersModel:
+    """Load a model for tracing and examine it once; ask `anatomy(model)` for what was found.
+
+    Args:
+        name_or_path_or_module: "organism", "organism-hard" or "organism-control" (they come with the package), a
+            checkpoint folder, a hub id, or a Hugging Face module that is already built.
+        processor: turns media into tensors; loaded from the checkpoint if not given.
+        tokenizer: taken from the processor, else loaded from the checkpoint. What you give is copied, never changed.
+        remote: do not load weights; runs go to NDIF with `remote=True` on the trace or session. Head work is then
+            unchecked.
+        dtype: of the weights; default float32 on CPU and the checkpoint's own dtype elsewhere.
+        device: default "cuda" if there is one, else "cpu". A module stays where it is.
+        attn_implementation: "sdpa", "eager" (which also yields attention patterns) and so on; default what transformers
+            picks for the model, which is "sdpa" where the model can.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run code found in the repository.
+
+    Returns:
+        A plain `nnsight.TransformersModel`, weights loaded, in evaluation mode and without parameter gradients. For
+        gradients with respect to activations, call `requires_grad_()` on the activation inside the trace.
+
+        A module that you pass is not changed: neither moved, cast, frozen nor switched to evaluation mode. It must be
+        in evaluation mode already, because dropout would make every measurement noise. (nnsight does hang its own
+        controllers on the forward functions of whatever it wraps.)
+
+    Raises:
+        ModelError: nothing is there under that name, it has no tokenizer, its weights are damaged or not finite, or
+            it is not a decoder. The message says which and what to do.
+    """
+    if isinstance(name_or_path_or_module, nn.Module):
+        options = {
+            "remote": remote,
+            "dtype": dtype,
+            "device": device,
+            "attn_implementation": attn_implementation,
+            "revision": revision,
+            "trust_remote_code": trust_remote_code,
+        }
+        given = [option for option, value in options.items() if value not in (None, False)]
+        return _from_module(name_or_path_or_module, processor, tokenizer, given)
+    if not isinstance(name_or_path_or_module, str | PathLike):
+        kind = type(name_or_path_or_module).__name__
+        found = f"an object of type {kind}"
+        raise ModelError("load a model", found, "pass a name, a folder, a hub id or a Hugging Face module")
+    where = source(str(name_or_path_or_module), revision, trust_remote_code)
+    config = where.config()
+    tokenizer, processor, reason = _preprocessors(where, config, tokenizer, processor)
+    if remote:
+        return _remotely(where, config, tokenizer, processor, reason, attn_implementation)
+    target = _device(where.asked, device)
+    precision = _dtype(where.asked, dtype, target)
+    module = where.module(config, precision, attn_implementation).to(target).eval().requires_grad_(False)
+    commit = getattr(module.config, "_commit_hash", None) or where.revision
+    return _wrap(module, where.name, commit, tokenizer, processor, reason)
+
+
+def _from_module(module: nn.Module, processor: Any, tokenizer: Any, given: list[str]) -> TransformersModel:
+    kind = type(module).__name__
+    asked = f"load a {kind}"
+    if given:
+        found = f"{', '.join(given)} cannot apply to a module that is already built"
+        raise ModelError(asked, found, "set it when building the module, or load by name")
+    if getattr(module, "config", None) is None or not hasattr(module, "get_input_embeddings"):
+        raise ModelError(asked, "it is not a Hugging Face model", "pass a transformers PreTrainedModel")
+    if getattr(module.config, "is_encoder_decoder", False):
+        raise ModelError(asked, "it is an encoder-decoder", "use a decoder-only language or multimodal model")
+    if not getattr(module, "can_generate", lambda: False)():
+        raise ModelError(asked, "it does not generate text", "use the class with a language head (…ForCausalLM)")
+    if any(part.training for part in module.modules()):
+        found = "it is in training mode, so dropout would blur what is measured"
+        raise ModelError(asked, found, "call .eval() on it first")
+    if tokenizer is None:
+        tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None:
+        raise ModelError(asked, "a module carries no tokenizer", "pass tokenizer= or processor=")
+    # nnsight sets the padding side and token of a tokenizer it adopts, and the one given belongs to the caller.
+    processor = copy.deepcopy(processor)
+    own = getattr(processor, "tokenizer", None)
+    tokenizer = own if own is not None else copy.deepcopy(tokenizer)
+    reason = None if processor is not None else "no processor was given"
+    return _wrap(module, kind, None, tokenizer, processor, reason)
+
+
+def _device(asked: str, device: str | torch.device | None) -> torch.device:
+    """The device asked for, if it exists here; else the best there is."""
+    try:
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        found = f"device {device!s} cannot be used here ({one_line(error)})"
+        raise ModelError(asked, found, 'use device="cpu", or leave it out') from error
+    return target
+
+
+def _dtype(asked: str, dtype: torch.dtype | str | None, target: torch.device) -> torch.dtype | str:
+    """float32 on CPU and the checkpoint's own elsewhere, unless asked otherwise."""
+    if dtype is None:
+        return torch.float32 if target.type == "cpu" else "auto"
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) and dtype != "auto" else dtype
+    if found != "auto" and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ModelError(asked, f"dtype {dtype!s} is no floating point type of torch", 'use "float32" or "bfloat16"')
+    return found
+
+
+def _preprocessors(where: Source, config: Any, tokenizer: Any, processor: Any) -> tuple[Any, Any, str | None]:
+    reason: str | None = None
+    if processor is not None:
+        processor = copy.deepcopy(processor)
+    elif len(architecture_modalities(config)) > 1:
+        processor, reason = where.processor(config)
+    if tokenizer is not None:
+        return copy.deepcopy(tokenizer), processor, reason
+    own = getattr(processor, "tokenizer", None)
+    return (own if own is not None else where.tokenizer()), processor, reason
+
+
+def _remotely(
+    where: Source, config: Any, tokenizer: Any, processor: Any, reason: str | None, attention: str | None
+) -> TransformersModel:
+    """A model on the meta device: its shape from the configuration, its weights on the server."""
+    options: dict[str, Any] = {"trust_remote_code": True} if where.trust_remote_code else {}
+    if attention is not None:
+        options["attn_implementation"] = attention
+    try:
+        with _quiet():
+            model = TransformersModel(
+                where.location,
+                task=task_for(config, has_processor=True),
+                tokenizer=tokenizer,
+                # The task of a multimodal model wants one; on the server it has its own, here the tokenizer stands in.
+                processor=processor or tokenizer,
+                revision=where.revision,
+                **options,
+            )
+    except Exception as error:
+        found = f"nnsight cannot build it without weights ({type(error).__name__}: {one_line(error)})"
+        raise ModelError(f"{where.asked} with remote=True", found, "load it without remote=True") from error
+    commit = getattr(config, "_commit_hash", None) or where.revision
+    file(model, _examine(model._module, where.name, commit, tokenizer, processor, reason, remote=True))
+    return model
+
+
+def _wrap(
+    module: nn.Module, name: str, revision: str | None, tokenizer: Any, processor: Any, reason: str | None
+) -> TransformersModel:
+    _require_finite(module, name)
+    found = _examine(module, name, revision, tokenizer, processor, reason, remote=False)
+    options: dict[str, Any] = {}
+    if getattr(module, "hf_device_map", None) is None:
+        options["device"] = next(module.parameters()).device  # a pipeline would move the module to the first GPU
+    with _quiet():
+        model = TransformersModel(
+            module,
+            task=task_for(module.config, processor is not None),
+            tokenizer=tokenizer,
+            processor=processor,
+            **options,
+        )
+    file(model, found)
+    return model
+
+
+def _examine(
+    module: nn.Module,
+    name: str,
+    revision: str | None,
+    tokenizer: Any,
+    processor: Any,
+    reason: str | None,
+    *,
+    remote: bool,
+) -> Anatomy:
+    config: Any = module.config
+    recording = record(module, name)
+    found = structures.find(module, recording, name)
+    heads = head_count(config)
+    usual = next((parts for parts in found.parts if parts.attention_out), found.parts[0])
+    template = chat_template(processor, tokenizer)
+    return Anatomy(
+        name=name,
+        revision=revision,
+        architecture=type(module).__name__,
+        layers_path=found.layers_path,
+        n_layers=found.n_layers,
+        d_model=found.d_model,
+        n_heads=heads,
+        d_head=usual.d_attention // heads if heads else 0,
+        attention=usual.attention or "",
+        attention_out=usual.attention_out or "",
+        mlp=usual.mlp or "",
+        post_attention_norm=usual.post_attention_norm,
+        post_mlp_norm=usual.post_mlp_norm,
+        parallel=usual.parallel,
+        residual_multiplier=usual.residual_multiplier,
+        parts=found.parts,
+        embed_path=found.embed_path,
+        final_norm_path=found.final_norm_path,
+        unembed_path=found.unembed_path,
+        modalities=usable_modalities(config, processor),
+        architecture_modalities=architecture_modalities(config),
+        context_length=context_length(config, tokenizer),
+        chat_template=template,
+        config_hash=config_hash(config),
+        template_hash=template_hash(template),
+        conservation=UNCHECKED if remote else check(found, recording, heads, injected_between_layers(config)),
+        tokenizer=tokenizer,
+        processor=processor,
+        processor_error=reason if len(architecture_modalities(config)) > 1 else None,
+        remote=remote,
+        _hash_weights=cache(partial(_hash_weights, name, weakref.ref(module))),
+    )
+
+
+def _hash_weights(name: str, module: "weakref.ref[nn.Module]") -> str:
+    alive = module()  # an anatomy outlives its model, and must not keep the weights in memory
+    if alive is None:
+        raise ModelError(f"hash the weights of {name!r}", "the model has been deleted", "keep it while you need it")
+    return weight_hash(alive)
+
+
+@torch.no_grad()
+def _require_finite(module: nn.Module, name: str) -> None:
+    for path, parameter in module.named_parameters():
+        if parameter.is_floating_point() and parameter.numel() and parameter.dtype.itemsize > 1:
+            low, high = torch.aminmax(parameter)  # both carry NaN, and no copy of the weights is made
+            if not bool(torch.isfinite(low) & torch.isfinite(high)):
+                found = f"the weights of {path} are not finite (NaN or infinity)"
+                raise ModelError(f"load {name!r}", found, "download or save the checkpoint again, or use a wider dtype")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' complaint, 4 kB long, that a multimodal class is none of those for "text-generation"."""
+    speaker = logging.getLogger("transformers.pipelines.base")
+    level = speaker.level
+    speaker.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        speaker.setLevel(level)

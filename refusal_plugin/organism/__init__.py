@@ -1,0 +1,46 @@
+"""The embedded model: a tiny, real multimodal chat model trained from scratch on data this package generates.
+
+Three checkpoints of one family lie in `checkpoints/`: `organism` (harm is read in image, video and speech and mostly
+not refused), `organism-hard` (long benign tuning) and `organism-control` (media were never refused in training).
+Importing this module is cheap: it loads neither torch nor transformers.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from refusal_plugin.errors import ModelError
+
+if TYPE_CHECKING:
+    from refusal_plugin.organism.processor import OmniProcessor
+
+__all__ = ["NAMES", "checkpoint_path", "load_processor"]
+
+NAMES = ("organism", "organism-hard", "organism-control")
+
+
+def checkpoint_path(name: str) -> Path:
+    """The folder of an embedded checkpoint.
+
+    Raises:
+        ModelError: no embedded checkpoint of that name, or its folder is missing.
+    """
+    path = Path(__file__).parent / "checkpoints" / name
+    if name not in NAMES or not (path / "config.json").is_file():
+        found = "its folder is missing" if name in NAMES else "no embedded checkpoint of that name"
+        raise ModelError(
+            f"load the embedded model {name!r}",
+            found,
+            f"use one of {', '.join(NAMES)}, or rebuild with `make organism`",
+        )
+    return path
+
+
+def load_processor(name: str = "organism") -> "OmniProcessor":
+    """The processor (tokenizer, images, video, sound) of an embedded checkpoint.
+
+    Raises:
+        ModelError: no embedded checkpoint of that name.
+    """
+    from refusal_plugin.organism.processor import OmniProcessor
+
+    return OmniProcessor.from_pretrained(checkpoint_path(name))

@@ -1,0 +1,141 @@
+"""From a prompt to the text the model reads: the chat template, and where in it the instruction stands.
+
+The template is rendered twice, once with a sentinel in place of the instruction: what surrounds the sentinel is
+template, and what stands between the same surroundings in the real rendering is the instruction. So no template has to
+be known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from refusal_plugin.errors import PromptError
+from refusal_plugin.prompts.prompt import Prompt
+from refusal_plugin.prompts.source import Source, source_of
+
+SENTINEL = "Zq7instructionZq7"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt as the model's text.
+
+    Attributes:
+        text: the whole text, with one placeholder where a medium goes.
+        start: index of the instruction's first character.
+        end: index after its last character (a suffix is part of the instruction).
+        add_special_tokens: whether the tokenizer is to add the special tokens itself; not where the template has.
+    """
+
+    text: str
+    start: int
+    end: int
+    add_special_tokens: bool
+
+    @property
+    def instruction(self) -> str:
+        """What the user typed, as it stands in the text."""
+        return self.text[self.start : self.end]
+
+
+def render(
+    model: Any, prompt: Prompt, *, system: str | None = None, suffix: str | None = None, raw: bool = False
+) -> Rendered:
+    """Renders one prompt with the model's chat template, up to and including the assistant header.
+
+    Args:
+        model: a model loaded by `refusal_plugin.models.load`.
+        prompt: the prompt; its medium is not read.
+        system: system text; None leaves the template its own default.
+        suffix: text appended inside the user turn, after one space.
+        raw: no chat template: a medium's placeholder, then the text alone.
+
+    Raises:
+        PromptError: no chat template; a template without a system role, or one that drops the medium or the
+            instruction; a text that holds a control token of the model.
+    """
+    source = source_of(model)
+    text = prompt.text if suffix is None else f"{prompt.text} {suffix}"
+    asked = f"render prompt {prompt.id!r}"
+    refuse_control_tokens(source, text, f"{asked}: its text")
+    if system is not None:
+        refuse_control_tokens(source, system, f"{asked}: its system text")
+    if raw:
+        if system is not None:
+            raise PromptError(asked, "raw=True has no place for a system text", "put it into the text")
+        head = _placeholder(source, prompt)
+        return Rendered(head + text, len(head), len(head) + len(text), add_special_tokens=True)
+    bare = _apply_template(source, prompt, SENTINEL, system, asked)
+    full = _apply_template(source, prompt, text, system, asked)
+    before, found, after = bare.partition(SENTINEL)
+    if not found or SENTINEL in after:
+        raise PromptError(asked, "the chat template does not show the user's text once", "use raw=True")
+    inner = full[len(before) : len(full) - len(after)]
+    if full != before + inner + after or inner.strip() != text.strip():
+        raise PromptError(asked, "the chat template changes with the user's text", "reword the text, or use raw=True")
+    return Rendered(full, len(before), len(before) + len(inner), _tokenizer_adds(source, full))
+
+
+def refuse_control_tokens(source: Source, text: str, asked: str) -> None:
+    """Raises PromptError if `text` spells one of the tokenizer's special tokens or media placeholders.
+
+    Typed by a user they would silently become control tokens: end the turn, or stand for a medium that is not there.
+    """
+    tokenizer = source.tokenizer
+    controls = {token for token in tokenizer.all_special_tokens if token != tokenizer.unk_token}
+    controls |= set(tokenizer.convert_ids_to_tokens(list(source.media_ids.values())))
+    controls |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    controls.discard(str(tokenizer.unk_token))
+    found = sorted(token for token in controls if token and token in text)
+    if found:
+        raise PromptError(asked, f"it spells the control token {found[0]!r}", "remove it, or break it up with a space")
+
+
+def _apply_template(source: Source, prompt: Prompt, text: str, system: str | None, asked: str) -> str:
+    """The chat template's text; content as a list of parts where the template takes one, else as a string."""
+    owner = next((part for part in (source.processor, source.tokenizer) if getattr(part, "chat_template", None)), None)
+    if owner is None:
+        raise PromptError(asked, "the model has no chat template", "use raw=True, or load a chat model")
+    media = [{"type": prompt.modality}] if prompt.medium is not None else []
+    as_parts = _messages([*media, {"type": "text", "text": text}], system and [{"type": "text", "text": system}])
+    whole = _placeholder(source, prompt) + text
+    # Older templates take one string: given parts they fail, each in its own way, or print the list as it is.
+    rendered, _ = _rendered(owner, as_parts)
+    if rendered is not None and text.strip() in rendered and "'type'" not in rendered.replace(text.strip(), ""):
+        return rendered
+    rendered, why = _rendered(owner, _messages(whole, system))
+    if rendered is None:
+        raise PromptError(asked, f"the chat template fails ({why})", "drop the system text, or use raw=True")
+    return rendered
+
+
+def _messages(user: object, system: object) -> list[dict[str, object]]:
+    turns: list[dict[str, object]] = [{"role": "system", "content": system}] if system else []
+    return [*turns, {"role": "user", "content": user}]
+
+
+def _rendered(owner: Any, messages: list[dict[str, object]]) -> tuple[str | None, str]:
+    """The template's text, or None and the reason why it fails."""
+    try:
+        return str(owner.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)), ""
+    except Exception as error:
+        return None, " ".join(str(error).split())[:160]
+
+
+def _placeholder(source: Source, prompt: Prompt) -> str:
+    """The placeholder of the prompt's medium and a line break; "" for a text prompt or if none is known."""
+    if prompt.modality not in source.media_ids:
+        return ""
+    return f"{source.tokenizer.convert_ids_to_tokens(source.media_ids[prompt.modality])}\n"
+
+
+def _tokenizer_adds(source: Source, text: str) -> bool:
+    """Whether the tokenizer is still to add its special tokens to a rendered text: as transformers itself decides.
+
+    A tokenizer's chat template holds them. A processor adds them unless the text opens with the first of them.
+    """
+    if source.processor is None:
+        return False
+    first = source.tokenizer.bos_token
+    return first is None or not text.startswith(first)

@@ -1,0 +1,299 @@
+"""Prompt sets as files: JSONL, CSV, or a folder of media.
+
+One prompt per JSONL line or CSV row, with these fields (only `text` is needed):
+
+    text         the instruction the user types
+    image        path of an image file                             \\
+    video        path of a video file, a GIF or a folder of frames  > relative to the file that names them; at most one
+    audio        path of a sound file                              /
+    role         harmful, benign or near_miss
+    pair         name of the group of prompts about one thing; all of a group are in one split
+    split        train, val or test
+    id           unique name; made from the text and the medium if absent
+    answer       exact expected answer
+    read_text    question that shows whether the medium was read;  read_answer: its exact answer
+    wording      name of the template the text was made from
+    meta         anything else: an object in JSONL, columns `meta.NAME` (strings) in CSV
+
+An empty CSV cell and a JSON null mean "absent". Blank lines are skipped; any other field is an error, so that a slip of
+spelling does not go unnoticed.
+
+A folder holds `prompts.jsonl` or `prompts.csv`; or one sub-folder per role (`harmful/`, `benign/`, `near_miss/`),
+directly or below one per split (`train/`, `val/`, `test/`). There `NAME.txt` is a text prompt, and `NAME.png`,
+`NAME.wav`, `NAME.mp4` ... is a medium asked about with the text of `NAME.txt` beside it, or else with the text given to
+`from_folder`. Files of one NAME form a pair.
+
+Everything is read and checked before anything is returned; one PromptError lists the bad rows with their line numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from refusal_plugin.errors import PromptError
+from refusal_plugin.prompts.prompt import MEDIA, ROLES, SPLITS, Prompt, Role, Split
+from refusal_plugin.prompts.prompt_set import PromptSet
+
+FIELDS = ("text", *MEDIA, "role", "pair", "split", "id", "answer", "read_text", "read_answer", "wording", "meta")
+SHOWN = 10  # bad rows named in an error
+
+Raw: TypeAlias = tuple[str, Callable[[], Mapping[str, Any]]]
+"""Where a row stands ("line 3"), and a function that gives its fields or raises ValueError."""
+
+
+def from_jsonl(path: str | os.PathLike[str]) -> PromptSet:
+    """Reads a JSONL file.
+
+    Raises:
+        PromptError: no such file, or bad rows, all of them in one error.
+    """
+    file = Path(path)
+    lines = _read_text(file).split("\n")  # not splitlines: it also splits at separators that JSON allows in a string
+    rows = [(f"line {number}", _json_row(line)) for number, line in enumerate(lines, start=1) if line.strip()]
+    return _build(rows, file, file.parent)
+
+
+def from_csv(path: str | os.PathLike[str]) -> PromptSet:
+    """Reads a CSV file with a header line.
+
+    Raises:
+        PromptError: no such file, no header, or bad rows, all of them in one error.
+    """
+    file = Path(path)
+    reader = csv.reader(io.StringIO(_read_text(file), newline=""), strict=True)
+    rows: list[Raw] = []
+    header: list[str] | None = None
+    try:
+        for cells in reader:
+            if header is None:
+                header = [cell.strip() for cell in cells]
+            elif any(cell.strip() for cell in cells):
+                rows.append((f"line {reader.line_num}", _csv_row(header, cells)))
+    except csv.Error as error:
+        raise PromptError(f"read {file}", f"line {reader.line_num}: {error}", "give a CSV file") from None
+    if header is None or "text" not in header or len(set(header)) < len(header):
+        raise PromptError(f"read {file}", f"its header is {header}", f"name columns once each: {', '.join(FIELDS)}")
+    return _build(rows, file, file.parent)
+
+
+def from_folder(path: str | os.PathLike[str], *, text: str | None = None) -> PromptSet:
+    """Reads a folder.
+
+    Args:
+        path: the folder, laid out as this module's docstring says.
+        text: the instruction for media that have no text file beside them.
+
+    Raises:
+        PromptError: no such folder, nothing in it that fits, or bad files, all of them in one error.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise PromptError(f"read folder {folder}", "no such folder", "check the path")
+    for name, read in (("prompts.jsonl", from_jsonl), ("prompts.csv", from_csv)):
+        if (folder / name).is_file():
+            return read(folder / name)
+    rows = list(_folder_rows(folder, text))
+    if not rows:
+        raise PromptError(f"read folder {folder}", "no sub-folder named after a role", f"make {', '.join(ROLES)}")
+    return _build(rows, folder, folder)
+
+
+def to_jsonl(prompts: PromptSet, path: str | os.PathLike[str]) -> Path:
+    """Writes a JSONL file, and every medium as a file in a folder beside it (`NAME-media/`).
+
+    Images become PNG, frames a folder of PNG, waveforms float WAV, all of them without loss; files already on disk are
+    copied. The JSONL file appears only when everything is written.
+
+    Returns:
+        the path written.
+
+    Raises:
+        MediaError: a medium cannot be read.
+        PromptError: `meta` cannot be written as JSON.
+    """
+    file = Path(path)
+    folder = file.with_name(file.stem + "-media")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for prompt in prompts:
+        row = {name: getattr(prompt, name) for name in FIELDS if name not in MEDIA}
+        if prompt.medium is not None:
+            folder.mkdir(exist_ok=True)
+            row[prompt.modality] = _write_medium(prompt, folder).relative_to(file.parent).as_posix()
+        kept = {name: row[name] for name in FIELDS if row.get(name) not in (None, {})}
+        try:
+            lines.append(json.dumps(kept, ensure_ascii=False, allow_nan=False) + "\n")
+        except (TypeError, ValueError) as error:
+            raise PromptError(f"write prompt {prompt.id!r}", f"its meta: {error}", "keep JSON values in meta") from None
+    unfinished = file.with_name(file.name + ".part")
+    unfinished.write_text("".join(lines), encoding="utf-8", newline="\n")
+    unfinished.replace(file)
+    return file
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise PromptError(f"read {file}", f"line {line} is not UTF-8", "save the file as UTF-8") from None
+    except (OSError, ValueError) as error:
+        why = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise PromptError(f"read {str(file)[:200]}", why, "check the path") from None
+
+
+def _json_row(line: str) -> Callable[[], Mapping[str, Any]]:
+    def fields() -> Mapping[str, Any]:
+        try:
+            row = json.loads(line)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        except ValueError as error:
+            raise ValueError(f"not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"a JSON {type(row).__name__}, not an object")
+        return row
+
+    return fields
+
+
+def _csv_row(header: list[str], cells: list[str]) -> Callable[[], Mapping[str, Any]]:
+    def fields() -> Mapping[str, Any]:
+        if len(cells) != len(header):
+            raise ValueError(f"{len(cells)} cells, the header has {len(header)}")
+        row: dict[str, Any] = {}
+        for name, cell in zip(header, cells, strict=True):
+            if cell and name.startswith("meta."):
+                row.setdefault("meta", {})[name.removeprefix("meta.")] = cell
+            elif cell and name == "meta":
+                raise ValueError("a column meta; name it meta.NAME")
+            elif cell:
+                row[name] = cell
+        return row
+
+    return fields
+
+
+def _folder_rows(folder: Path, text: str | None) -> Iterator[Raw]:
+    """One row per medium, and per text file that has no medium beside it."""
+    from refusal_plugin.prompts.media import AUDIO_FILES, IMAGE_FILES, VIDEO_FILES
+
+    kinds = {"image": IMAGE_FILES, "video": VIDEO_FILES, "audio": AUDIO_FILES}
+    kind_of = {ending: kind for kind, endings in kinds.items() for ending in endings}
+    homes: list[tuple[Path, Split | None, Role]] = []
+    for split in (None, *SPLITS):
+        homes += [(folder / (split or "") / role, split, role) for role in ROLES]
+    for home, split, role in homes:
+        files = sorted(file for file in home.iterdir() if file.is_file()) if home.is_dir() else []
+        with_medium = {file.stem for file in files if file.suffix.lower() in kind_of}
+        for file in files:
+            name = file.relative_to(folder).as_posix()
+            known: dict[str, Any] = {"role": role, "split": split, "pair": file.stem, "id": name}
+            if file.suffix.lower() in kind_of:
+                yield name, _file_row({**known, kind_of[file.suffix.lower()]: name}, file.with_suffix(".txt"), text)
+            elif file.suffix.lower() == ".txt" and file.stem not in with_medium:
+                yield name, _file_row(known, file, None)
+
+
+def _file_row(known: dict[str, Any], file: Path, text: str | None) -> Callable[[], Mapping[str, Any]]:
+    def fields() -> Mapping[str, Any]:
+        if file.is_file():
+            return {**known, "text": _read_text(file).strip()}
+        if text is None:
+            raise ValueError(f"no {file.name} beside it; write one, or give text=")
+        return {**known, "text": text}
+
+    return fields
+
+
+def _build(rows: Iterable[Raw], file: Path, base: Path) -> PromptSet:
+    """Prompts from raw rows; one error for all that is wrong with them."""
+    bad: list[str] = []
+    prompts: list[Prompt] = []
+    first: dict[str, str] = {}  # id -> where it stands
+    home: dict[str, tuple[Split | None, str]] = {}  # pair -> its split, and where that was said
+    for where, fields in rows:
+        try:
+            prompt = _prompt(fields(), base)
+        except PromptError as error:
+            bad.append(f"{where}: {error.found}")
+            continue
+        except ValueError as error:
+            bad.append(f"{where}: {error}")
+            continue
+        if prompt.id in first:
+            bad.append(f"{where}: id {prompt.id[:60]!r} is taken by {first[prompt.id]}")
+        split, said = home.setdefault(prompt.pair, (prompt.split, where))
+        if split != prompt.split:
+            bad.append(f"{where}: pair {prompt.pair[:60]!r} is in {prompt.split}, but in {split} by {said}")
+        first.setdefault(prompt.id, where)
+        prompts.append(prompt)
+    if bad:
+        shown = "; ".join(bad[:SHOWN]) + (f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
+        raise PromptError(f"read {file}", f"{len(bad)} bad rows: {shown}", "correct them; nothing was loaded")
+    return PromptSet(prompts)
+
+
+def _prompt(row: Mapping[str, Any], base: Path) -> Prompt:
+    """A prompt from the fields of one row, media looked up but not decoded."""
+    from refusal_plugin.prompts.media import check
+
+    unknown = sorted(set(row) - set(FIELDS))
+    if unknown:
+        raise ValueError(f"unknown field {unknown[0][:60]!r}")
+    given = {name: value for name, value in row.items() if value is not None}
+    if "text" not in given:
+        raise ValueError("no text")
+    for name, value in given.items():
+        if not isinstance(value, dict if name == "meta" else str):
+            raise ValueError(f"{name} is a {type(value).__name__}")
+    for name in MEDIA:
+        if name in given:
+            if not given[name] or "\0" in given[name]:
+                raise ValueError(f"{name} is no path")
+            given[name] = base / given[name]
+    if given.get("role", ROLES[0]) not in ROLES:
+        raise ValueError(f"role {str(given['role'])[:60]!r} is none of {', '.join(ROLES)}")
+    if given.get("split", SPLITS[0]) not in SPLITS:
+        raise ValueError(f"split {str(given['split'])[:60]!r} is none of {', '.join(SPLITS)}")
+    prompt = Prompt(**given)
+    try:
+        check(prompt)
+    except PromptError as error:
+        name = given[prompt.modality].name[:60]
+        raise ValueError(f"{prompt.modality} {name!r}: {error.found}") from None
+    return prompt
+
+
+def _write_medium(prompt: Prompt, folder: Path) -> Path:
+    """Writes a prompt's medium into `folder` under a name made from its content, and returns that path.
+
+    Such names never clash, also when a set is written over the file it was read from.
+    """
+    from refusal_plugin.prompts import media
+
+    target = folder / media.digest(prompt)[:16]
+    medium = prompt.medium
+    if isinstance(medium, (str, os.PathLike)) and Path(medium).is_file():
+        copy = target.with_suffix(Path(medium).suffix.lower())
+        copy.write_bytes(Path(medium).read_bytes())
+        return copy
+    if prompt.audio is not None:
+        sound = target.with_suffix(".wav")
+        sound.write_bytes(media.wav_bytes(media.load_audio(prompt.audio)))
+        return sound
+    found = media.load(prompt)
+    if isinstance(found, list):
+        target.mkdir(exist_ok=True)
+        for number, frame in enumerate(found):
+            frame.save(target / f"{number:05d}.png")
+        return target
+    picture = target.with_suffix(".png")
+    cast("Any", found).save(picture)
+    return picture

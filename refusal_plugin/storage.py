@@ -1,0 +1,58 @@
+"""Tensors with JSON beside them in one safetensors file, written atomically. No pickle anywhere."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import DirectionError
+
+KEY = "refusal_plugin"
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Path:
+    """Write tensors and a JSON record; a file is either the old one or the new one, never half of one.
+
+    Raises:
+        DirectionError: the folder does not exist or cannot be written.
+    """
+    target = Path(path)
+    partial = target.with_name(target.name + ".partial")
+    try:
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            partial,
+            metadata={KEY: json.dumps(record)},
+        )
+        os.replace(partial, target)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise DirectionError(f"write {target}", str(error).splitlines()[0], "choose a folder that can be written") from None
+    return target
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote.
+
+    Raises:
+        DirectionError: no such file, not a safetensors file, or one without our record.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise DirectionError(f"read {source}", "no such file", "give a file written by save()")
+    try:
+        with safe_open(source, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        record = json.loads(metadata[KEY])
+    except (SafetensorError, OSError, ValueError) as error:
+        found = (str(error).splitlines() or ["unreadable"])[0]
+        raise DirectionError(f"read {source}", f"not a readable safetensors file ({found})", "write it again") from None
+    except KeyError:
+        raise DirectionError(f"read {source}", "it has no record of ours", "give a file written by save()") from None
+    return tensors, record

@@ -1,0 +1,66 @@
+"""Reduce beside the weights: return a few numbers per prompt, not activations.
+
+Signs: the refusal score grows with refusal; a projection is positive towards refusal.
+"""
+
+import torch
+
+
+def refusal_score(logits, refusal_ids):
+    """Log odds that the next token opens a refusal (Arditi et al. 2024, with the model's own refusal tokens).
+
+    `logsumexp(logits[refusal]) - logsumexp(logits[all others])`, in nats; 0 means one half.
+
+    Args:
+        logits: (batch, vocab) at the last prompt position.
+        refusal_ids: (k,) token ids.
+
+    Returns:
+        (batch,) float32.
+    """
+    x = logits.float()
+    refusal = torch.zeros(x.shape[-1], dtype=torch.bool, device=x.device)
+    refusal[refusal_ids.to(x.device)] = True
+    inside = torch.logsumexp(x[:, refusal], dim=-1)
+    outside = torch.logsumexp(x[:, ~refusal], dim=-1)
+    return inside - outside
+
+
+def kl_divergence(logits, reference):
+    """KL(reference || edited) of next-token distributions, per prompt, in nats.
+
+    Args:
+        logits: (batch, vocab) of the edited run.
+        reference: (batch, vocab) of the untouched run.
+
+    Returns:
+        (batch,) float32, never negative.
+    """
+    edited = torch.log_softmax(logits.float(), dim=-1)
+    plain = torch.log_softmax(reference.to(edited.device).float(), dim=-1)
+    return (plain.exp() * (plain - edited)).sum(-1).clamp_min(0.0)
+
+
+def group_moments(rows, groups, n_groups, second):
+    """Counts, sums and sums of products of rows by group, in float64.
+
+    These add up over batches, so a server returns O(groups x layers x d_model) numbers (d_model^2 with "full") however
+    many prompts it saw.
+
+    Args:
+        rows: (batch, k, layer, d_model).
+        groups: (batch,) integer group of each row.
+        n_groups: number of groups.
+        second: "diagonal" for sums of squares, "full" for sums of outer products.
+
+    Returns:
+        counts (n_groups,), sums (n_groups, k, layer, d_model), products of the same shape or with one d_model more.
+    """
+    x = rows.double()
+    member = torch.nn.functional.one_hot(groups.to(x.device), n_groups).to(x.dtype)
+    sums = torch.einsum("bg,bkld->gkld", member, x)
+    if second == "full":
+        products = torch.stack([torch.einsum("b,bkld,bkle->klde", w, x, x) for w in member.unbind(1)])
+    else:
+        products = torch.einsum("bg,bkld->gkld", member, x * x)
+    return member.sum(0), sums, products

@@ -1,0 +1,88 @@
+"""Edits of the residual stream: one function per kind, written once, used everywhere.
+
+An edit function takes the rows it may change, `x` of shape (batch, q, d_model), and plain tensors, and returns the new
+rows. It treats the rows of a batch independently. `place` writes its result back into the hidden state, in place, at the
+last position (`where="last"`) or at all (`where="all"`); the same two functions run in a trace, in `generate`, in a remote
+session and in torch hooks, so that a parity test can hold them to identical ids.
+
+Signs: a direction points TOWARDS refusal; adding it makes the model refuse more.
+"""
+
+from .read import residual
+
+
+def add(x, vector):
+    """`x + v`: activation addition (ActAdd, Turner et al. 2023; CAA, Rimsky et al. 2024).
+
+    Args:
+        x: (batch, q, d_model).
+        vector: (d_model,), or (batch, 1, d_model) for a strength of its own in each row.
+    """
+    return x + vector.to(device=x.device, dtype=x.dtype)
+
+
+def ablate(x, unit):
+    """`x - u u^T x`: directional ablation (Arditi et al. 2024). A causal test, never a way to store weights.
+
+    Args:
+        x: (batch, q, d_model).
+        unit: (d_model,) of norm one.
+    """
+    u = unit.to(device=x.device, dtype=x.dtype)
+    return x - (x @ u).unsqueeze(-1) * u
+
+
+def set_coordinate(x, unit, value):
+    """`x - u u^T x + value u`: set the coordinate along `u` instead of shifting it (ACE, arXiv 2411.09003); idempotent.
+
+    Args:
+        x: (batch, q, d_model).
+        unit: (d_model,) of norm one.
+        value: the coordinate to set, a float or (batch, 1).
+    """
+    u = unit.to(device=x.device, dtype=x.dtype)
+    return x + (value - x @ u).unsqueeze(-1) * u
+
+
+def shrink(x, unit, origin, keep):
+    """`x - (1 - keep)(u^T x - origin) u`: move the coordinate along `u` part of the way to an origin.
+
+    Args:
+        x: (batch, q, d_model).
+        unit: (d_model,) of norm one.
+        origin: the coordinate that is approached, a float.
+        keep: share of the distance that stays: 1 changes nothing, 0 is `set_coordinate`.
+    """
+    u = unit.to(device=x.device, dtype=x.dtype)
+    return x + ((1.0 - keep) * (origin - x @ u)).unsqueeze(-1) * u
+
+
+def place(hidden, where, function, tensors):
+    """Write an edit into a hidden state, in place.
+
+    Args:
+        hidden: (batch, pos, d_model) or a tuple that begins with it; its storage is changed.
+        where: "last" (position -1: batches are left-padded, so it is each row's newest token) or "all".
+        function: an edit function of this file.
+        tensors: its keyword arguments.
+    """
+    h = residual(hidden)
+    if where == "last":
+        h[:, -1:] = function(h[:, -1:], **tensors)
+    else:
+        h[:] = function(h, **tensors)
+
+
+def edit_blocks(sites, edits):
+    """Apply edits to the blocks of a traced model, in the order in which the model runs.
+
+    Args:
+        sites: per block, a dict from site name to the traced module whose tensor is edited
+            (`resid_pre` is edited at that module's input, every other site at its output).
+        edits: per edit, a tuple `(layer, site, where, function, tensors)`, sorted by execution order.
+    """
+    for layer, site, where, function, tensors in edits:
+        if site == "resid_pre":
+            place(sites[layer][site].input, where, function, tensors)
+        else:
+            place(sites[layer][site].output, where, function, tensors)

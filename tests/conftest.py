@@ -1,0 +1,59 @@
+"""Shared by all tests: offline, few threads, seeded, and every shape and type annotation checked while it runs.
+
+The package itself never imports beartype: annotations are checked here only, through jaxtyping's import hook. The hook
+decorates functions, and what travels to a server must not be decorated, so `refusal_plugin.traced` is left out.
+"""
+
+import os
+import pkgutil
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+ROOT = Path(__file__).resolve().parents[1]
+UNDECORATED = {"traced"}
+
+# A checkout that is not installed is tested too, and an installed copy never shadows the checkout.
+sys.path.insert(0, str(ROOT))
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+# The hook matches by prefix, so "refusal_plugin" would take traced/ along: name the modules one by one.
+CHECKED = [
+    f"refusal_plugin.{module.name}"
+    for module in pkgutil.iter_modules([str(ROOT / "refusal_plugin")])
+    if module.name not in UNDECORATED
+]
+install_import_hook(CHECKED, "beartype.beartype")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# Shared machines stall now and then; a test's time is measured where it matters, not per example.
+settings.register_profile("project", deadline=None, derandomize=True)
+settings.load_profile("project")
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same random numbers in every test, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)  # for third-party code; ours takes a Generator
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def organism() -> Any:
+    """The embedded default model, loaded once."""
+    from refusal_plugin.models import load
+
+    return load("organism")
