@@ -40,9 +40,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 @event_priority(100)
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files themselves, each from where it lies."""
-    there = {f"tutorials/{path.name}": path for path in TUTORIALS}
-    there |= {f"cards/{path.parent.name}.md": path for path in CARDS}
-    there["changelog.md"] = ROOT / "CHANGELOG.md"
-    for uri, path in there.items():
+    for path in TUTORIALS:
+        uri = path.relative_to(ROOT).as_posix()
+        files.append(
+            File(uri, src_dir=str(ROOT), dest_dir=config.site_dir, use_directory_urls=config.use_directory_urls)
+        )
+    pages = {f"cards/{path.parent.name}.md": path for path in CARDS} | {"changelog.md": ROOT / "CHANGELOG.md"}
+    for uri, path in pages.items():
         files.append(File.generated(config, uri, abs_src_path=str(path)))
     return files

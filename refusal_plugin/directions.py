@@ -5,7 +5,7 @@
 `h` is `resid_post`: the stream behind block `l` at token position `p` (-1 is the last prompt token). The reference code reads
 block inputs; the site is stored with the vector so that the two conventions never mix. `r` points TOWARDS refusal.
 
-`fit` gives one candidate per layer and position, `refusal_plugin.select` chooses among them on a validation split.
+`fit` gives one candidate per layer and position, `refusal_plugin.selection` chooses among them on a validation split.
 """
 
 import math
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .collect import collect_moments
+from .activations import collect_moments
 from .edits import Edit, When, Where, ablation, addition
 from .errors import DirectionError, PromptError
 from .models import anatomy

@@ -2,7 +2,7 @@
 
     Edit = function of `traced.write` + tensors per block + where (last | all) + when (prefill | every step)
 
-The same `Edit` runs in a tracing context (`refusal_plugin.generate`, `traced.write.edit_blocks`) and in plain torch hooks
+The same `Edit` runs in a tracing context (`refusal_plugin.answers`, `traced.write.edit_blocks`) and in plain torch hooks
 (`with edit.attached(hf_model): hf_model.generate(...)`, no nnsight in the loop). Hooks are gone after the `with`, also when
 setting them up failed half-way; no weight is touched.
 """

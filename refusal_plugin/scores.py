@@ -18,7 +18,7 @@ from torch import Tensor
 from .edits import Edit, site_modules
 from .errors import DataError, PromptError
 from .evaluation.judge import Judge, PhraseJudge
-from .generate import generate
+from .answers import generate
 from .models import anatomy, layers
 from .progress import Progress
 from .prompts import Prompt, PromptSet, batches

@@ -41,7 +41,7 @@ __all__ = [
     "wilson",
 ]
 
-Values = Sequence[bool | int | float] | np.ndarray | torch.Tensor
+Values = Sequence[float] | np.ndarray | torch.Tensor
 Clusters = Iterable[Hashable] | None
 
 RESAMPLES = 2000
@@ -282,7 +282,7 @@ def rate(
     return Estimate(value, low, high, hits.size)
 
 
-def wilson(successes: int | float, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def wilson(successes: float, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Wilson's score interval of a proportion: 0 of 60 gives [0, 0.060], never a point."""
     if n < 1 or not 0 <= successes <= n:
         raise DataError("Wilson interval", f"{successes} successes of {n}", "pass 0 <= successes <= n, n >= 1")
@@ -417,12 +417,12 @@ def holm(pvalues: Values) -> Float[np.ndarray, " tests"]:
 
 def minimum_detectable_effect(
     n: int,
-    baseline: int | float,
+    baseline: float,
     *,
     power: float = 0.8,
     alpha: float = 0.05,
     correlation: float = 0.0,
-    design_effect: int | float = 1.0,
+    design_effect: float = 1.0,
     direction: Literal["increase", "decrease"] = "increase",
 ) -> float | None:
     """Smallest change of a rate that a two-sided test would find with the given power.

@@ -29,7 +29,8 @@ CHECKED = [
     for module in pkgutil.iter_modules([str(ROOT / "refusal_plugin")])
     if module.name not in UNDECORATED
 ]
-install_import_hook(CHECKED, "beartype.beartype")
+# As in PEP 484 and mypy, an int will do where a float is asked for.
+install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

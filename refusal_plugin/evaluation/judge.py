@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, get_args
 
 from ..errors import DataError
-from ..generate import Answer
+from ..answers import Answer
 from ..prompts import Prompt
 
 Label: TypeAlias = Literal["refusal", "compliance", "off_task", "degenerate"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..generate import Answer
+from ..answers import Answer
 from ..prompts import Prompt, PromptSet
 from ..statistics import Estimate, paired_difference, rate
 from .judge import Judge, Label, PhraseJudge, normalise

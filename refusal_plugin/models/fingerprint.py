@@ -17,6 +17,7 @@ from ..errors import ModelError
 _NOT_ARCHITECTURE = frozenset(
     {
         "_name_or_path",
+        "architectures",
         "_commit_hash",
         "_attn_implementation",
         "_attn_implementation_internal",
@@ -33,7 +34,7 @@ def config_hash(config: Any) -> str:
     """Hash of a Hugging Face configuration as sorted JSON.
 
     Where it was loaded from, in which dtype and with which attention kernel is left out, sub-configurations included,
-    so that one checkpoint has one hash.
+    so that one checkpoint has one hash; also the class it was saved from, which a model not yet saved does not have.
     """
     return _digest(json.dumps(_stable(config.to_dict()), sort_keys=True, default=str))
 

@@ -112,7 +112,7 @@ class _Recorder:
         self._clock += 1
         given = first_tensor(args)
         if given is None:
-            given = first_tensor(kwargs["hidden_states"] if "hidden_states" in kwargs else kwargs)
+            given = first_tensor(kwargs.get("hidden_states", kwargs))
         self._open.append((self._clock, given, _copy(given)))
 
     def after(self, path: str, module: nn.Module, _args: Any, _kwargs: Any, result: Any) -> None:

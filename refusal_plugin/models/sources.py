@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,9 +112,10 @@ class Source:
         model_class = class_for(config, self.asked)
         options = self._options() | ({} if attention is None else {"attn_implementation": attention})
         try:
-            loaded, report = model_class.from_pretrained(
-                self.location, dtype=dtype, output_loading_info=True, **options
-            )
+            with _progress(not self.embedded):
+                loaded, report = model_class.from_pretrained(
+                    self.location, dtype=dtype, output_loading_info=True, **options
+                )
         except Exception as error:
             raise self._failure(error, "weights") from error
         missing = sorted(report.get("missing_keys", ()))
@@ -149,6 +152,23 @@ class Source:
             f"no such folder, and no {what} under that id on the hub or in its cache ({cause})",
             f"check the spelling and the network, or use one of {', '.join(EMBEDDED)}",
         )
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[None]:
+    """Hide transformers' progress bar, which for the embedded model is over before it can be read."""
+    from transformers.utils import logging as module
+
+    logging: Any = module
+
+    enabled = logging.is_progress_bar_enabled()
+    if not shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def source(name: str, revision: str | None, trust_remote_code: bool) -> Source:

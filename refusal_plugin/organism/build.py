@@ -28,6 +28,7 @@ SPECIAL = {
     "audio_eos_token": "<|audio_eos|>",
 }
 UNKNOWN = "<|unk|>"
+N_LAYERS = 6
 ROLES = ("system", "user", "assistant")
 
 CHAT_TEMPLATE = (
@@ -101,7 +102,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def build_config(tokenizer: PreTrainedTokenizerFast, *, n_layers: int = 6) -> Qwen2_5OmniThinkerConfig:
+def build_config(tokenizer: PreTrainedTokenizerFast, *, n_layers: int = N_LAYERS) -> Qwen2_5OmniThinkerConfig:
     """The configuration: a 128-wide decoder of 8 heads, a 64-wide vision tower and a 64-wide audio tower."""
 
     def token(text: str) -> int:

@@ -30,6 +30,8 @@ class Schedule:
     warmup: int = 30
     floor: float = 0.0
     weight_decay: float = 0.02
+    stop: int | None = None
+    """Stop here, before the cosine has come down (validation had nothing left to gain)."""
 
     def scale(self, step: int) -> float:
         """Warm-up, then cosine from 1 to `floor`."""
@@ -91,7 +93,7 @@ def run_stage(
     model.train()
     losses: list[float] = []
     began = time.time()
-    for step in progress(range(schedule.steps)):
+    for step in progress(range(schedule.stop or schedule.steps)):
         rng = step_rng(seed, schedule.name, step)
         inputs = collator(rng, batch(rng, mix, schedule.size))
         for group in opt.param_groups:

@@ -49,7 +49,7 @@ def render(
         prompt: the prompt; its medium is not read.
         system: system text; None leaves the template its own default.
         suffix: text appended inside the user turn, after one space.
-        raw: no chat template: a medium's placeholder, then the text alone.
+        raw: no chat template, the text alone; text prompts only.
 
     Raises:
         PromptError: no chat template; a template without a system role, or one that drops the medium or the
@@ -64,8 +64,9 @@ def render(
     if raw:
         if system is not None:
             raise PromptError(asked, "raw=True has no place for a system text", "put it into the text")
-        head = _placeholder(source, prompt)
-        return Rendered(head + text, len(head), len(head) + len(text), add_special_tokens=True)
+        if prompt.medium is not None:  # what must surround a placeholder, only the template knows
+            raise PromptError(asked, f"raw=True has no place for its {prompt.modality}", "use a model with a template")
+        return Rendered(text, 0, len(text), add_special_tokens=True)
     bare = _apply_template(source, prompt, SENTINEL, system, asked)
     full = _apply_template(source, prompt, text, system, asked)
     before, found, after = bare.partition(SENTINEL)

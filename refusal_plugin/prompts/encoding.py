@@ -41,7 +41,7 @@ def encode(
         prompts: one or several; a string is a text prompt.
         system: system text; None leaves the chat template its own default.
         suffix: text appended inside the user turn, after one space.
-        raw: no chat template.
+        raw: no chat template, the text alone; text prompts only.
 
     Raises:
         PromptError: 0 prompts, a modality the model does not take, a prompt longer than the context, a text that

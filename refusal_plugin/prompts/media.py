@@ -156,6 +156,8 @@ def _container_frames(path: Path, fps: float, name: str) -> Iterator[Image.Image
     frames: list[Image.Image] = []
     reading = _readable(f"{name} {path}", "it is no readable video", "give an MP4, MKV or WebM file")
     with reading, av.open(str(path)) as container:
+        if not container.streams.video:
+            raise MediaError(f"{name} {path}", "it has no pictures", "give a video file")
         for number, frame in enumerate(container.decode(video=0)):
             time = float(frame.time) if frame.time is not None else number / 25.0
             if time * fps >= len(frames):
@@ -194,12 +196,16 @@ def _samples(medium: AudioLike, name: str) -> tuple[Samples, int]:
         with _readable(asked, "it is no readable WAV file", "give a PCM or float WAV file"):
             return read_wav(path.read_bytes(), asked)
     av = _av(asked, "or give a WAV file")
+    parts = [np.zeros(0, np.float32)]
     with _readable(asked, "it is no readable sound", "give a WAV file"), av.open(str(path)) as container:
-        to_float = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-        frames = [part for frame in container.decode(audio=0) for part in to_float.resample(frame)]
-        frames += to_float.resample(None)
-        parts = [np.asarray(frame.to_ndarray(), dtype=np.float32).reshape(-1) for frame in frames]
-    return np.concatenate([*parts, np.zeros(0, np.float32)]), SAMPLE_RATE
+        if not container.streams.audio:
+            raise MediaError(asked, "it has no sound track", "give a sound file")
+        rate = int(container.streams.audio[0].rate)
+        # Channels are averaged here: the resampler's own mixing to mono adds them up.
+        planar = av.AudioResampler(format="fltp", rate=rate)
+        frames = [part for frame in container.decode(audio=0) for part in planar.resample(frame)]
+        parts += [np.asarray(frame.to_ndarray(), dtype=np.float32).mean(axis=0) for frame in frames]
+    return np.concatenate(parts), rate
 
 
 def _check_waveform(array: Array, name: str, rate: int) -> None:

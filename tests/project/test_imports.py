@@ -77,9 +77,9 @@ import importlib, pkgutil
 from importlib.machinery import PathFinder
 find = PathFinder.find_spec
 # As if not installed: other packages ask the finder whether these are there before they import them.
-PathFinder.find_spec = lambda name, path=None, target=None: (
+PathFinder.find_spec = staticmethod(lambda name, path=None, target=None: (
     None if name.split(".")[0] in {OPTIONAL + TEST_ONLY} else find(name, path, target)
-)
+))
 import refusal_plugin
 names = [m.name for m in pkgutil.walk_packages(refusal_plugin.__path__, "refusal_plugin.")]
 for name in names:

@@ -155,7 +155,7 @@ def bytes_gpt2(gpt2) -> SimpleNamespace:
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
-def test_no_chat_template(llama) -> None:
+def test_no_chat_template(llama, omni, picture) -> None:
     from conftest import word_tokenizer
 
     source = replace(llama.source, tokenizer=word_tokenizer(template=None))
@@ -165,6 +165,9 @@ def test_no_chat_template(llama) -> None:
     assert batch.length == 2 and batch.roles["instruction"].all() and not batch.roles["post_instruction"].any()
     with pytest.raises(PromptError, match="raw"):
         encode(source, "bake", raw=True, system="please")
+    with pytest.raises(PromptError, match="no place for its image"):
+        encode(omni.source, Prompt("bake", image=picture()), raw=True)
+    assert encode(omni.source, "bake bread", raw=True).length == 2
 
 
 @pytest.mark.parametrize("token", ["<|end|>", "<|start|>", "<image>", "<|pad|>"])

@@ -242,3 +242,30 @@ def test_arbitrary_wav_headers(data: bytes, head: tuple[int, int, int], rate: in
     raw = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0" + chunk + b"data" + struct.pack("<I", len(data)) + data
     with contextlib.suppress(MediaError):
         read_wav(raw)
+
+
+def test_video_files_and_compressed_sound_through_pyav(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        frames = [av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * i, np.uint8), format="rgb24") for i in range(30)]
+        for frame in [*frames, None]:
+            container.mux(stream.encode(frame))
+    assert len(load_video(tmp_path / "a.mp4")) == 6  # 3 seconds, 2 frames each
+    assert len(load_video(tmp_path / "a.mp4", fps=5)) == 15
+    tone = (np.sin(2 * np.pi * 440 * np.arange(44_100) / 44_100) * 16_000).astype(np.int16)
+    with av.open(str(tmp_path / "a.flac"), "w") as container:
+        stream = container.add_stream("flac", rate=44_100, layout="stereo")
+        sound = av.AudioFrame.from_ndarray(np.stack([tone, tone], 1).reshape(1, -1), format="s16", layout="stereo")
+        sound.sample_rate = 44_100
+        for frame in [sound, None]:
+            container.mux(stream.encode(frame))
+    wanted = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000) * 16_000 / 2**15
+    assert np.abs(load_audio(tmp_path / "a.flac") - wanted)[500:-500].max() < 1e-3
+    for name, load in (("a.mp4", load_audio), ("a.flac", load_video)):
+        with pytest.raises(MediaError, match="it has no"):
+            load(tmp_path / name)
+    (tmp_path / "bad.mp4").write_bytes(b"garbage" * 100)
+    with pytest.raises(MediaError, match="no readable video"):
+        load_video(tmp_path / "bad.mp4")

@@ -1,0 +1,277 @@
+"""The study: does the refusal direction of text reach image, video and speech, and does adding it restore refusal there?
+
+Everything about refusal comes from text: the direction is fitted on text (train split), and layer and strength are selected
+on text (val split). The media of the test split are only looked at afterwards, once.
+
+    refusal-plugin study --model organism --out study/
+
+Each stage is kept in `<out>/stages/`: an interrupted study continues where it stopped.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refusal_plugin.activations import Activations, collect
+from refusal_plugin.directions import Direction, fit, load_direction
+from refusal_plugin.edits import addition
+from refusal_plugin.errors import PromptError, StudyError
+from refusal_plugin.evaluation import Outcomes, compare_rates, outcomes, rates
+from refusal_plugin.answers import Answer, generate
+from refusal_plugin.models import anatomy, load
+from refusal_plugin.progress import Progress, track
+from refusal_plugin.prompts import PromptSet
+from refusal_plugin.provenance import versions
+from refusal_plugin.report import write as write_report
+from refusal_plugin.scores import RefusalTokens, refusal_tokens
+from refusal_plugin.selection import select
+from refusal_plugin.study.examples import examples
+from refusal_plugin.study.own_prompts import own_prompts
+from refusal_plugin.study.regime import regime
+from refusal_plugin.study.stages import Stages, write_json
+from refusal_plugin.study.summary import (
+    answers_from_json,
+    answers_to_json,
+    counts,
+    random_like,
+    read_back,
+    separation,
+)
+
+SCHEMA_VERSION = 1
+NEEDED = {"train": ("harmful", "benign"), "val": ("harmful", "benign"), "test": ("harmful",)}
+
+
+def run(
+    model: Any = "organism",
+    prompts: PromptSet | None = None,
+    *,
+    remote: bool = False,
+    out: str | Path = "study",
+    seed: int = 0,
+    limit: int | None = None,
+    max_new_tokens: int = 24,
+    progress: Progress = None,
+) -> dict[str, Any]:
+    """Run the study and write `results.json`, `direction.safetensors` and `index.html`.
+
+    Args:
+        model: a name, a folder, a hub id, or a loaded model.
+        prompts: with splits and roles; the embedded model's own prompts by default.
+        remote: not offered yet: the study generates and scores on the machine it runs on.
+        out: folder of the results; an earlier, interrupted run there is continued.
+        seed: of the bootstrap, of the random control and of `limit`.
+        limit: at most this many prompts in all (a quick look; every interval widens).
+        max_new_tokens: longest answer.
+        progress: None shows bars where somebody can see them.
+
+    Returns:
+        the content of results.json.
+
+    Raises:
+        ModelError, PromptError, DirectionError, DataError, StudyError: one line that says what to do.
+    """
+    if remote:
+        raise StudyError("run the study remotely", "it is a local recipe so far", "leave out remote=True")
+    model = load(model) if isinstance(model, (str, Path)) else model
+    facts = anatomy(model)
+    prompts = own_prompts(model) if prompts is None else prompts
+    if limit is not None:
+        prompts = prompts.limit(limit, seed)
+    require(prompts, facts.modalities)
+    modalities = [m for m in facts.modalities if len(prompts.filter(split="test", modality=m))]
+    text = prompts.filter(modality="text")
+    train, val, test = (text.filter(split=name) for name in ("train", "val", "test"))
+
+    stages = Stages(
+        out,
+        {
+            "schema": SCHEMA_VERSION,
+            "weights": facts.weight_hash(),
+            "template": facts.template_hash,
+            "prompts": prompts.hash,
+            "seed": seed,
+            "limit": limit,
+            "tokens": max_new_tokens,
+            "versions": versions(),
+        },
+    )
+    steps = 2 + len(modalities) * 5 + 1
+    with track(steps, f"study of {facts.name}", progress) as advance:
+        # 1. The direction: fitted on text train, chosen on text val.
+        tokens, direction = the_direction(model, train, val, stages)
+        advance(2)
+        arms = {
+            "none": None,
+            "addition": direction.edit(),
+            "random": addition(
+                {direction.layer: random_like(direction.vector, seed)}, coefficient=direction.coefficient, name="random"
+            ),
+        }
+
+        # 2. Every modality of the test split, in the same way.
+        sections: dict[str, Any] = {}
+        shown: list[dict[str, Any]] = []
+        for modality in modalities:
+            asked = prompts.filter(split="test", modality=modality)
+            readable = asked.where(lambda p: p.read_text is not None)
+            heard = said(model, stages, f"read-{modality}", PromptSet(p.read_back() for p in readable), None, max_new_tokens)
+            advance(1)
+            reading, understood = read_back(list(readable), heard, seed)
+            if not len(readable):
+                understood = frozenset(p.id for p in asked)
+            streams = the_streams(model, stages, modality, asked)
+            advance(1)
+            spoken = {}
+            for name, edit in arms.items():
+                spoken[name] = said(model, stages, f"{name}-{modality}", asked, edit, max_new_tokens)
+                advance(1)
+            judged = {name: outcomes(asked, answers) for name, answers in spoken.items()}
+            sections[modality] = {
+                **{f"n_{role}": n for role, n in counts(asked).items()},
+                "read_back": reading.to_json(),
+                **separation(direction, streams, understood, seed),
+                "defences": {name: arm_rates(name, judged, seed) for name in arms},
+            }
+            coordinates = direction.coordinates(streams.values[:, 0])
+            shown += examples(
+                list(asked), (judged["none"], spoken["none"]), (judged["addition"], spoken["addition"]), coordinates
+            )
+
+        # 3. The causal test: without the direction, does text refusal go?
+        removed = said(model, stages, "ablation-text", test, direction.ablation(), max_new_tokens)
+        advance(1)
+
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        "model": facts.name,
+        "seed": seed,
+        "limit": limit,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "versions": versions(),
+        "weight_hash": facts.weight_hash(),
+        "template_hash": facts.template_hash,
+        "prompts": {
+            "hash": prompts.hash,
+            **{name: counts(part) for name, part in (("train", train), ("val", val), ("test", prompts.filter(split="test")))},
+        },
+        "regime": regime(sections, direction.layer),
+        "direction": direction_record(direction, tokens, facts.n_layers),
+        "modalities": sections,
+        "ablation": {"text": rates(outcomes(test, removed), seed).to_json()},
+        "examples": shown,
+        "timings": stages.seconds,
+        "warnings": warnings(sections, limit),
+    }
+    write_json(stages.folder / "results.json", results)
+    write_report(results, stages.folder / "index.html")
+    return results
+
+
+def require(prompts: PromptSet, modalities: tuple[str, ...]) -> None:
+    """Raise PromptError unless every text split has the roles it needs."""
+    for split, roles in NEEDED.items():
+        for role in roles:
+            if not len(prompts.filter(modality="text", split=split, role=role)):  # type: ignore[arg-type]
+                raise PromptError("run the study", f"no {role} text prompts in split '{split}'", "add some, or raise --limit")
+
+
+def the_direction(model: Any, train: PromptSet, val: PromptSet, stages: Stages) -> tuple[RefusalTokens, Direction]:
+    """Refusal tokens and direction: from the folder if they are there, else fitted and selected."""
+    path = stages.folder / "direction.safetensors"
+
+    def work() -> dict[str, Any]:
+        tokens = refusal_tokens(model, train)
+        direction = select(model, fit(model, train), val, tokens, objective="defence")
+        direction.save(path)
+        return {**vars(tokens), "ids": tokens.ids.tolist(), "refused": sorted(tokens.refused)}
+
+    if not path.is_file():
+        (stages.folder / "stages" / "direction.json").unlink(missing_ok=True)
+    record = stages.run("direction", work)
+    tokens = RefusalTokens(
+        torch.tensor(record["ids"]),
+        tuple(record["words"]),
+        record["harmful_refusal"],
+        record["benign_refusal"],
+        frozenset(record["refused"]),
+    )
+    return tokens, load_direction(path, model)
+
+
+def the_streams(model: Any, stages: Stages, modality: str, prompts: PromptSet) -> Activations:
+    """`resid_post` of every layer at the last prompt token."""
+
+    def work() -> list[Any]:
+        return collect(model, prompts).values.tolist()
+
+    values = torch.tensor(stages.run(f"streams-{modality}", work))
+    return Activations(values, prompts, (-1,), tuple(range(values.shape[2])), "resid_post", anatomy(model).name)
+
+
+def said(model: Any, stages: Stages, name: str, prompts: PromptSet, edit: Any, max_new_tokens: int) -> list[Answer]:
+    """Answers of one arm on one modality, kept as a stage."""
+    if not len(prompts):
+        return []
+
+    def work() -> list[Any]:
+        return answers_to_json(generate(model, prompts, edit, max_new_tokens=max_new_tokens))
+
+    return answers_from_json(stages.run(name, work))
+
+
+def arm_rates(name: str, judged: dict[str, Outcomes], seed: int) -> dict[str, Any]:
+    """Rates of one arm; for a defended one also its paired change."""
+    if name == "none":
+        return rates(judged[name], seed).to_json()
+    return compare_rates(judged[name], judged["none"], seed).to_json()
+
+
+def direction_record(direction: Direction, tokens: RefusalTokens, n_layers: int) -> dict[str, Any]:
+    """The section `direction` of results.json."""
+    return {
+        "layer": direction.layer,
+        "position": direction.position,
+        "site": direction.site,
+        "method": direction.method,
+        "objective": direction.objective,
+        "selection": direction.selection,
+        "coefficient": direction.coefficient,
+        "norm": float(direction.vector.norm()),
+        "n_layers": n_layers,
+        "d_model": int(direction.vector.shape[0]),
+        "refusal_tokens": list(tokens.words),
+        "table": [{key: _null(value) for key, value in row.items()} for row in direction.table],
+    }
+
+
+def _null(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and value != value else value
+
+
+def warnings(sections: dict[str, Any], limit: int | None) -> list[str]:
+    """What a reader must know before believing a figure."""
+    found = []
+    if limit is not None:
+        found.append(f"Only {limit} prompts were used (--limit): a look at the pipeline, not a result.")
+    for name, record in sections.items():
+        arms = record["defences"]
+        if record["n_harmful"] < 30:
+            found.append(f"{name}: only {record['n_harmful']} harmful prompts; differences under about 25 points are noise.")
+        attacked = arms["none"]["harmful_refusal"]["value"]
+        if attacked is not None and attacked >= 0.95:
+            found.append(f"{name}: {100 * attacked:.0f} % of harmful prompts are refused already; steering has no headroom here.")
+        reading = record["read_back"]["value"]
+        if reading is not None and reading < 0.9:
+            found.append(f"{name}: only {100 * reading:.0f} % are read back; unread harm cannot be refused. See the comprehended figures.")
+        if reading is None:
+            found.append(f"{name}: no read-back questions, so harm that is not seen cannot be told from harm that is not refused.")
+        random = arms["random"].get("gain", {}).get("value")
+        if random is not None and random > 0.05:
+            found.append(f"{name}: a random direction of the same norm also adds {100 * random:.0f} points of refusal.")
+    return found

@@ -1,0 +1,220 @@
+"""The `refusal-plugin` command.
+
+Every error a user can cause is one line on stderr and exit code 2; `--debug` shows the traceback.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import PromptError, RefusalPluginError
+
+app = typer.Typer(
+    name="refusal-plugin",
+    help="Where does a multimodal model decide to refuse, does it survive image, video and voice, and can it be restored?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="organism, organism-hard, organism-control, a folder, or a Hugging Face id.")
+]
+Folder = Annotated[Path, typer.Option("--out", "-o", help="Where results go. An interrupted run there is continued.")]
+Seed = Annotated[int, typer.Option(help="Of bootstrap, random control and --limit.")]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(help="Your prompts: a .jsonl or .csv file, or a folder (schema: docs/schema.md). Needed for hub models."),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use at most this many prompts: a quick look, wide intervals.")]
+
+
+@app.command()
+def study(
+    model: Model = "organism",
+    out: Folder = Path("study"),
+    seed: Seed = 0,
+    limit: Limit = None,
+    prompts: Prompts = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the report in a browser when done.")] = False,
+) -> None:
+    """Find the refusal direction in text, see how far it reaches into image, video and speech, and steer with it.
+
+    Writes OUT/index.html (the report), OUT/results.json and OUT/direction.safetensors.
+
+    [dim]refusal-plugin study --model organism-control --out study-control[/dim]
+    """
+    from .recipe_files import recipe
+
+    results = recipe("study").run(model, _prompt_set(prompts), out=out, seed=seed, limit=limit)
+    _show(results, out)
+    if open_:
+        typer.launch(str((out / "index.html").resolve()))
+
+
+@app.command("ls")
+def list_recipes() -> None:
+    """List the recipes: one runnable file per research question."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .recipe_files import recipes, summary
+
+    table = Table("recipe", "question", box=None, header_style="bold")
+    for name, path in recipes().items():
+        table.add_row(name, summary(path))
+    Console().print(table)
+    typer.echo("\nrefusal-plugin run NAME runs one, refusal-plugin cp NAME . copies it for you to change.")
+
+
+@app.command("run")
+def run_recipe(
+    name: Annotated[str, typer.Argument(help="A recipe (see `ls`), or your own .py file with a function run().")],
+    model: Model = "organism",
+    prompts: Prompts = None,
+    remote: Annotated[bool, typer.Option(help="Run on NDIF instead of this machine.")] = False,
+) -> None:
+    """Run a recipe and print what it found.
+
+    [dim]refusal-plugin run direction_extraction --model organism[/dim]
+    """
+    from .models import load
+    from .recipe_files import recipe
+
+    module = recipe(name)
+    loaded = load(model, remote=remote)
+    given = _prompt_set(prompts)
+    if given is None:
+        from .study.own_prompts import own_prompts
+
+        given = own_prompts(loaded)
+    result = module.run(loaded, given, remote=remote)
+    show = getattr(module, "show", None)
+    if callable(show):
+        show(result)
+    elif not isinstance(result, dict):
+        typer.echo(result)
+
+
+@app.command("cp")
+def copy(
+    name: Annotated[str, typer.Argument(help="A recipe; see `ls`.")],
+    to: Annotated[Path, typer.Argument(help="Folder or .py file.")] = Path(),
+) -> None:
+    """Copy a recipe, to read and change it."""
+    from .recipe_files import copy_recipe
+
+    target = copy_recipe(name, to)
+    typer.echo(f"{target}  (run it with: refusal-plugin run {target})")
+
+
+@app.command()
+def ask(
+    text: Annotated[str | None, typer.Argument(help="What to ask. With a medium, what to do with it.")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image file.")] = None,
+    video: Annotated[Path | None, typer.Option(help="A GIF, a folder of frames, or a video file.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="A wav file.")] = None,
+    model: Model = "organism",
+    direction: Annotated[
+        Path | None, typer.Option(help="A saved direction; fitted and selected on the spot without it.")
+    ] = None,
+    coefficient: Annotated[
+        float | None, typer.Option(help="Strength in multiples of the vector; the selected one by default.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
+    prompts: Prompts = None,
+) -> None:
+    """Ask one question: the answer as it is and steered, and where it lies along the refusal direction per layer.
+
+    [dim]refusal-plugin ask "how do i bake bread ?"[/dim]
+    [dim]refusal-plugin ask "do what the picture says ." --image sign.png[/dim]
+    """
+    from .study.ask import ask as put
+
+    if text is None and not any((image, video, audio)):
+        raise PromptError("ask", "no question", 'type one: refusal-plugin ask "how do i bake bread ?"')
+    put(model, text, image, video, audio, direction, coefficient, tokens, _prompt_set(prompts))
+
+
+def _prompt_set(path: Path | None) -> Any:
+    """Prompts from a file or folder; None if none was named."""
+    if path is None:
+        return None
+    from .prompts.io import from_csv, from_folder, from_jsonl
+
+    if path.is_dir():
+        return from_folder(path)
+    return from_csv(path) if path.suffix == ".csv" else from_jsonl(path)
+
+
+def _show(results: dict[str, Any], out: Path) -> None:
+    """The study in a terminal: the regime in words, one line per modality, warnings, files."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(box=None, header_style="bold", padding=(0, 1))
+    for column in ("modality", "read back", "AUROC", "harmful refused", "steered", "random", "benign", "steered ", "near miss", "steered  "):
+        table.add_column(column, justify="left" if column == "modality" else "right")
+    layer = results["direction"]["layer"]
+    for name, record in results["modalities"].items():
+        arms = record["defences"]
+        auroc = next((row["value"] for row in record["auroc_by_layer"] if row["layer"] == layer), None)
+        cells = [_percent(record["read_back"]["value"]), "-" if auroc is None else f"{auroc:.2f}"]
+        cells += [_percent(arms[arm]["harmful_refusal"]["value"]) for arm in ("none", "addition", "random")]
+        for role in ("benign_refusal", "near_miss_refusal"):
+            cells += [_percent(arms[arm][role]["value"]) for arm in ("none", "addition")]
+        table.add_row(name, *cells)
+    direction = results["direction"]
+    console.print(f"\n[bold]{results['model']}: {results['regime']['name']}[/bold]")
+    console.print(results["regime"]["words"])
+    console.print(
+        f"\nDirection from text: layer {direction['layer']} of {direction['n_layers']}, strength "
+        f"{direction['coefficient']:.2f} of its length. Test split:"
+    )
+    console.print(table)
+    for warning in results["warnings"]:
+        console.print(f"[yellow]note[/yellow] {warning}")
+    console.print(f"\nReport: {out / 'index.html'}   figures with intervals: {out / 'results.json'}")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"refusal-plugin {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options for every command."""
+
+
+def main() -> None:
+    """Entry point: errors of ours in one line, exit code 2; Ctrl-C says that the run can be continued."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        app()
+    except RefusalPluginError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted: finished stages are kept; the same command continues.", err=True)
+        sys.exit(130)

@@ -1,0 +1,80 @@
+"""Stages of a long run, kept on disk: an interrupted run continues, a changed one starts over.
+
+A stage is one JSON file in `<folder>/stages/`. It is reused only if its key (model weights, prompts, seed, versions, …) is
+the one asked for; it is written in full or not at all.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import StudyError
+
+
+class Stages:
+    """A folder of finished stages.
+
+    Args:
+        folder: where results go; made if missing.
+        facts: what the results depend on; any change makes every stage stale.
+
+    Raises:
+        StudyError: the folder cannot be made or written.
+    """
+
+    def __init__(self, folder: str | Path, facts: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self.reused: list[str] = []
+        self.seconds: dict[str, float] = {}
+        try:
+            (self.folder / "stages").mkdir(parents=True, exist_ok=True)
+            probe = self.folder / "stages" / ".probe"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise StudyError(
+                f"write the study into {self.folder}", error.strerror or str(error), "choose another --out"
+            ) from None
+
+    def run(self, name: str, work: Callable[[], Any]) -> Any:
+        """The stage's value: from disk if it was finished for the same facts, else computed and kept.
+
+        Args:
+            name: of the stage and its file.
+            work: computes a JSON-able value.
+        """
+        path = self.folder / "stages" / f"{name}.json"
+        kept = _read(path)
+        if kept is not None and kept.get("key") == self.key:
+            self.reused.append(name)
+            self.seconds[name] = float(kept["seconds"])
+            return kept["value"]
+        start = time.perf_counter()
+        value = work()
+        self.seconds[name] = round(time.perf_counter() - start, 2)
+        write_json(path, {"key": self.key, "seconds": self.seconds[name], "value": value})
+        return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; NaN is refused (results hold null for what could not be measured)."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise StudyError(f"write {path}", error.strerror or str(error), "free some space or choose another folder") from None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A stage file; None if there is none or it is not readable, so that the stage runs again."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) and {"key", "seconds", "value"} <= set(value) else None
