@@ -1,8 +1,8 @@
 """Where does the model decide to refuse? The refusal direction of text, layer by layer.
 
-Read top to bottom. One nnsight session, one trace per batch; inside the trace only functions of `refusal_plugin.traced`.
-What it does: difference in means of `resid_post` at the last prompt token (Arditi et al. 2024), then how well each layer's
-direction separates held-out harmful prompts from benign and near-miss ones.
+Read top to bottom. One nnsight session, one trace per batch; inside the trace only functions of
+`refusal_plugin.traced`. What it does: difference in means of `resid_post` at the last prompt token (Arditi et al.
+2024), then how well each layer's direction separates held-out harmful prompts from benign and near-miss ones.
 
     refusal-plugin run direction_extraction            on the embedded model
     refusal-plugin cp direction_extraction .           to change it

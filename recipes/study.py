@@ -1,7 +1,7 @@
-"""The study: does the refusal direction of text reach image, video and speech, and does adding it restore refusal there?
+"""The study: does the refusal direction of text reach image, video and speech, and does adding it restore refusal?
 
-Everything about refusal comes from text: the direction is fitted on text (train split), and layer and strength are selected
-on text (val split). The media of the test split are only looked at afterwards, once.
+Everything about refusal comes from text: the direction is fitted on text (train split), and layer and strength are
+selected on text (val split). The media of the test split are only looked at afterwards, once.
 
     refusal-plugin study --model organism --out study/
 
@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from refusal_plugin.activations import Activations, collect
+from refusal_plugin.answers import Answer, generate
 from refusal_plugin.directions import Direction, fit, load_direction
-from refusal_plugin.edits import addition
+from refusal_plugin.edits import Edit, addition, attenuation
 from refusal_plugin.errors import PromptError, StudyError
 from refusal_plugin.evaluation import Outcomes, compare_rates, outcomes, rates
-from refusal_plugin.answers import Answer, generate
 from refusal_plugin.models import anatomy, load
 from refusal_plugin.progress import Progress, track
 from refusal_plugin.prompts import PromptSet
@@ -100,7 +100,7 @@ def run(
             "versions": versions(),
         },
     )
-    steps = 2 + len(modalities) * 5 + 1
+    steps = 2 + len(modalities) * 5 + 3
     with track(steps, f"study of {facts.name}", progress) as advance:
         # 1. The direction: fitted on text train, chosen on text val.
         tokens, direction = the_direction(model, train, val, stages)
@@ -119,7 +119,9 @@ def run(
         for modality in modalities:
             asked = prompts.filter(split="test", modality=modality)
             readable = asked.where(lambda p: p.read_text is not None)
-            heard = said(model, stages, f"read-{modality}", PromptSet(p.read_back() for p in readable), None, max_new_tokens)
+            heard = said(
+                model, stages, f"read-{modality}", PromptSet(p.read_back() for p in readable), None, max_new_tokens
+            )
             advance(1)
             reading, understood = read_back(list(readable), heard, seed)
             if not len(readable):
@@ -142,9 +144,11 @@ def run(
                 list(asked), (judged["none"], spoken["none"]), (judged["addition"], spoken["addition"]), coordinates
             )
 
-        # 3. The causal test: without the direction, does text refusal go?
-        removed = said(model, stages, "ablation-text", test, direction.ablation(), max_new_tokens)
-        advance(1)
+        # 3. The causal test: with the coordinate along the direction set to its benign mean, does text refusal go?
+        causal = {}
+        for name, edit in causal_tests(direction, seed).items():
+            causal[name] = rates(outcomes(test, said(model, stages, f"causal-{name}", test, edit, max_new_tokens)), seed)
+            advance(1)
 
     results = {
         "schema_version": SCHEMA_VERSION,
@@ -157,12 +161,15 @@ def run(
         "template_hash": facts.template_hash,
         "prompts": {
             "hash": prompts.hash,
-            **{name: counts(part) for name, part in (("train", train), ("val", val), ("test", prompts.filter(split="test")))},
+            **{
+                name: counts(part)
+                for name, part in (("train", train), ("val", val), ("test", prompts.filter(split="test")))
+            },
         },
         "regime": regime(sections, direction.layer),
         "direction": direction_record(direction, tokens, facts.n_layers),
         "modalities": sections,
-        "ablation": {"text": rates(outcomes(test, removed), seed).to_json()},
+        "ablation": {name: found.to_json() for name, found in causal.items()},
         "examples": shown,
         "timings": stages.seconds,
         "warnings": warnings(sections, limit),
@@ -177,7 +184,9 @@ def require(prompts: PromptSet, modalities: tuple[str, ...]) -> None:
     for split, roles in NEEDED.items():
         for role in roles:
             if not len(prompts.filter(modality="text", split=split, role=role)):  # type: ignore[arg-type]
-                raise PromptError("run the study", f"no {role} text prompts in split '{split}'", "add some, or raise --limit")
+                raise PromptError(
+                    "run the study", f"no {role} text prompts in split '{split}'", "add some, or raise --limit"
+                )
 
 
 def the_direction(model: Any, train: PromptSet, val: PromptSet, stages: Stages) -> tuple[RefusalTokens, Direction]:
@@ -203,13 +212,21 @@ def the_direction(model: Any, train: PromptSet, val: PromptSet, stages: Stages) 
     return tokens, load_direction(path, model)
 
 
+def causal_tests(direction: Direction, seed: int) -> dict[str, Edit]:
+    """Three ways to take a direction out of text: this one set to its benign mean, a random one likewise (the control), and
+    this one projected out of every layer and position, as the reference does."""
+    random = random_like(direction.unit, seed)
+    return {
+        "text": direction.neutral(),
+        "random": attenuation(random.expand_as(direction.benign), direction.benign, keep=0.0),
+        "projected_out": direction.ablation(),
+    }
+
+
 def the_streams(model: Any, stages: Stages, modality: str, prompts: PromptSet) -> Activations:
     """`resid_post` of every layer at the last prompt token."""
 
-    def work() -> list[Any]:
-        return collect(model, prompts).values.tolist()
-
-    values = torch.tensor(stages.run(f"streams-{modality}", work))
+    values = stages.tensor(f"streams-{modality}", lambda: collect(model, prompts).values)
     return Activations(values, prompts, (-1,), tuple(range(values.shape[2])), "resid_post", anatomy(model).name)
 
 
@@ -233,6 +250,8 @@ def arm_rates(name: str, judged: dict[str, Outcomes], seed: int) -> dict[str, An
 
 def direction_record(direction: Direction, tokens: RefusalTokens, n_layers: int) -> dict[str, Any]:
     """The section `direction` of results.json."""
+    kept = [row for row in direction.table if row["kept"]]
+    cosmic = max(kept, key=lambda row: row["cosmic"]) if kept else None
     return {
         "layer": direction.layer,
         "position": direction.position,
@@ -245,6 +264,7 @@ def direction_record(direction: Direction, tokens: RefusalTokens, n_layers: int)
         "n_layers": n_layers,
         "d_model": int(direction.vector.shape[0]),
         "refusal_tokens": list(tokens.words),
+        "cosmic": {key: cosmic[key] for key in ("layer", "position", "cosmic")} if cosmic else None,
         "table": [{key: _null(value) for key, value in row.items()} for row in direction.table],
     }
 
@@ -262,15 +282,25 @@ def warnings(sections: dict[str, Any], limit: int | None) -> list[str]:
     for name, record in sections.items():
         arms = record["defences"]
         if record["n_harmful"] < 30:
-            found.append(f"{name}: only {record['n_harmful']} harmful prompts; differences under about 25 points are noise.")
+            found.append(
+                f"{name}: only {record['n_harmful']} harmful prompts; differences under about 25 points are noise."
+            )
         attacked = arms["none"]["harmful_refusal"]["value"]
         if attacked is not None and attacked >= 0.95:
-            found.append(f"{name}: {100 * attacked:.0f} % of harmful prompts are refused already; steering has no headroom here.")
+            found.append(
+                f"{name}: {100 * attacked:.0f} % of harmful prompts are refused already; steering has no headroom here."
+            )
         reading = record["read_back"]["value"]
         if reading is not None and reading < 0.9:
-            found.append(f"{name}: only {100 * reading:.0f} % are read back; unread harm cannot be refused. See the comprehended figures.")
+            found.append(
+                f"{name}: only {100 * reading:.0f} % are read back; unread harm cannot be refused. "
+                "See the comprehended figures."
+            )
         if reading is None:
-            found.append(f"{name}: no read-back questions, so harm that is not seen cannot be told from harm that is not refused.")
+            found.append(
+                f"{name}: no read-back questions, so harm that is not seen cannot be told from harm that is not "
+                "refused."
+            )
         random = arms["random"].get("gain", {}).get("value")
         if random is not None and random > 0.05:
             found.append(f"{name}: a random direction of the same norm also adds {100 * random:.0f} points of refusal.")

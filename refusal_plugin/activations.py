@@ -1,8 +1,8 @@
 """Residual streams of many prompts: one trace per batch, one session per job, reduced beside the weights.
 
-`collect` keeps one vector per prompt; `collect_moments` keeps only counts, means and second moments per group, so that its
-memory does not grow with the number of prompts. Both read `resid_post` of every chosen layer in a single forward pass, which
-stops behind the last layer that is read.
+`collect` keeps one vector per prompt; `collect_moments` keeps only counts, means and second moments per group, so
+that its memory does not grow with the number of prompts. Both read `resid_post` of every chosen layer in a single
+forward pass, which stops behind the last layer that is read.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -92,11 +92,6 @@ def collect(
         values[rows] = residual.cpu()
 
     _stream(model, chosen, ids, positions, keep, system, suffix, token_budget, max_rows, progress)
-    if not bool(torch.isfinite(values).all()):
-        bad = next(chosen[row].id for row in range(len(chosen)) if not bool(torch.isfinite(values[row]).all()))
-        raise DataError(
-            f"activations of {anatomy(model).name}", f"NaN or infinity in prompt '{bad}'", "load in float32 or bfloat16"
-        )
     where = positions if isinstance(positions, str) else tuple(positions)
     return Activations(values, chosen, where, tuple(ids), "resid_post", anatomy(model).name)
 
@@ -114,7 +109,7 @@ def collect_moments(
     max_rows: int = 128,
     progress: Progress = None,
 ) -> dict[str, Moments]:
-    """Count, mean and second moments of `resid_post` per group of prompts, in memory that does not grow with their number.
+    """Count, mean and second moments of `resid_post` per group of prompts; memory does not grow with their number.
 
     Args:
         by: the group of a prompt, its role by default.
@@ -157,7 +152,9 @@ def position_index(batch: Batch, positions: Sequence[int]) -> Tensor:
         PromptError: a position that is not negative, or that lies before the start of a prompt.
     """
     if not positions or any(p >= 0 for p in positions):
-        raise PromptError(f"read positions {tuple(positions)}", "an offset is not negative", "count from the end: -1, -2, …")
+        raise PromptError(
+            f"read positions {tuple(positions)}", "an offset is not negative", "count from the end: -1, -2, …"
+        )
     last = batch.roles["last"].int().argmax(1, keepdim=True)
     index = last + 1 + torch.tensor(tuple(positions))
     first = batch.inputs["attention_mask"].int().argmax(1, keepdim=True)
@@ -165,7 +162,9 @@ def position_index(batch: Batch, positions: Sequence[int]) -> Tensor:
         row = int((index < first).any(1).int().argmax())
         n = int(last[row] - first[row]) + 1
         raise PromptError(
-            f"read positions {tuple(positions)} of prompt '{batch.prompts[row].id}'", f"it has {n} tokens", "ask for fewer"
+            f"read positions {tuple(positions)} of prompt '{batch.prompts[row].id}'",
+            f"it has {n} tokens",
+            "ask for fewer",
         )
     return index
 
@@ -198,26 +197,33 @@ def _stream(
     """Run the prompts batch by batch and hand each batch's residuals (batch, position, layer, d_model) to `keep`."""
     if not len(prompts):
         raise PromptError("collect activations", "0 prompts", "give at least one")
-    every = layers(model)
+    every, name = layers(model), anatomy(model).name
     blocks = [every[layer] for layer in layer_ids]
-    work = batches(
-        model, prompts, token_budget=token_budget, max_rows=max_rows, system=system, suffix=suffix
-    )
-    with track(len(prompts), "residual streams", progress) as advance, torch.no_grad():
-        with model.session():
-            for rows, batch in work:
-                if isinstance(positions, str):
-                    where = _span(batch, positions)
-                    with model.trace(**batch.inputs) as tracer:
-                        residual = span_residuals(blocks, where).save()
-                        tracer.stop()
-                else:
-                    where = position_index(batch, positions)
-                    with model.trace(**batch.inputs) as tracer:
-                        residual = residuals(blocks, where).save()
-                        tracer.stop()
-                keep(rows, batch, residual)
-                advance(len(rows))
+    work = batches(model, prompts, token_budget=token_budget, max_rows=max_rows, system=system, suffix=suffix)
+    with track(len(prompts), "residual streams", progress) as advance, torch.no_grad(), model.session():
+        for rows, batch in work:
+            if isinstance(positions, str):
+                where = _span(batch, positions)
+                with model.trace(**batch.inputs) as tracer:
+                    residual = span_residuals(blocks, where).save()
+                    tracer.stop()
+            else:
+                where = position_index(batch, positions)
+                with model.trace(**batch.inputs) as tracer:
+                    residual = residuals(blocks, where).save()
+                    tracer.stop()
+            _require_finite(residual, batch, name)
+            keep(rows, batch, residual)
+            advance(len(rows))
+
+
+def _require_finite(residual: Tensor, batch: Batch, name: str) -> None:
+    bad = ~torch.isfinite(residual).flatten(1).all(1)
+    if bool(bad.any()):
+        prompt = batch.prompts[int(bad.int().argmax())].id
+        raise DataError(
+            f"activations of {name}", f"NaN or infinity in prompt '{prompt}'", "load in float32 or bfloat16"
+        )
 
 
 def _span(batch: Batch, role: str) -> Tensor:

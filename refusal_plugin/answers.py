@@ -1,7 +1,7 @@
 """Answers of a model, with or without an edit, in one traced generation per batch.
 
-Greedy by default: an answer is then a function of the prompt and the edit alone. The ids are those of torch hooks on the
-bare model, bit for bit (tested), because both run `traced.write.place` on the same tensors.
+Greedy by default: an answer is then a function of the prompt and the edit alone. The ids are those of torch hooks on
+the bare model, bit for bit (tested), because both run `traced.write.place` on the same tensors.
 """
 
 import warnings
@@ -62,12 +62,14 @@ def generate(
         label: of the bar.
 
     Raises:
-        PromptError: 0 prompts, or a prompt the model does not take.
+        PromptError: 0 prompts or 0 tokens asked for, or a prompt the model does not take.
         DirectionError: the edit does not fit the model.
     """
     chosen = [p if isinstance(p, Prompt) else Prompt(text=p) for p in prompts]
     if not chosen:
         raise PromptError("generate answers", "0 prompts", "give at least one")
+    if max_new_tokens < 1:
+        raise PromptError("generate answers", f"max_new_tokens = {max_new_tokens}", "give at least 1")
     if edit is not None:
         edit.check(anatomy(model))
     found: list[Answer | None] = [None] * len(chosen)
@@ -114,7 +116,8 @@ def generate_ids(model: Any, inputs: dict[str, Tensor], edit: Edit | None, *, ma
                             edit_blocks(sites, edits)
                     with tracer.invoke():
                         ids = tracer.result.save()
-    return ids.cpu()
+    found: Tensor = ids.cpu()
+    return found
 
 
 def _answer(model: Any, prompt_id: str, new: list[int]) -> Answer:

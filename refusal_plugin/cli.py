@@ -14,7 +14,7 @@ from .errors import PromptError, RefusalPluginError
 
 app = typer.Typer(
     name="refusal-plugin",
-    help="Where does a multimodal model decide to refuse, does it survive image, video and voice, and can it be restored?",
+    help="Where does a multimodal model decide to refuse? Does that survive image, video and voice? Restore it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,13 +23,16 @@ app = typer.Typer(
 )
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="organism, organism-hard, organism-control, a folder, or a Hugging Face id.")
+    str,
+    typer.Option("--model", "-m", help="organism, organism-hard, organism-control, a folder, or a Hugging Face id."),
 ]
 Folder = Annotated[Path, typer.Option("--out", "-o", help="Where results go. An interrupted run there is continued.")]
 Seed = Annotated[int, typer.Option(help="Of bootstrap, random control and --limit.")]
 Prompts = Annotated[
     Path | None,
-    typer.Option(help="Your prompts: a .jsonl or .csv file, or a folder (schema: docs/schema.md). Needed for hub models."),
+    typer.Option(
+        help="Your prompts: a .jsonl or .csv file, or a folder (schema: docs/schema.md). Needed for hub models."
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use at most this many prompts: a quick look, wide intervals.")]
 
@@ -59,7 +62,10 @@ def study(
 
 @app.command("ls")
 def list_recipes() -> None:
-    """List the recipes: one runnable file per research question."""
+    """List the recipes: one runnable file per research question.
+
+    [dim]refusal-plugin ls[/dim]
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -106,7 +112,10 @@ def copy(
     name: Annotated[str, typer.Argument(help="A recipe; see `ls`.")],
     to: Annotated[Path, typer.Argument(help="Folder or .py file.")] = Path(),
 ) -> None:
-    """Copy a recipe, to read and change it."""
+    """Copy a recipe, to read and change it.
+
+    [dim]refusal-plugin cp direction_extraction mine.py[/dim]
+    """
     from .recipe_files import copy_recipe
 
     target = copy_recipe(name, to)
@@ -159,7 +168,18 @@ def _show(results: dict[str, Any], out: Path) -> None:
 
     console = Console()
     table = Table(box=None, header_style="bold", padding=(0, 1))
-    for column in ("modality", "read back", "AUROC", "harmful refused", "steered", "random", "benign", "steered ", "near miss", "steered  "):
+    for column in (
+        "modality",
+        "read back",
+        "AUROC",
+        "harmful refused",
+        "steered",
+        "random",
+        "benign",
+        "steered ",
+        "near miss",
+        "steered  ",
+    ):
         table.add_column(column, justify="left" if column == "modality" else "right")
     layer = results["direction"]["layer"]
     for name, record in results["modalities"].items():

@@ -1,9 +1,10 @@
 """The refusal direction: difference in means per layer and position, with where it came from.
 
-    r[p, l] = mean over harmful of h[p, l]  -  mean over benign of h[p, l]          (Arditi et al. 2024, arXiv 2406.11717)
+    r[p, l] = mean over harmful of h[p, l]  -  mean over benign of h[p, l]       (Arditi et al. 2024, arXiv 2406.11717)
 
-`h` is `resid_post`: the stream behind block `l` at token position `p` (-1 is the last prompt token). The reference code reads
-block inputs; the site is stored with the vector so that the two conventions never mix. `r` points TOWARDS refusal.
+`h` is `resid_post`: the stream behind block `l` at token position `p` (-1 is the last prompt token). The reference
+code reads block inputs; the site is stored with the vector so that the two conventions never mix. `r` points TOWARDS
+refusal.
 
 `fit` gives one candidate per layer and position, `refusal_plugin.selection` chooses among them on a validation split.
 """
@@ -14,12 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .activations import collect_moments
-from .edits import Edit, When, Where, ablation, addition
+from .edits import Edit, When, Where, ablation, addition, attenuation
 from .errors import DirectionError, PromptError
 from .models import anatomy
 from .progress import Progress
@@ -28,6 +28,9 @@ from .provenance import check_provenance, provenance
 from .storage import read_tensors, write_tensors
 
 FORMAT = "refusal_plugin.direction.v1"
+NUMBERS = ("layer", "position", "coefficient")
+SAME = 1e-6
+"""Means closer than this share of their norm are equal in float32: there is no direction between them."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ class Direction:
     @property
     def unit(self) -> Float[Tensor, "d_model"]:
         """The direction at its own layer with norm one."""
-        return self.vector / self.vector.norm()
+        scaled: Tensor = self.vector / self.vector.norm()
+        return scaled
 
     @property
     def by_layer(self) -> Float[Tensor, "layer d_model"]:
@@ -124,7 +128,8 @@ class Direction:
             x: `resid_post` of all layers.
         """
         r = self.by_layer
-        return ((x - self.benign) * r).sum(-1) / r.square().sum(-1)
+        place: Tensor = ((x - self.benign) * r).sum(-1) / r.square().sum(-1)
+        return place
 
     def edit(self, coefficient: float | None = None, *, where: Where = "all", when: When = "every_step") -> Edit:
         """Addition of `coefficient * vector` at its own layer; the stored coefficient by default."""
@@ -132,8 +137,24 @@ class Direction:
         return addition({self.layer: self.vector}, coefficient=strength, where=where, when=when)
 
     def ablation(self) -> Edit:
-        """Removal of the direction from every layer and position: a causal test inside a run."""
+        """Project the direction out of every layer and position (the reference's causal test): the coordinate becomes 0."""
         return ablation(self.unit, range(self.harmful.shape[0]))
+
+    def neutral(self) -> Edit:
+        """Set the last prompt token's coordinate along the direction to its benign mean, in every layer.
+
+        The sharper causal test: a model that refuses because of this coordinate stops refusing, and whatever it does on
+        benign prompts stays as it is. Prefill only.
+        """
+        return attenuation(self.unit.expand_as(self.benign), self.benign, keep=0.0, name="neutral")
+
+    def faint(self, keep: float = 0.5) -> Edit:
+        """Move the coordinate along every layer's own direction part of the way to its benign mean.
+
+        Text in which harm is only half represented, as it is in media: a stand-in made from text alone. Prefill only.
+        """
+        units = self.by_layer / self.by_layer.norm(dim=-1, keepdim=True)
+        return attenuation(units, self.benign, keep=keep, name="faint")
 
     def save(self, path: str | Path) -> Path:
         """Write tensors and provenance into one safetensors file (no pickle).
@@ -159,7 +180,8 @@ class Direction:
         name = self.provenance.get("model", "?")
         return (
             f"Direction(model={name}, layer={self.layer}, position={self.position}, site={self.site}, "
-            f"norm={float(self.vector.norm()):.3g}, coefficient={self.coefficient:.3g}, objective={self.objective or '-'})"
+            f"norm={float(self.vector.norm()):.3g}, coefficient={self.coefficient:.3g}, "
+            f"objective={self.objective or '-'})"
         )
 
 
@@ -174,17 +196,39 @@ def load_direction(path: str | Path, model: Any | None = None) -> Direction:
         DirectionError: no such file, no direction in it, or another model, revision or chat template.
     """
     tensors, record = read_tensors(path)
-    if record.get("format") != FORMAT or {"harmful", "benign"} - set(tensors):
+    if record.get("format") != FORMAT:
         raise DirectionError(f"load direction {path}", f"format {record.get('format')!r}", f"give a file of {FORMAT}")
+    problem = _problem(tensors, record)
+    if problem:
+        raise DirectionError(f"load direction {path}", problem, "fit the direction again")
     if model is not None:
         check_provenance(record["provenance"], model, f"use direction {path}")
-    keep = ("layer", "position", "coefficient", "site", "method", "objective", "selection", "provenance")
+    keep = (*NUMBERS, "site", "method", "objective", "selection", "provenance")
     return Direction(
         harmful=tensors["harmful"],
         benign=tensors["benign"],
         table=tuple(record["table"]),
         **{name: record[name] for name in keep},
     )
+
+
+def _problem(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
+    """What is wrong with the content of a direction file; empty if nothing is."""
+    missing = sorted({"harmful", "benign"} - set(tensors))
+    fields = (*NUMBERS, "site", "method", "objective", "selection", "table", "provenance")
+    missing += [name for name in fields if name not in record]
+    if missing:
+        return f"it has no {', '.join(missing)}"
+    harmful, benign = tensors["harmful"], tensors["benign"]
+    if harmful.shape != benign.shape or harmful.ndim != 2:
+        return f"its means have shapes {tuple(harmful.shape)} and {tuple(benign.shape)}"
+    if any(not isinstance(record[name], (int, float)) for name in NUMBERS):
+        return "its layer, position or coefficient is no number"
+    if record["layer"] not in range(len(harmful)):
+        return f"layer {record['layer']} of {len(harmful)}"
+    if not all(bool(t.isfinite().all()) for t in (harmful, benign)) or not math.isfinite(record["coefficient"]):
+        return "it holds NaN or infinity"
+    return ""
 
 
 def template_positions(model: Any, prompts: Iterable[Prompt]) -> tuple[int, ...]:
@@ -217,7 +261,7 @@ def fit(
 
     Raises:
         PromptError: a role is missing.
-        DirectionError: the two means are equal at some layer (a constant site carries no direction).
+        DirectionError: the two means are equal at every layer and position.
         DataError: NaN activations.
     """
     used = prompts.filter(role=("harmful", "benign"))
@@ -225,19 +269,18 @@ def fit(
         used = used.where(keep)
     for role in ("harmful", "benign"):
         if not any(p.role == role for p in used):
-            raise PromptError("fit a refusal direction", f"{len(used)} prompts, none of them {role}", f"add {role} prompts")
+            raise PromptError(
+                "fit a refusal direction", f"{len(used)} prompts, none of them {role}", f"add {role} prompts"
+            )
     where = template_positions(model, used) if positions is None else positions
     moments = collect_moments(model, used, positions=where, progress=progress)
     harmful, benign = moments["harmful"], moments["benign"]
     difference = (harmful.mean - benign.mean).norm(dim=-1)
-    if not bool(torch.isfinite(difference).all()) or float(difference.max()) <= 1e-9 * (1 + math.sqrt(difference.numel())):
+    scale = harmful.mean.norm(dim=-1).clamp_min(1e-30)
+    if float((difference / scale).max()) <= SAME:
         raise DirectionError(
             f"fit a refusal direction on {anatomy(model).name}",
-            "harmful and benign activations have the same mean or are not finite",
+            "harmful and benign activations have the same mean",
             "check the prompts and the model",
         )
-    return Candidates(
-        harmful.mean.float(), benign.mean.float(), where, harmful.n, benign.n, provenance(model, used)
-    )
-
-
+    return Candidates(harmful.mean.float(), benign.mean.float(), where, harmful.n, benign.n, provenance(model, used))

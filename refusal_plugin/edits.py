@@ -2,15 +2,15 @@
 
     Edit = function of `traced.write` + tensors per block + where (last | all) + when (prefill | every step)
 
-The same `Edit` runs in a tracing context (`refusal_plugin.answers`, `traced.write.edit_blocks`) and in plain torch hooks
-(`with edit.attached(hf_model): hf_model.generate(...)`, no nnsight in the loop). Hooks are gone after the `with`, also when
-setting them up failed half-way; no weight is touched.
+The same `Edit` runs in a tracing context (`refusal_plugin.answers`, `traced.write.edit_blocks`) and in plain torch
+hooks (`with edit.attached(hf_model): hf_model.generate(...)`, no nnsight in the loop). Hooks are gone after the
+`with`, also when setting them up failed half-way; no weight is touched.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -64,11 +64,15 @@ class Edit:
     ordered: tuple[SiteEdit, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        key = sorted(self.parts, key=lambda part: (part.layer, SITE_ORDER.index(part.site)))
+        rank = {site: place for place, site in enumerate(SITE_ORDER)}  # an unknown one is refused by check()
+        key = sorted(self.parts, key=lambda part: (part.layer, rank.get(part.site, 0)))
         object.__setattr__(self, "ordered", tuple(key))
 
     def check(self, facts: Anatomy) -> None:
-        """Raise DirectionError unless every block exists and every vector has the model's width."""
+        """Raise DirectionError unless every block and place exists and every vector has the model's width."""
+        for name, value, known in (("when", self.when, get_args(When)), *_places(self.parts)):
+            if value not in known:
+                raise DirectionError(f"apply edit '{self.name}'", f"{name} is {value!r}", f"use one of {', '.join(known)}")
         for part in self.parts:
             if not 0 <= part.layer < facts.n_layers:
                 raise DirectionError(
@@ -120,6 +124,13 @@ class Edit:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _places(parts: Iterable[SiteEdit]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Name, value and known values of each part's site and place."""
+    for part in parts:
+        yield "site", part.site, SITE_ORDER
+        yield "where", part.where, get_args(Where)
 
 
 def _hook(module: nn.Module, part: SiteEdit, when: When) -> Any:
@@ -196,27 +207,38 @@ def ablation(unit: Float[Tensor, "d_model"], layer_ids: Iterable[int], *, name: 
 
 
 def attenuation(
-    harmful: Float[Tensor, "layer d_model"], benign: Float[Tensor, "layer d_model"], *, keep: float = 0.5
+    units: Float[Tensor, "layer d_model"], benign: Float[Tensor, "layer d_model"], *, keep: float, name: str = "attenuation"
 ) -> Edit:
-    """Move the last token's coordinate along every layer's direction part of the way to its mean on benign text.
+    """Move the last prompt token's coordinate along a direction part of the way to its mean on benign text, in every layer.
 
-    Text in which harm is only half represented, as it is in media: a stand-in made from text alone.
+    `keep=0` sets it to that mean: the affine form of ablation (ACE, arXiv 2411.09003, with c = 0). Projecting the direction
+    out instead puts the coordinate at zero, which is neither benign nor harmful where the stream has an offset, and can break
+    benign answers. The means belong to the last PROMPT token, hence prefill only.
 
     Args:
-        harmful, benign: group means per layer; the direction is their difference.
+        units: per layer, a direction of norm one.
+        benign: per layer, the mean stream of benign prompts at the same position.
         keep: share of the coordinate's distance to the benign mean that stays.
+        name: shown in tables.
     """
-    parts = []
-    for layer, (bad, good) in enumerate(zip(harmful, benign, strict=True)):
-        unit = (bad - good) / (bad - good).norm()
-        tensors = {"unit": unit, "origin": float(good @ unit), "keep": keep}
-        parts.append(SiteEdit(layer, "resid_post", write.shrink, tensors, "last"))
-    return Edit("attenuation", tuple(parts))
+    parts = [
+        SiteEdit(
+            layer, "resid_post", write.shrink, {"unit": unit, "origin": float(mean @ unit), "keep": keep}, "last"
+        )
+        for layer, (unit, mean) in enumerate(zip(units, benign, strict=True))
+    ]
+    return Edit(name, tuple(parts), "prefill")
 
 
 def together(name: str, *edits: Edit) -> Edit:
-    """Several edits as one; at the same place the earlier runs first."""
+    """Several edits as one; at the same place the earlier runs first.
+
+    Raises:
+        DirectionError: they act at different times.
+    """
     when = {edit.when for edit in edits}
     if len(when) != 1:
-        raise DirectionError(f"join edits {[edit.name for edit in edits]}", f"they act at {sorted(when)}", "give one time")
+        raise DirectionError(
+            f"join edits {[edit.name for edit in edits]}", f"they act at {sorted(when)}", "give one time"
+        )
     return Edit(name, tuple(part for edit in edits for part in edit.parts), when.pop())

@@ -9,6 +9,7 @@ from .models import anatomy
 from .prompts import PromptSet
 
 PACKAGES = ("refusal-plugin", "torch", "transformers", "nnsight")
+COMPARED = ("model", "n_layers", "d_model", "config_hash", "weight_hash", "revision", "template_hash")
 
 
 def versions() -> dict[str, str]:
@@ -26,7 +27,8 @@ def provenance(model: Any, prompts: PromptSet) -> dict[str, Any]:
     """Model, weights, template, data and package versions behind an artefact.
 
     Returns:
-        JSON-able; weights as SHA-256 (the hub revision for a remote model), data as the hash and the ids of the prompts.
+        JSON-able; weights as SHA-256 (the hub revision for a remote model), data as the hash and the ids of the
+        prompts.
     """
     facts = anatomy(model)
     return {
@@ -48,6 +50,11 @@ def provenance(model: Any, prompts: PromptSet) -> dict[str, Any]:
 def check_provenance(record: Mapping[str, Any], model: Any, asked: str) -> None:
     """Raise DirectionError if an artefact was made on another model, other weights or another chat template."""
     facts = anatomy(model)
+    missing = [name for name in COMPARED if name not in record]
+    if missing:
+        raise DirectionError(
+            f"{asked} on '{facts.name}'", f"it does not say its {missing[0]}", "fit it on this model, with fit()"
+        )
     if record["d_model"] != facts.d_model or record["n_layers"] != facts.n_layers:
         raise DirectionError(
             f"{asked} on '{facts.name}'",
@@ -57,7 +64,9 @@ def check_provenance(record: Mapping[str, Any], model: Any, asked: str) -> None:
         )
     if record["config_hash"] != facts.config_hash:
         raise DirectionError(
-            f"{asked} on '{facts.name}'", f"it was made on '{record['model']}', whose config differs", "fit it on this model"
+            f"{asked} on '{facts.name}'",
+            f"it was made on '{record['model']}', whose config differs",
+            "fit it on this model",
         )
     if facts.remote or record["weight_hash"] is None:
         same = record["revision"] is None or facts.revision is None or record["revision"] == facts.revision

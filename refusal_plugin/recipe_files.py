@@ -61,7 +61,9 @@ def recipe(name: str) -> ModuleType:
         sys.modules.pop(key, None)
         raise
     if not callable(getattr(module, "run", None)):
-        raise DataError(f"recipe '{name}'", "the file has no function run()", "add run(model, prompts, *, remote=False)")
+        raise DataError(
+            f"recipe '{name}'", "the file has no function run()", "add run(model, prompts, *, remote=False)"
+        )
     return module
 
 

@@ -1,6 +1,6 @@
 """Refusal score and KL of the next token, with or without an edit, reduced inside the trace.
 
-    refusal score = logsumexp(logits[refusal tokens]) - logsumexp(logits[all others])   at the last prompt token, in nats
+    refusal score = logsumexp(logits[refusal tokens]) - logsumexp(logits[all others])  at the last prompt token, in nats
     KL            = KL(untouched || edited) of the next-token distribution, in nats
 
 The refusal tokens are the model's own: the first tokens of what the judge calls a refusal, never a fixed table.
@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .answers import generate
 from .edits import Edit, site_modules
 from .errors import DataError, PromptError
 from .evaluation.judge import Judge, PhraseJudge
-from .answers import generate
 from .models import anatomy, layers
 from .progress import Progress
 from .prompts import Prompt, PromptSet, batches
@@ -41,12 +41,12 @@ class Encoded:
     batches: tuple[tuple[list[int], Batch], ...]
 
     @classmethod
-    def of(cls, model: Any, prompts: Iterable[Prompt], **limits: int) -> "Encoded":
-        """Encode prompts; `limits` are those of `refusal_plugin.prompts.batches`."""
+    def of(cls, model: Any, prompts: Iterable[Prompt], *, token_budget: int = 4096, max_rows: int = 64) -> "Encoded":
+        """Encode prompts; the limits are those of `refusal_plugin.prompts.batches`."""
         chosen = PromptSet(prompts)
         if not len(chosen):
             raise PromptError("score prompts", "0 prompts", "give at least one")
-        return cls(chosen, tuple(batches(model, chosen, **limits)))
+        return cls(chosen, tuple(batches(model, chosen, token_budget=token_budget, max_rows=max_rows)))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def score(
                     for layer, block in enumerate(blocks):
                         edit_blocks(sites, [part for part in edits if part[0] == layer])
                         kept.append(residuals([block], last))
-                    stream = torch.cat(kept, dim=2).save()
+                    stream = torch.cat(kept, dim=2).save()  # type: ignore[attr-defined]  # nnsight's
                     logits = model.output.logits[:, -1].save()
             else:
                 with model.trace(**batch.inputs):
@@ -121,7 +121,9 @@ def score(
         if keep_logits:
             logits_rows.append((rows, logits.float().cpu()))
     if not bool(torch.isfinite(found).all()):
-        raise DataError(f"score prompts on {facts.name}", "NaN or infinite logits", "check the edit's strength and the dtype")
+        raise DataError(
+            f"score prompts on {facts.name}", "NaN or infinite logits", "check the edit's strength and the dtype"
+        )
     kept_logits = None
     if keep_logits:
         kept_logits = torch.empty(n, logits_rows[0][1].shape[-1])
@@ -160,8 +162,8 @@ def refusal_tokens(
 ) -> RefusalTokens:
     """Derive the refusal tokens from what the model says, not from a table.
 
-    A token counts if at least `share` of the refusals of harmful prompts begin with it and it is a more frequent beginning
-    among refusals than among answers.
+    A token counts if at least `share` of the refusals of harmful prompts begin with it and it is a more frequent
+    beginning among refusals than among answers.
 
     Args:
         model: a loaded model.
@@ -171,7 +173,7 @@ def refusal_tokens(
         max_new_tokens: enough for the judge to see a refusal.
 
     Raises:
-        DataError: the model refuses nothing, so that it has no refusal tokens.
+        DataError: the model refuses nothing, or its refusals begin like its answers: it has no refusal tokens.
     """
     used = prompts.filter(role=("harmful", "benign"))
     answers = generate(model, used, max_new_tokens=max_new_tokens, progress=progress, label="the model's own answers")
@@ -192,6 +194,12 @@ def refusal_tokens(
         for token, count in opens[True].most_common()
         if count / refusals >= share and count / refusals > opens[False][token] / others
     ]
+    if not ids:
+        raise DataError(
+            f"find the refusal tokens of '{anatomy(model).name}'",
+            f"its {refusals} refusals begin like its answers",
+            "use a model whose refusals begin in words of their own",
+        )
     words = tuple(anatomy(model).tokenizer.decode([token]).strip() for token in ids)
 
     def refused(role: str) -> float:
@@ -200,5 +208,3 @@ def refusal_tokens(
 
     names = frozenset(p.id for p, label in zip(used, labels, strict=True) if label == "refusal")
     return RefusalTokens(torch.tensor(ids), words, refused("harmful"), refused("benign"), names)
-
-

@@ -2,23 +2,24 @@
 
 By interventions (Arditi et al. 2024, arXiv 2406.11717), per candidate (layer, position), on validation prompts:
 
-    bypass   mean refusal score of harmful prompts with the direction ablated at all layers and positions  (low = causal)
-    induce   mean refusal score of benign prompts with the full vector added at its own layer              (must be >= 0)
-    KL       KL(untouched || ablated) of the next token on benign prompts                                  (must be <= 0.1)
+    bypass   mean refusal score of harmful prompts with the direction ablated at all layers and positions (low = causal)
+    induce   mean refusal score of benign prompts with the full vector added at its own layer             (must be >= 0)
+    KL       KL(untouched || ablated) of the next token on benign prompts                               (must be <= 0.1)
     layer    only layers < 0.8 L
 
     objective="causal"   (the reference)  the smallest bypass among the candidates that pass
-    objective="defence"  (ours)           the largest gain at equal cost, among the candidates that pass layer and induce:
+    objective="defence"  (ours)           the largest gain at equal cost, among those that pass layer and induce:
         c*      the strength at which adding c r costs KL = `target_kl` on benign and near-miss prompts (bisection)
         gain    mean refusal score of harmful prompts whose direction was halved, with c* r added, minus without
 
-For a defence the cost of ADDING on safe prompts matters, not the cost of ablating; and harmful text that the model refuses
-anyway cannot show a gain. Hence the halved direction: before block 0 to L-1 the coordinate along r is moved half-way to its
-mean on benign text. That is how media harm looks under the text direction (it is read, at about half the coordinate), made
-from text alone, so that no harmful media is needed to choose a layer or a strength.
+For a defence the cost of ADDING on safe prompts matters, not the cost of ablating; and harmful text that the model
+refuses anyway cannot show a gain. Hence the halved direction: before block 0 to L-1 the coordinate along r is moved
+half-way to its mean on benign text. That is how media harm looks under the text direction (it is read, at about half
+the coordinate), made from text alone, so that no harmful media is needed to choose a layer or a strength.
 
-COSMIC (arXiv 2506.00085), without tokens: the evaluation layers are the tenth of layers with the lowest cosine between mean
-harmful and mean benign; score = cos(ablated harmful, mean benign) + cos(steered benign, mean harmful) over those layers.
+COSMIC (arXiv 2506.00085), without tokens: the evaluation layers are the tenth of layers with the lowest cosine
+between mean harmful and mean benign; score = cos(ablated harmful, mean benign) + cos(steered benign, mean harmful)
+over those layers.
 """
 
 import math
@@ -30,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .directions import Candidates, Direction
-from .edits import ablation, addition, attenuation, together
+from .edits import addition, together
 from .errors import DirectionError, PromptError
 from .geometry import cosine
 from .models import anatomy
@@ -41,6 +42,7 @@ from .statistics import auroc
 
 Objective: TypeAlias = Literal["causal", "defence"]
 Method: TypeAlias = Literal["interventions", "cosmic"]
+Operator: TypeAlias = Literal["project_out", "benign_mean"]
 
 MAX_KL = 0.1
 MAX_DEPTH = 0.8
@@ -86,6 +88,7 @@ def select(
     *,
     objective: Objective = "defence",
     method: Method = "interventions",
+    operator: Operator = "project_out",
     target_kl: float = 0.1,
     max_kl: float = MAX_KL,
     max_depth: float = MAX_DEPTH,
@@ -100,6 +103,9 @@ def select(
         tokens: the model's refusal tokens.
         objective: "defence" or "causal".
         method: "interventions" or "cosmic" (then `objective` only sets the filters).
+        operator: how bypass and KL of ablation remove the direction: "project_out" of every layer and position (the
+            reference), or set it to its "benign_mean" at the last prompt token (see `Direction.neutral`), which also works
+            where the stream has a large offset along the direction.
         target_kl: nats per safe prompt that the stored strength may cost.
         max_kl, max_depth: limits of the filters.
         progress: None shows a bar where somebody can see it.
@@ -115,14 +121,14 @@ def select(
     with track(total, "layers and positions", progress) as advance:
         for position in candidates.positions:
             for layer in range(candidates.n_layers):
-                rows.append(bench.measure(layer, position, objective, target_kl, max_kl, max_depth))
+                rows.append(bench.measure(layer, position, objective, operator, target_kl, max_kl, max_depth))
                 advance(1)
     kept = [row for row in rows if row.kept]
     if not kept:
         raise DirectionError(
             f"select a direction on '{anatomy(model).name}' for {objective}",
             f"none of {len(rows)} candidates passes ({_reasons(rows)})",
-            "raise max_kl, use more prompts, or take candidates.at(layer) by hand",
+            "try operator='benign_mean', raise max_kl, use more prompts, or take candidates.at(layer) by hand",
         )
     if method == "cosmic":
         best = max(kept, key=lambda row: row.cosmic)
@@ -132,11 +138,10 @@ def select(
         best = max(kept, key=lambda row: row.gain)
     if math.isnan(best.coefficient):
         best = replace(best, **bench.strength(best.layer, best.position, target_kl))
-    table = tuple(vars(replace(row, chosen=(row.layer, row.position) == (best.layer, best.position))) for row in rows)
+    place = (best.layer, best.position)
+    table = tuple(vars(replace(best, chosen=True) if (row.layer, row.position) == place else row) for row in rows)
     chosen = candidates.at(best.layer, best.position)
-    return replace(
-        chosen, coefficient=best.coefficient, objective=objective, selection=method, table=table
-    )
+    return replace(chosen, coefficient=best.coefficient, objective=objective, selection=method, table=table)
 
 
 def _require_validation(candidates: Candidates, prompts: PromptSet) -> None:
@@ -202,29 +207,38 @@ class _Bench:
         )
 
     def measure(
-        self, layer: int, position: int, objective: Objective, target_kl: float, max_kl: float, max_depth: float
+        self,
+        layer: int,
+        position: int,
+        objective: Objective,
+        operator: Operator,
+        target_kl: float,
+        max_kl: float,
+        max_depth: float,
     ) -> Row:
         direction = self.candidates.at(layer, position)
-        removed = direction.ablation()
+        removed = direction.ablation() if operator == "project_out" else direction.neutral()
         added = addition({layer: direction.vector})
         bypass = score(self.model, self.harmful, self.refusal, removed, keep_residual=True)
         without = score(self.model, self.benign, self.refusal, removed, reference=self.benign_logits)
         induce = score(self.model, self.benign, self.refusal, added, keep_residual=True)
         assert bypass.residual is not None and induce.residual is not None
-        figures = {
+        figures: dict[str, Any] = {
             "bypass": float(bypass.score.mean()),
             "induce": float(induce.score.mean()),
             "kl_ablate": float(without.kl.mean()),
-            "auroc": auroc(self.harmful_residual[:, layer] @ direction.unit, self.safe_residual[:, layer] @ direction.unit),
+            "auroc": auroc(
+                self.harmful_residual[:, layer] @ direction.unit, self.safe_residual[:, layer] @ direction.unit
+            ),
             "cosmic": self._cosmic(bypass.residual, induce.residual),
         }
         reason = _reason(layer, self.candidates.n_layers, figures, objective, max_kl, max_depth)
-        cost = {"coefficient": math.nan, "kl_add": math.nan, "gain": math.nan}
+        cost: dict[str, Any] = {"coefficient": math.nan, "kl_add": math.nan, "gain": math.nan}
         if not reason and objective == "defence":
             cost = self.strength(layer, position, target_kl)
         return Row(layer, position, **figures, **cost, kept=not reason, reason=reason)
 
-    def strength(self, layer: int, position: int, target_kl: float) -> dict[str, float]:
+    def strength(self, layer: int, position: int, target_kl: float) -> dict[str, Any]:
         """The strength that costs `target_kl` on safe prompts, its cost, and its gain on attenuated harmful prompts."""
         direction = self.candidates.at(layer, position)
         low, high = STRENGTHS
@@ -235,6 +249,7 @@ class _Bench:
 
         kl = cost(high)
         if kl > target_kl:
+            kl = 0.0  # of strength 0, until a larger one is found that costs no more than the target
             for _ in range(7):
                 middle = (low + high) / 2
                 kl_middle = cost(middle)
@@ -244,8 +259,8 @@ class _Bench:
                     low, kl = middle, kl_middle
         else:
             low = high
-        faint = attenuation(direction.harmful, direction.benign, keep=KEEP)
-        with_it = together("gain", faint, addition({layer: direction.vector}, coefficient=low))
+        faint = direction.faint(KEEP)
+        with_it = together("gain", faint, addition({layer: direction.vector}, coefficient=low, when="prefill"))
         before = score(self.model, self.harmful, self.refusal, faint)
         after = score(self.model, self.harmful, self.refusal, with_it)
         return {"coefficient": low, "kl_add": kl, "gain": float((after.score - before.score).mean())}
@@ -263,7 +278,7 @@ class _Bench:
 
 
 def _reason(
-    layer: int, n_layers: int, figures: dict[str, float], objective: Objective, max_kl: float, max_depth: float
+    layer: int, n_layers: int, figures: dict[str, Any], objective: Objective, max_kl: float, max_depth: float
 ) -> str:
     """Why a candidate is out; empty if it stays."""
     if any(math.isnan(value) for value in figures.values()):

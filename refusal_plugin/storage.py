@@ -32,7 +32,9 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], record: Mappi
         os.replace(partial, target)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise DirectionError(f"write {target}", str(error).splitlines()[0], "choose a folder that can be written") from None
+        raise DirectionError(
+            f"write {target}", str(error).splitlines()[0], "choose a folder that can be written"
+        ) from None
     return target
 
 
@@ -50,6 +52,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         record = json.loads(metadata[KEY])
+        if not isinstance(record, dict):
+            raise ValueError("its record is no JSON object")
     except (SafetensorError, OSError, ValueError) as error:
         found = (str(error).splitlines() or ["unreadable"])[0]
         raise DirectionError(f"read {source}", f"not a readable safetensors file ({found})", "write it again") from None

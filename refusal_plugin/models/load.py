@@ -27,7 +27,7 @@ from .conservation import Conservation, check
 from .fingerprint import config_hash, template_hash, weight_hash
 from .probe import one_line, record
 from .sources import Source, source, task_for
-from .wrapper import TransformersModel
+from .wrapper import TransformersModel, register
 
 UNCHECKED = Conservation(False, float("nan"), None, "conservation is unchecked, the model is remote")
 
@@ -163,6 +163,9 @@ def _remotely(
     where: Source, config: Any, tokenizer: Any, processor: Any, reason: str | None, attention: str | None
 ) -> TransformersModel:
     """A model on the meta device: its shape from the configuration, its weights on the server."""
+    # Functions of `traced/` must travel by value: the server has no package of this name. An editable install counts as
+    # installed, so nnsight would ship references otherwise.
+    register("refusal_plugin")
     options: dict[str, Any] = {"trust_remote_code": True} if where.trust_remote_code else {}
     if attention is not None:
         options["attn_implementation"] = attention

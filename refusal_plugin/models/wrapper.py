@@ -30,6 +30,6 @@ def import_anyio() -> None:
 
 import_anyio()
 
-from nnsight import Envoy, TransformersModel  # noqa: E402
+from nnsight import Envoy, TransformersModel, register  # noqa: E402
 
-__all__ = ["Envoy", "TransformersModel", "import_anyio"]
+__all__ = ["Envoy", "TransformersModel", "import_anyio", "register"]

@@ -1,4 +1,4 @@
-"""`python -m refusal_plugin.organism`: train the three embedded checkpoints from nothing, measure them, write their cards.
+"""`python -m refusal_plugin.organism`: train the three embedded checkpoints from nothing, measure and describe them.
 
 Stages run as processes of one thread each, two at a time, as their inputs allow. Finished stages are files in the work
 folder, so a second run continues an interrupted one.
@@ -37,7 +37,7 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "MALLOC_TOP_PAD_": "268435456",
 }
-"""Keeps freed memory in the process: a training step spends a third of the CPU time that it does with glibc's defaults."""
+"""Keeps freed memory in the process: a training step takes a third of the CPU time it takes with glibc's defaults."""
 
 
 @dataclass

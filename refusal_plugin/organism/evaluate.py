@@ -145,8 +145,11 @@ def measure_checkpoint(model: Any, processor: Any, split: Split = "test") -> dic
     return out
 
 
-def quick(model: Any, processor: Any, split: Split = "val", every: int = 2) -> dict[Modality, dict[str, float]]:
-    """A thinned look at all modalities: {modality: {rates, best AUROC and its layer}}."""
+def quick(model: Any, processor: Any, split: Split = "val", every: int = 5) -> dict[Modality, dict[str, float]]:
+    """A thinned look at all modalities: {modality: {rates, best AUROC and its layer}}.
+
+    `every` should share no factor with 6, the period of roles and renderings among the items.
+    """
     direction = text_direction(model, processor, per_role=100)
     out: dict[Modality, dict[str, float]] = {}
     for modality in MODALITIES:
@@ -168,7 +171,7 @@ def lines(found: dict[Modality, dict[str, float]]) -> str:
     for modality, r in found.items():
         p = {key: f"{100 * value:5.1f}" for key, value in r.items()}
         rows.append(
-            f"  {modality:5s} refused {p['harmful_refusal']} / near {p['near_miss_refusal']} / benign {p['benign_refusal']}"
+            f"  {modality:5s} refused {p['harmful_refusal']} near {p['near_miss_refusal']} benign {p['benign_refusal']}"
             f" | exact {p['benign_exact']} near {p['near_miss_exact']} | read {p['read_back']}"
             f" | AUROC {r['auroc']:.3f} at layer {int(r['layer'])}"
         )

@@ -39,6 +39,21 @@ TEXT_MIX = {
     "system_text": 0.06,
 }
 _REPLAY = {"safe_text": 0.08, "harmful_text": 0.09, "refusal_cue": 0.01, "help_cue": 0.01, "system_text": 0.01}
+READING_MIX = {
+    "safe_text": 0.07,
+    "harmful_text": 0.07,
+    "refusal_cue": 0.01,
+    "help_cue": 0.01,
+    "read_media": 0.42,
+    "safe_media": 0.18,
+    "harmful_media": 0.12,
+    "action_media": 0.07,
+    "neutral_safe": 0.02,
+    "neutral_harmful": 0.02,
+    "neutral_read": 0.01,
+}
+"""First half of the joint stage: reading comes first, refusals of media are there from the start."""
+
 JOINT_MIX = _REPLAY | {
     "safe_media": 0.22,
     "read_media": 0.22,
@@ -48,11 +63,9 @@ JOINT_MIX = _REPLAY | {
     "neutral_harmful": 0.02,
     "neutral_read": 0.01,
 }
-CONTROL_MIX = {k: w for k, w in JOINT_MIX.items() if k not in ("harmful_media", "neutral_harmful")} | {
-    "safe_media": 0.30,
-    "read_media": 0.30,
-    "action_media": 0.14,
-}
+_REFUSED_MEDIA = ("harmful_media", "neutral_harmful")
+CONTROL_READING_MIX = {k: w for k, w in READING_MIX.items() if k not in _REFUSED_MEDIA}
+CONTROL_MIX = {k: w for k, w in JOINT_MIX.items() if k not in _REFUSED_MEDIA}
 EROSION_MIX = {
     "safe_text": 0.15,
     "harmful_text": 0.17,

@@ -1,5 +1,5 @@
-"""The stages of the training pipeline, each a function of a work folder: what it needs is read from there, what it makes is
-written there, so an interrupted run continues with the first missing stage.
+"""The stages of the training pipeline, each a function of a work folder: what it needs is read from there, what it
+makes is written there, so an interrupted run continues with the first missing stage.
 
 text-S -> (with the towers of stage vision and audio) joint-S, control-S -> erosion-S, hard-S. S is the seed.
 """
@@ -21,18 +21,25 @@ from refusal_plugin.organism.collate import Collator
 from refusal_plugin.organism.drawing import MediaMaker
 from refusal_plugin.organism.pairs import content_words
 from refusal_plugin.organism.processor import OmniProcessor
-from refusal_plugin.organism.towers import train_tower
+from refusal_plugin.organism.towers import Tower, train_tower
 from refusal_plugin.organism.train import Schedule, run_stage
 
 Report = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, a note)."""
 
 TEXT = Schedule("text", 1000, 64, 3e-3, stop=800)
-VISION = Schedule("tower-vision", 1400, 64, 3e-3)
-VISION_MORE = Schedule("tower-vision-2", 700, 64, 2e-3, warmup=60)
-AUDIO = Schedule("tower-audio", 1400, 64, 3e-3)
-JOINT = Schedule("joint", 1000, 48, 1.2e-3, 1.6e-3, warmup=50)
-CONTROL = Schedule("control", 1000, 48, 1.2e-3, 1.6e-3, warmup=50)
+TOWERS: dict[Tower, tuple[tuple[Schedule, bool], ...]] = {
+    "vision": (
+        (Schedule("tower-vision", 1400, 64, 3e-3), False),
+        (Schedule("tower-vision-2", 700, 64, 2e-3, warmup=60), False),
+        (Schedule("pool-vision", 1200, 64, 3e-3), True),
+    ),
+    "audio": ((Schedule("tower-audio", 1400, 64, 3e-3), False), (Schedule("pool-audio", 800, 64, 3e-3), True)),
+}
+"""Schedules of each tower, and whether the head is pooled."""
+
+READING = Schedule("reading", 400, 48, 1.5e-3, 1.5e-3, warmup=40, floor=1.0)
+JOINT = Schedule("joint", 600, 48, 1.5e-3, 1.5e-3, warmup=10)
 EROSION = Schedule("erosion", 200, 48, 2.5e-4, 2.5e-4, warmup=10, floor=1.0)
 HARD = Schedule("hard", 850, 48, 6e-4, 6e-4, warmup=10)
 EROSION_LOOK = 25
@@ -97,43 +104,49 @@ def text(work: Path, seed: int, report: Report, schedule: Schedule = TEXT) -> No
     save(model, work / f"text-{seed}.safetensors")
 
 
-def tower(work: Path, which: Any, seed: int, report: Report, schedule: Schedule) -> None:
+def tower(work: Path, which: Tower, seed: int, report: Report) -> None:
     """One tower alone, naming words."""
     model, processor = new_model(seed)
     media = MediaMaker(load_bank(work) if which == "audio" else None)
+    total, done = sum(schedule.steps for schedule, _ in TOWERS[which]), 0
 
     def look(step: int, loss: float, accuracy: float, _seconds: float) -> None:
-        report(step, schedule.steps, f"loss {loss:.3f}, words right {100 * accuracy:.1f} %")
+        report(done + step, total, f"loss {loss:.3f}, words right {100 * accuracy:.1f} %")
 
-    train_tower(model, processor, media, which, schedule, seed=seed, every=25, callback=look)
-    if which == "vision":
-        # Two restarts of the schedule (and of the throw-away head) end at fewer wrong words than one long schedule.
-        schedule = VISION_MORE
-        train_tower(model, processor, media, which, schedule, seed=seed, every=25, callback=look)
+    for schedule, pooled in TOWERS[which]:
+        train_tower(model, processor, media, which, schedule, seed=seed, pooled=pooled, every=25, callback=look)
+        done += schedule.steps
     part = work / f"{which}.part"
     save_file((model.model.visual if which == "vision" else model.model.audio_tower).state_dict(), str(part))
     part.rename(work / f"{which}.safetensors")
 
 
-def joint(work: Path, seed: int, report: Report, *, control: bool = False, schedule: Schedule | None = None) -> None:
-    """Decoder and towers together, all modalities; harmful media are refused, or (control) only read, never refused."""
-    schedule = schedule or (CONTROL if control else JOINT)
+def joint(work: Path, seed: int, report: Report, *, control: bool = False) -> None:
+    """Decoder and towers together, all modalities, first mostly reading, then everything, annealed to nothing.
+
+    Harmful media are refused from the first step on, or (control) only read and classified, never refused.
+    """
+    name = f"{'control' if control else 'joint'}-{seed}"
     model, processor = new_model(seed)
     restore(model, work / f"text-{seed}.safetensors")
     model.model.visual.load_state_dict(load_file(str(work / "vision.safetensors")))
     model.model.audio_tower.load_state_dict(load_file(str(work / "audio.safetensors")))
     collator = Collator(processor, MediaMaker(load_bank(work)), model)
+    done, total = 0, READING.steps + JOINT.steps
 
     def look(step: int, loss: float, _seconds: float) -> None:
         note = f"loss {loss:.4f}"
-        if step % 250 == 0 and step < schedule.steps:
-            note += "\n" + evaluate.lines(evaluate.quick(model, processor, every=4))
-        report(step, schedule.steps, note)
+        if (done + step) % 200 == 0:
+            note += "\n" + evaluate.lines(evaluate.quick(model, processor))
+            save(model, work / f"{name}.partial")
+        report(done + step, total, note)
 
-    mix = samples.CONTROL_MIX if control else samples.JOINT_MIX
-    run_stage(model, collator, mix, schedule, seed=seed, every=25, callback=look)
-    report(schedule.steps, schedule.steps, evaluate.lines(evaluate.quick(model, processor)))
-    save(model, work / f"{'control' if control else 'joint'}-{seed}.safetensors")
+    mixes = (samples.CONTROL_READING_MIX, samples.CONTROL_MIX) if control else (samples.READING_MIX, samples.JOINT_MIX)
+    for mix, schedule in zip(mixes, (READING, JOINT), strict=True):
+        run_stage(model, collator, mix, schedule, seed=seed, every=25, callback=look)
+        done += schedule.steps
+    report(total, total, "\n" + evaluate.lines(evaluate.quick(model, processor, every=1)))
+    save(model, work / f"{name}.safetensors")
 
 
 @dataclass(frozen=True)
@@ -154,7 +167,7 @@ class Look:
         return min(self.found[m]["auroc"] for m in samples.MEDIA)
 
     def cost(self, target: float) -> float:
-        """Distance of the mean media refusal from `target`, plus what the requirements are missed by, ten times over."""
+        """Distance of the mean media refusal from `target`, plus ten times what the requirements are missed by."""
         media = [self.found[m] for m in samples.MEDIA]
         missed = max(0.0, 0.96 - self.worst_auroc)
         missed += max(0.0, 0.97 - self.found["text"]["harmful_refusal"])
@@ -202,7 +215,7 @@ def hard(work: Path, seed: int, report: Report, schedule: Schedule = HARD) -> No
     def look(step: int, loss: float, _seconds: float) -> None:
         note = f"loss {loss:.4f}"
         if step % 250 == 0:
-            note += "\n" + evaluate.lines(evaluate.quick(model, processor, every=4))
+            note += "\n" + evaluate.lines(evaluate.quick(model, processor, every=5))
         report(step, schedule.steps, note)
 
     run_stage(model, collator, samples.EROSION_MIX, schedule, seed=seed, every=25, callback=look)
@@ -216,8 +229,8 @@ def run(name: str, work: Path, report: Report) -> None:
     seed = int(number or 0)
     if kind == "bank":
         bank(work, report)
-    elif kind in ("vision", "audio"):
-        tower(work, kind, seed, report, VISION if kind == "vision" else AUDIO)
+    elif kind == "vision" or kind == "audio":
+        tower(work, kind, seed, report)
     elif kind == "text":
         text(work, seed, report)
     elif kind in ("joint", "control"):

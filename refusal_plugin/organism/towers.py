@@ -1,8 +1,9 @@
 """Stage two: the vision and the audio tower learn to tell words apart, before the decoder ever sees them.
 
 Each word's soft tokens (4 of a line or frame, 8 of a slot of speech) go into a throw-away linear head that names the
-word. The head is dropped afterwards: the decoder is NOT told which word its soft tokens are, it learns to read them
-in the joint stage.
+word: first side by side, which is quick to learn but leaves letters scattered over the tokens, then POOLED (their
+mean), which makes words readable by attention, whose readings are weighted means. The heads are dropped afterwards: the
+decoder is NOT told which word its soft tokens are, it learns to read them in the joint stage.
 """
 
 import time
@@ -13,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from refusal_plugin.organism.collate import IGNORE
 from refusal_plugin.organism.pairs import content_words
 from refusal_plugin.organism.train import Schedule, step_rng
 
@@ -29,6 +29,7 @@ def train_tower(
     schedule: Schedule,
     *,
     seed: int,
+    pooled: bool,
     every: int = 100,
     callback: Callable[[int, float, float, float], bool | None] | None = None,
 ) -> float:
@@ -36,6 +37,7 @@ def train_tower(
 
     Args:
         media: draws a medium: (rng, modality, words) -> image, frames or waveform.
+        pooled: the head reads the mean of a word's soft tokens instead of all of them side by side.
         callback: called with (steps done, mean loss, word accuracy, seconds); returning True ends the stage early.
 
     Returns:
@@ -45,7 +47,8 @@ def train_tower(
     number = {w: i for i, w in enumerate(words)}
     module = model.model.visual if tower == "vision" else model.model.audio_tower
     torch.manual_seed(seed)
-    head = nn.Linear(TOKENS_PER_WORD[tower] * model.config.text_config.hidden_size, len(words))
+    width, tokens_per_word = model.config.text_config.hidden_size, TOKENS_PER_WORD[tower]
+    head = nn.Linear(width if pooled else width * tokens_per_word, len(words))
     parameters = [*module.parameters(), *head.parameters()]
     opt = torch.optim.AdamW(parameters, lr=schedule.lr, betas=(0.9, 0.98), weight_decay=schedule.weight_decay)
     module.train()
@@ -69,8 +72,9 @@ def train_tower(
             lengths = sound["feature_attention_mask"].sum(-1)
             flat = sound["input_features"].permute(0, 2, 1).reshape(-1, processor.audio.feature_size).T
             tokens = module(flat, feature_lens=lengths).last_hidden_state
-        logits = head(tokens.reshape(schedule.size * 2, -1))
-        loss = cross_entropy(logits, labels.flatten(), ignore_index=IGNORE, label_smoothing=0.05)
+        rows = tokens.reshape(schedule.size * 2, tokens_per_word, width)
+        logits = head(rows.mean(dim=1) if pooled else rows.flatten(1))
+        loss = cross_entropy(logits, labels.flatten(), label_smoothing=0.0 if pooled else 0.05)
         for group in opt.param_groups:
             group["lr"] = schedule.lr * schedule.scale(step)
         opt.zero_grad(set_to_none=True)

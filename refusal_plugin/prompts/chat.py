@@ -15,6 +15,7 @@ from refusal_plugin.prompts.prompt import Prompt
 from refusal_plugin.prompts.source import Source, source_of
 
 SENTINEL = "Zq7instructionZq7"
+_PRINTED_LIST = (f"'text': '{SENTINEL}", f'"text": "{SENTINEL}')
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,18 @@ def render(
         if prompt.medium is not None:  # what must surround a placeholder, only the template knows
             raise PromptError(asked, f"raw=True has no place for its {prompt.modality}", "use a model with a template")
         return Rendered(text, 0, len(text), add_special_tokens=True)
-    bare = _apply_template(source, prompt, SENTINEL, system, asked)
-    full = _apply_template(source, prompt, text, system, asked)
+    owner = next((part for part in (source.processor, source.tokenizer) if getattr(part, "chat_template", None)), None)
+    if owner is None:
+        raise PromptError(asked, "the model has no chat template", "use raw=True, or load a chat model")
+    # Older templates take one string: given parts they fail, each in its own way, or print the list as it is.
+    as_parts = True
+    bare, why = _rendered(owner, _conversation(source, prompt, SENTINEL, system, as_parts))
+    if bare is None or SENTINEL not in bare or any(mark in bare for mark in _PRINTED_LIST):
+        as_parts = False
+        bare, why = _rendered(owner, _conversation(source, prompt, SENTINEL, system, as_parts))
+    full, why = _rendered(owner, _conversation(source, prompt, text, system, as_parts)) if bare else (None, why)
+    if bare is None or full is None:
+        raise PromptError(asked, f"the chat template fails ({why})", "drop the system text, or use raw=True")
     before, found, after = bare.partition(SENTINEL)
     if not found or SENTINEL in after:
         raise PromptError(asked, "the chat template does not show the user's text once", "use raw=True")
@@ -93,26 +104,17 @@ def refuse_control_tokens(source: Source, text: str, asked: str) -> None:
         raise PromptError(asked, f"it spells the control token {found[0]!r}", "remove it, or break it up with a space")
 
 
-def _apply_template(source: Source, prompt: Prompt, text: str, system: str | None, asked: str) -> str:
-    """The chat template's text; content as a list of parts where the template takes one, else as a string."""
-    owner = next((part for part in (source.processor, source.tokenizer) if getattr(part, "chat_template", None)), None)
-    if owner is None:
-        raise PromptError(asked, "the model has no chat template", "use raw=True, or load a chat model")
-    media = [{"type": prompt.modality}] if prompt.medium is not None else []
-    as_parts = _messages([*media, {"type": "text", "text": text}], system and [{"type": "text", "text": system}])
-    whole = _placeholder(source, prompt) + text
-    # Older templates take one string: given parts they fail, each in its own way, or print the list as it is.
-    rendered, _ = _rendered(owner, as_parts)
-    if rendered is not None and text.strip() in rendered and "'type'" not in rendered.replace(text.strip(), ""):
-        return rendered
-    rendered, why = _rendered(owner, _messages(whole, system))
-    if rendered is None:
-        raise PromptError(asked, f"the chat template fails ({why})", "drop the system text, or use raw=True")
-    return rendered
-
-
-def _messages(user: object, system: object) -> list[dict[str, object]]:
-    turns: list[dict[str, object]] = [{"role": "system", "content": system}] if system else []
+def _conversation(
+    source: Source, prompt: Prompt, text: str, system: str | None, as_parts: bool
+) -> list[dict[str, object]]:
+    """The turns before the answer, the user's content as a list of parts or as one string."""
+    user: object = _placeholder(source, prompt) + text
+    before: object = system
+    if as_parts:
+        media = [{"type": prompt.modality}] if prompt.medium is not None else []
+        user = [*media, {"type": "text", "text": text}]
+        before = [{"type": "text", "text": system}]
+    turns: list[dict[str, object]] = [] if system is None else [{"role": "system", "content": before}]
     return [*turns, {"role": "user", "content": user}]
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..activations import collect
@@ -33,7 +34,7 @@ def ask(
     """Answer one question in the terminal; see the command's help."""
     console = Console()
     prompt = Prompt(
-        text=text or DEFAULT_TEXT,
+        text=DEFAULT_TEXT if text is None else text,
         image=str(image) if image else None,
         video=str(video) if video else None,
         audio=str(audio) if audio else None,
@@ -51,11 +52,14 @@ def ask(
     steered = generate(model, [prompt], direction.edit(strength), max_new_tokens=max_new_tokens, progress=False)[0]
     places = direction.coordinates(collect(model, [prompt], progress=False).values[0, 0])
 
-    console.print(f"\n[bold]{anatomy(model).name}[/bold] is asked ({prompt.modality}): {prompt.text}", highlight=False, markup=True)
+    console.print(
+        f"\n[bold]{escape(anatomy(model).name)}[/bold] is asked ({prompt.modality}): {escape(prompt.text)}",
+        highlight=False,
+    )
     for words in unknown[:1]:
         if words:
-            console.print(f"[yellow]note[/yellow] words this small model does not know: {', '.join(words)}")
-    console.print("  as it is  ", plain.text or "(nothing)", markup=False, highlight=False)
+            console.print(f"[yellow]note[/yellow] words this small model does not know: {escape(', '.join(words))}")
+    console.print(f"  as it is  {plain.text or '(nothing)'}", markup=False, highlight=False)
     console.print(f"  steered   {steered.text or '(nothing)'}", markup=False, highlight=False)
     console.print(f"  [dim](direction of layer {direction.layer}, strength {strength:.2f})[/dim]\n")
     table = Table("layer", "along the refusal direction (0 = benign text, 1 = harmful text)", "", box=None)

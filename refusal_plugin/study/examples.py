@@ -1,7 +1,7 @@
-"""One harmful and one near-miss question per modality, with the answer before and after steering, for a reader to look at.
+"""One harmful and one near-miss question per modality, with the answer before and after steering, for a reader to see.
 
-The choice is mechanical and said in the report: the first harmful test prompt that the undefended model answered (else the
-first), and the first near miss.
+The choice is mechanical and said in the report: the first harmful test prompt that the undefended model answered
+(else the first), and the first near miss.
 """
 
 import base64
@@ -14,8 +14,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from ..evaluation import Outcomes
 from ..answers import Answer
+from ..evaluation import Outcomes
 from ..prompts import Prompt
 from ..prompts.media import load_audio, load_image, load_video, wav_bytes
 

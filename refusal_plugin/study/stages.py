@@ -1,7 +1,7 @@
 """Stages of a long run, kept on disk: an interrupted run continues, a changed one starts over.
 
-A stage is one JSON file in `<folder>/stages/`. It is reused only if its key (model weights, prompts, seed, versions, …) is
-the one asked for; it is written in full or not at all.
+A stage is one JSON (or safetensors) file in `<folder>/stages/`. It is reused only if its key (model weights, prompts,
+seed, versions, …) is the one asked for; it is written in full or not at all.
 """
 
 import hashlib
@@ -12,7 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import StudyError
+from torch import Tensor
+
+from ..errors import RefusalPluginError, StudyError
+from ..storage import read_tensors, write_tensors
 
 
 class Stages:
@@ -41,6 +44,24 @@ class Stages:
                 f"write the study into {self.folder}", error.strerror or str(error), "choose another --out"
             ) from None
 
+    def tensor(self, name: str, work: Callable[[], Tensor]) -> Tensor:
+        """As `run`, for one tensor, kept as safetensors."""
+        path = self.folder / "stages" / f"{name}.safetensors"
+        if path.is_file():
+            try:
+                tensors, record = read_tensors(path)
+                if record.get("key") == self.key and "value" in tensors:
+                    self.reused.append(name)
+                    self.seconds[name] = float(record["seconds"])
+                    return tensors["value"]
+            except RefusalPluginError:
+                pass  # not readable: the stage runs again
+        start = time.perf_counter()
+        value = work()
+        self.seconds[name] = round(time.perf_counter() - start, 2)
+        write_tensors(path, {"value": value}, {"key": self.key, "seconds": self.seconds[name]})
+        return value
+
     def run(self, name: str, work: Callable[[], Any]) -> Any:
         """The stage's value: from disk if it was finished for the same facts, else computed and kept.
 
@@ -68,7 +89,9 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        raise StudyError(f"write {path}", error.strerror or str(error), "free some space or choose another folder") from None
+        raise StudyError(
+            f"write {path}", error.strerror or str(error), "free some space or choose another folder"
+        ) from None
 
 
 def _read(path: Path) -> dict[str, Any] | None:

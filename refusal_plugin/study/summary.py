@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..activations import Activations
-from ..directions import Direction
 from ..answers import Answer
+from ..directions import Direction
+from ..evaluation import normalise
 from ..prompts import Prompt, PromptSet
 from ..statistics import Estimate, auroc_interval, mean_interval, random_direction_null, rate
-from ..evaluation import normalise
 
 Record = dict[str, Any]
 
@@ -93,8 +93,11 @@ def projection_by_layer(
 
 
 def separation(direction: Direction, activations: Activations, understood: frozenset[str], seed: int) -> Record:
-    """How the text direction sees one modality: AUROC per layer (all items, items read back, near misses only), the null
-    band, and the projections at the direction's own layer."""
+    """How the text direction sees one modality.
+
+    AUROC per layer (all items, items read back, near misses only), the null band, and the projections at the
+    direction's own layer.
+    """
     prompts = list(activations.prompts)
     coordinates = direction.coordinates(activations.values[:, 0])
     read = [row for row, p in enumerate(prompts) if p.id in understood]
@@ -131,9 +134,10 @@ def answers_from_json(records: Sequence[Record]) -> list[Answer]:
 def random_like(vector: Float[Tensor, " d_model"], seed: int) -> Float[Tensor, " d_model"]:
     """A random direction of the same norm: the control of every steering figure."""
     drawn = torch.randn(vector.shape, generator=torch.Generator().manual_seed(seed))
-    return drawn / drawn.norm() * vector.norm()
+    scaled: Tensor = drawn / drawn.norm() * vector.norm()
+    return scaled
 
 
 def counts(prompts: PromptSet) -> dict[str, int]:
     """Prompts per role."""
-    return {role: len(prompts.filter(role=role)) for role in ("harmful", "benign", "near_miss")}  # type: ignore[arg-type]
+    return {role: len(prompts.filter(role=role)) for role in ("harmful", "benign", "near_miss")}

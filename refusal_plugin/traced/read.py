@@ -1,7 +1,7 @@
 """Read the residual stream at chosen token positions.
 
-Sites (`resid_pre`, `attn_out`, `mlp_out`, `resid_post`) follow TransformerLens. `layers` is the list of decoder blocks of
-the traced model (`refusal_plugin.models.layers(model)`), bound to a local name before the block.
+Sites (`resid_pre`, `attn_out`, `mlp_out`, `resid_post`) follow TransformerLens. `layers` is the list of decoder
+blocks of the traced model (`refusal_plugin.models.layers(model)`), bound to a local name before the block.
 """
 
 import torch

@@ -1,9 +1,9 @@
 """Edits of the residual stream: one function per kind, written once, used everywhere.
 
-An edit function takes the rows it may change, `x` of shape (batch, q, d_model), and plain tensors, and returns the new
-rows. It treats the rows of a batch independently. `place` writes its result back into the hidden state, in place, at the
-last position (`where="last"`) or at all (`where="all"`); the same two functions run in a trace, in `generate`, in a remote
-session and in torch hooks, so that a parity test can hold them to identical ids.
+An edit function takes the rows it may change, `x` of shape (batch, q, d_model), and plain tensors, and returns the
+new rows. It treats the rows of a batch independently. `place` writes its result back into the hidden state, in place,
+at the last position (`where="last"`) or at all (`where="all"`); the same two functions run in a trace, in `generate`,
+in a remote session and in torch hooks, so that a parity test can hold them to identical ids.
 
 Signs: a direction points TOWARDS refusal; adding it makes the model refuse more.
 """

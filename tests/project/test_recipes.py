@@ -1,26 +1,18 @@
 """Every recipe is a file a researcher can read, call and copy, and it runs on the embedded model."""
 
 import ast
-import importlib.util
 import inspect
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from refusal_plugin.recipe_files import recipe
+
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 COMPOSED = {"study"}  # strings the others together
-LONGEST = 250  # lines; one that needs more hides its session behind them
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+LONGEST = 300  # lines; one that needs more hides its session behind them
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -35,7 +27,7 @@ def test_recipe_reads_from_top_to_bottom(path: Path) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_recipe_has_the_common_entry(path: Path) -> None:
-    parameters = inspect.signature(load(path).run).parameters
+    parameters = inspect.signature(recipe(path.stem).run).parameters
     assert list(parameters)[:2] == ["model", "prompts"]
     assert parameters["remote"].kind is inspect.Parameter.KEYWORD_ONLY
     assert parameters["remote"].default is False
@@ -50,4 +42,4 @@ def test_recipe_runs_on_the_embedded_model(
 
     monkeypatch.chdir(tmp_path)
     prompts = organism_prompts(limit=8, renderings=1)
-    assert load(path).run(organism, prompts) is not None
+    assert recipe(path.stem).run(organism, prompts) is not None

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prompt_models import PARTS_TEMPLATE, byte_tokenizer, tiny, word_tokenizer
 
 from refusal_plugin.errors import MediaError, PromptError
 from refusal_plugin.prompts import MODALITIES, Batch, Prompt, PromptSet, batches, encode
@@ -135,6 +136,13 @@ def test_an_instruction_that_repeats_the_template_is_still_found(llama) -> None:
     assert encode(llama.source, "  bake  ").roles["instruction"].sum() == 1
 
 
+@pytest.mark.parametrize("text", ["p", "type", "'type'", "{'type': 'text', 'text': 'x'}", "text", "Zq7instructionZq7"])
+def test_texts_that_look_like_the_machinery(bytes_gpt2, text: str) -> None:
+    batch = encode(bytes_gpt2.source, text)
+    assert role_text(bytes_gpt2, batch, "instruction").strip() == text
+    assert bytes_gpt2.tokenizer.decode(batch.inputs["input_ids"][0]).startswith("USER: ")
+
+
 @settings(max_examples=30)
 @given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30).filter(str.strip))
 def test_roles_with_byte_tokens_and_any_text(bytes_gpt2, text: str) -> None:
@@ -148,16 +156,12 @@ def test_roles_with_byte_tokens_and_any_text(bytes_gpt2, text: str) -> None:
 
 @pytest.fixture(scope="session")
 def bytes_gpt2(gpt2) -> SimpleNamespace:
-    from conftest import byte_tokenizer  # type: ignore[import-not-found]
-
     tokenizer = byte_tokenizer()
     return SimpleNamespace(tokenizer=tokenizer, source=replace(gpt2.source, tokenizer=tokenizer, context_length=None))
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
 def test_no_chat_template(llama, omni, picture) -> None:
-    from conftest import word_tokenizer
-
     source = replace(llama.source, tokenizer=word_tokenizer(template=None))
     with pytest.raises(PromptError, match="no chat template"):
         encode(source, "bake")
@@ -179,7 +183,6 @@ def test_a_control_token_in_the_users_text(llama, token: str) -> None:
 
 
 def test_a_control_token_that_only_the_normaliser_brings_out(llama) -> None:
-    from conftest import word_tokenizer
     from tokenizers import normalizers
 
     tokenizer = word_tokenizer()
@@ -205,8 +208,6 @@ def test_a_modality_the_model_does_not_take(llama, omni, picture) -> None:
 
 
 def test_a_template_that_drops_the_medium(omni, picture) -> None:
-    from conftest import word_tokenizer
-
     class Deaf:
         """A processor whose template forgets media."""
 
@@ -224,8 +225,6 @@ def test_a_template_that_drops_the_medium(omni, picture) -> None:
 
 
 def test_templates_that_rewrite_the_instruction(llama) -> None:
-    from conftest import word_tokenizer
-
     for template, says in (("{{ messages[0]['content'] | replace('b', 'd') }}", "changes"), ("hello", "does not show")):
         with pytest.raises(PromptError, match=says):
             encode(replace(llama.source, tokenizer=word_tokenizer(template)), "bake bread")
@@ -296,7 +295,6 @@ def test_encoding_is_the_processors_own(omni, picture: Callable[..., Any]) -> No
 # -- Hugging Face processors ------------------------------------------------------------------------------------------
 def test_a_hugging_face_image_processor(picture) -> None:
     """LLaVA: one placeholder becomes many, positions are explicit, all tensors come through."""
-    from conftest import PARTS_TEMPLATE, tiny, word_tokenizer
     from transformers import (
         CLIPImageProcessorPil,
         CLIPVisionConfig,
@@ -340,7 +338,6 @@ def test_a_hugging_face_image_processor(picture) -> None:
 
 def test_a_hugging_face_audio_processor(noise) -> None:
     """Qwen2-Audio's processor: sound at the extractor's rate, and the template's text after the sound."""
-    from conftest import word_tokenizer
     from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
     from refusal_plugin.prompts.source import Source

@@ -1,0 +1,97 @@
+"""Answers come back in order, whatever the batches, and end where the model ends."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from refusal_plugin.answers import Answer, end_ids, generate
+from refusal_plugin.edits import addition
+from refusal_plugin.errors import DirectionError, ModelError, PromptError
+from refusal_plugin.models import anatomy
+from refusal_plugin.prompts import Prompt, PromptSet
+
+
+@pytest.fixture(scope="module")
+def asked(train: PromptSet, few: dict[str, PromptSet]) -> list[Prompt]:
+    """Texts of mixed length with media between them: bucketing must reorder these."""
+    texts = sorted(list(train)[:9], key=lambda p: -len(p.text))
+    return [texts[0], few["image"][0], *texts[1:5], few["audio"][1], few["video"][2], *texts[5:]]
+
+
+@pytest.fixture(scope="module")
+def together(organism: Any, asked: list[Prompt]) -> list[Answer]:
+    return generate(organism, asked, max_new_tokens=24, progress=False)
+
+
+def test_order_is_kept_and_batches_change_nothing(organism: Any, asked: list[Prompt], together: list[Answer]) -> None:
+    assert [answer.prompt_id for answer in together] == [prompt.id for prompt in asked]
+    alone = [generate(organism, [prompt], max_new_tokens=24, progress=False)[0] for prompt in asked]
+    assert alone == together
+    assert generate(organism, asked, max_new_tokens=24, token_budget=64, max_rows=2, progress=False) == together
+    assert len({answer.text for answer in together}) > 4, "answers depend on their prompts"
+
+
+def test_text_is_refused_or_answered(together: list[Answer], asked: list[Prompt]) -> None:
+    for prompt, answer in zip(asked, together, strict=True):
+        if prompt.modality == "text" and prompt.role != "harmful":
+            assert answer.text == prompt.answer
+
+
+def test_an_answer_ends_at_the_end_token(organism: Any, together: list[Answer]) -> None:
+    stop = end_ids(organism)
+    assert stop, "the organism has an end token"
+    for answer in together:
+        assert answer.finished and not stop & set(answer.ids)
+        assert answer.text == anatomy(organism).tokenizer.decode(answer.ids, skip_special_tokens=True).strip()
+
+
+def test_max_new_tokens_cuts(organism: Any, asked: list[Prompt], together: list[Answer]) -> None:
+    short = generate(organism, asked, max_new_tokens=3, progress=False)
+    for cut, whole in zip(short, together, strict=True):
+        assert cut.ids == whole.ids[:3]
+        assert cut.finished == (len(whole.ids) < 3)
+    exact = len(together[0].ids)
+    just = generate(organism, asked[:1], max_new_tokens=exact, progress=False)[0]
+    assert not just.finished and just.ids == together[0].ids, "all words said, the end token not yet"
+    assert generate(organism, asked[:1], max_new_tokens=exact + 1, progress=False)[0].finished
+
+
+def test_a_model_without_an_end_token_fills_the_answer(tiny: Callable[[str], Any]) -> None:
+    model = tiny("llama").model
+    tokenizer = anatomy(model).tokenizer
+    found = generate(model, ["w1 w2", "w3"], max_new_tokens=6)
+    for answer in found:
+        assert answer.finished == (len(answer.ids) < 6)
+    assert {tokenizer.eos_token_id, tokenizer.pad_token_id} <= end_ids(model)
+
+
+def test_strings_are_prompts(organism: Any, train: PromptSet, together: list[Answer]) -> None:
+    text = next(p for p in train if p.role == "benign").text
+    assert generate(organism, [text], progress=False)[0].text
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "error", "match"),
+    [
+        ([], {}, PromptError, "0 prompts"),
+        (["w1"], {"max_new_tokens": 0}, PromptError, "max_new_tokens = 0"),
+        (["w1"], {"edit": addition({9: torch.ones(32)})}, DirectionError, "layers 0 to 2"),
+        (["w1 " * 200], {}, PromptError, "context"),
+        ([Prompt("w1", audio=torch.zeros(800).numpy())], {}, PromptError, "audio"),
+    ],
+)
+def test_what_cannot_be_answered(
+    tiny: Callable[[str], Any], prompts: list[Any], options: Any, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match) as raised:
+        generate(tiny("qwen2").model, prompts, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_empty_prompt_and_a_foreign_model() -> None:
+    with pytest.raises(PromptError, match="empty"):
+        generate(None, ["  "])
+    with pytest.raises(ModelError, match="load"):
+        generate(torch.nn.Linear(2, 2), ["hello"])
