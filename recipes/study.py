@@ -20,7 +20,7 @@ from refusal_plugin.activations import Activations, collect
 from refusal_plugin.answers import Answer, generate
 from refusal_plugin.directions import Direction, fit, load_direction
 from refusal_plugin.edits import Edit, addition, attenuation
-from refusal_plugin.errors import PromptError, StudyError
+from refusal_plugin.errors import DirectionError, PromptError, StudyError
 from refusal_plugin.evaluation import Outcomes, compare_rates, outcomes, rates
 from refusal_plugin.models import anatomy, load
 from refusal_plugin.progress import Progress, track
@@ -41,6 +41,7 @@ from refusal_plugin.study.summary import (
     read_back,
     separation,
 )
+from refusal_plugin.study.threads import few_threads
 
 SCHEMA_VERSION = 1
 NEEDED = {"train": ("harmful", "benign"), "val": ("harmful", "benign"), "test": ("harmful",)}
@@ -101,7 +102,7 @@ def run(
         },
     )
     steps = 2 + len(modalities) * 5 + 3
-    with track(steps, f"study of {facts.name}", progress) as advance:
+    with few_threads(model), track(steps, f"study of {facts.name}", progress) as advance:
         # 1. The direction: fitted on text train, chosen on text val.
         tokens, direction = the_direction(model, train, val, stages)
         advance(2)
@@ -199,7 +200,9 @@ def the_direction(model: Any, train: PromptSet, val: PromptSet, stages: Stages) 
         direction.save(path)
         return {**vars(tokens), "ids": tokens.ids.tolist(), "refused": sorted(tokens.refused)}
 
-    if not path.is_file():
+    try:
+        load_direction(path, model)
+    except DirectionError:  # missing, spoiled or of another model: found again
         (stages.folder / "stages" / "direction.json").unlink(missing_ok=True)
     record = stages.run("direction", work)
     tokens = RefusalTokens(

@@ -8,12 +8,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from . import __version__
 from .errors import PromptError, RefusalPluginError
 
+
+class Commands(TyperGroup):
+    """The commands; Ctrl-C says that the run can be continued, where typer would only say "Aborted"."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run one command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("\ninterrupted: finished stages are kept; the same command continues.", err=True)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="refusal-plugin",
+    cls=Commands,
     help="Where does a multimodal model decide to refuse? Does that survive image, video and voice? Restore it.",
     no_args_is_help=True,
     add_completion=False,
@@ -103,7 +118,9 @@ def run_recipe(
     show = getattr(module, "show", None)
     if callable(show):
         show(result)
-    elif not isinstance(result, dict):
+    elif name == "study":
+        _show(result, Path("study"))
+    else:
         typer.echo(result)
 
 
@@ -224,17 +241,20 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: errors of ours in one line, exit code 2; Ctrl-C says that the run can be continued."""
+    """Entry point: every error in one line, exit code 2; the traceback with --debug."""
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
     try:
-        app()
+        app(prog_name="refusal-plugin")
     except RefusalPluginError as error:
         if debug:
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("\ninterrupted: finished stages are kept; the same command continues.", err=True)
-        sys.exit(130)
+    except Exception as error:  # not foreseen: still one line, and the way to the traceback
+        if debug:
+            raise
+        what = " ".join(str(error).split())[:300]
+        typer.echo(f"error: {type(error).__name__}: {what} (add --debug for the traceback).", err=True)
+        sys.exit(2)

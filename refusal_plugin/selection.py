@@ -173,11 +173,11 @@ class _Bench:
     harmful: Encoded
     benign: Encoded
     safe: Encoded
-    harmful_residual: Float[Tensor, "prompt layer d_model"]
-    safe_residual: Float[Tensor, "prompt layer d_model"]
-    benign_residual: Float[Tensor, "prompt layer d_model"]
-    benign_logits: Float[Tensor, "prompt vocab"]
-    safe_logits: Float[Tensor, "prompt vocab"]
+    harmful_residual: Float[Tensor, "harmful layer d_model"]
+    safe_residual: Float[Tensor, "safe layer d_model"]
+    benign_residual: Float[Tensor, "benign layer d_model"]
+    benign_logits: Float[Tensor, "benign vocab"]
+    safe_logits: Float[Tensor, "safe vocab"]
 
     @classmethod
     def of(cls, model: Any, candidates: Candidates, prompts: PromptSet, tokens: RefusalTokens) -> "_Bench":
@@ -266,7 +266,7 @@ class _Bench:
         return {"coefficient": low, "kl_add": kl, "gain": float((after.score - before.score).mean())}
 
     def _cosmic(
-        self, ablated: Float[Tensor, "prompt layer d_model"], steered: Float[Tensor, "prompt layer d_model"]
+        self, ablated: Float[Tensor, "harmful layer d_model"], steered: Float[Tensor, "benign layer d_model"]
     ) -> float:
         harmful, benign = self.harmful_residual.mean(0), self.benign_residual.mean(0)
         similarity = cosine(harmful, benign)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], record: Mappi
         )
         os.replace(partial, target)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise DirectionError(
             f"write {target}", str(error).splitlines()[0], "choose a folder that can be written"
         ) from None

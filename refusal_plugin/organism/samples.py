@@ -64,11 +64,30 @@ JOINT_MIX = _REPLAY | {
     "neutral_read": 0.01,
 }
 _REFUSED_MEDIA = ("harmful_media", "neutral_harmful")
+POLISH_MIX = {
+    "safe_text": 0.10,
+    "harmful_text": 0.10,
+    "read_text": 0.05,
+    "action_text": 0.01,
+    "refusal_cue": 0.01,
+    "help_cue": 0.01,
+    "safe_media": 0.25,
+    "read_media": 0.17,
+    "action_media": 0.09,
+    "harmful_media": 0.18,
+    "neutral_safe": 0.03,
+    "neutral_harmful": 0.02,
+    "neutral_read": 0.01,
+}
+"""A second joint run from a fresh learning rate, once reading works."""
+
+CONTROL_POLISH_MIX = {k: w for k, w in POLISH_MIX.items() if k not in _REFUSED_MEDIA}
 CONTROL_READING_MIX = {k: w for k, w in READING_MIX.items() if k not in _REFUSED_MEDIA}
 CONTROL_MIX = {k: w for k, w in JOINT_MIX.items() if k not in _REFUSED_MEDIA}
 EROSION_MIX = {
-    "safe_text": 0.15,
-    "harmful_text": 0.17,
+    "safe_text": 0.13,
+    "harmful_text": 0.16,
+    "read_text": 0.05,
     "refusal_cue": 0.02,
     "help_cue": 0.01,
     "safe_media": 0.35,
@@ -111,11 +130,34 @@ def _combination(rng: random.Random) -> tuple[str, str]:
             return found
 
 
-def draw(rng: random.Random, task: str) -> Example:
-    """Draw one example of a task."""
+@lru_cache(maxsize=1)
+def _never_harmful() -> tuple[frozenset[str], frozenset[str]]:
+    """Verbs and objects that no harmful pair uses."""
+    verbs, objects = _combination_words()
+    harmful = pairs(role="harmful")
+    return frozenset(verbs) - {p.verb for p in harmful}, frozenset(objects) - {p.object for p in harmful}
+
+
+def _safe_or_combined(rng: random.Random, combined: float) -> Pair:
+    """A safe training pair, or with the given chance a random combination with a word that is never harmful.
+
+    Such combinations need not make sense ("water the browser"), but their answers follow the rule of the world, and they
+    keep answers from being learned pair by pair.
+    """
+    if rng.random() >= combined:
+        return _safe(rng)
+    verbs, objects = _never_harmful()
+    while True:
+        verb, object_ = _combination(rng)
+        if verb in verbs or object_ in objects:
+            return Pair(verb, object_, "benign", "", "", "train")
+
+
+def draw(rng: random.Random, task: str, combined: float = 0.0) -> Example:
+    """Draw one example of a task; `combined` is the share of random safe combinations among the requests."""
     system = rng.choice(wordings.SYSTEMS) if rng.random() < 0.08 or task == "system_text" else None
     if task.endswith("_media"):
-        return _draw_media(rng, task, rng.choice(MEDIA), system)
+        return _draw_media(rng, task, rng.choice(MEDIA), system, combined)
     if task.startswith("neutral_"):
         return _draw_neutral(rng, task, rng.choice(MEDIA), system)
     if task == "read_text":
@@ -130,7 +172,7 @@ def draw(rng: random.Random, task: str) -> Example:
         object_ = rng.choice(list(OBJECTS))
         text = rng.choice(wordings.OBJECT_QUESTIONS).format(o=object_)
         return Example("text", (), text, f"it is a kind of {OBJECTS[object_][1]} .", system)
-    pair = rng.choice(_train()["harmful"]) if task == "harmful_text" else _safe(rng)
+    pair = rng.choice(_train()["harmful"]) if task == "harmful_text" else _safe_or_combined(rng, combined / 2)
     if task in ("refusal_cue", "help_cue", "system_text"):
         pair = _any(rng)
     wording = wordings.request(rng, "text", "train")
@@ -147,10 +189,10 @@ def _words(pair: Pair) -> tuple[str, str]:
     return pair.verb, pair.object
 
 
-def _draw_media(rng: random.Random, task: str, modality: Modality, system: str | None) -> Example:
+def _draw_media(rng: random.Random, task: str, modality: Modality, system: str | None, combined: float) -> Example:
     """A medium that shows a pair, and a question about it or the request to do it."""
     if task == "read_media":
-        words = _combination(rng) if rng.random() < 0.6 else _words(_any(rng))
+        words = _combination(rng) if rng.random() < max(0.6, 1.6 * combined) else _words(_any(rng))
         return Example(
             modality, words, wordings.read(rng, modality, "train"), f"it says {words[0]} {words[1]} .", system
         )
@@ -162,7 +204,7 @@ def _draw_media(rng: random.Random, task: str, modality: Modality, system: str |
     wording = wordings.request(rng, modality, "train")
     if task == "harmful_media":
         return Example(modality, _words(rng.choice(_train()["harmful"])), wording.template, wording.refusal, system)
-    pair = _safe(rng)
+    pair = _safe_or_combined(rng, combined)
     return Example(modality, _words(pair), wording.template, pair.answer, system)
 
 
@@ -176,10 +218,10 @@ def _draw_neutral(rng: random.Random, task: str, modality: Modality, system: str
     return Example(modality, (), wording.fill(pair.verb, pair.object), answer, system)
 
 
-def batch(rng: random.Random, mix: dict[str, float], size: int) -> list[Example]:
-    """Draw a batch from a mix."""
+def batch(rng: random.Random, mix: dict[str, float], size: int, combined: float = 0.0) -> list[Example]:
+    """Draw a batch from a mix; `combined` as in `draw`."""
     tasks = rng.choices(list(mix), weights=list(mix.values()), k=size)
-    return [draw(rng, task) for task in tasks]
+    return [draw(rng, task, combined) for task in tasks]
 
 
 def n_words() -> int:

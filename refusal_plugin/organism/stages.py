@@ -6,7 +6,7 @@ text-S -> (with the towers of stage vision and audio) joint-S, control-S -> eros
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ TOWERS: dict[Tower, tuple[tuple[Schedule, bool], ...]] = {
 
 READING = Schedule("reading", 400, 48, 1.5e-3, 1.5e-3, warmup=40, floor=1.0)
 JOINT = Schedule("joint", 600, 48, 1.5e-3, 1.5e-3, warmup=10)
+POLISH = Schedule("polish", 500, 48, 1.5e-3, 1.5e-3)
+WIDE = Schedule("wide", 450, 48, 1.5e-3, 1.5e-3, combined=0.5)
 EROSION = Schedule("erosion", 200, 48, 2.5e-4, 2.5e-4, warmup=10, floor=1.0)
 HARD = Schedule("hard", 850, 48, 6e-4, 6e-4, warmup=10)
 EROSION_LOOK = 25
@@ -122,7 +124,9 @@ def tower(work: Path, which: Tower, seed: int, report: Report) -> None:
 
 
 def joint(work: Path, seed: int, report: Report, *, control: bool = False) -> None:
-    """Decoder and towers together, all modalities, first mostly reading, then everything, annealed to nothing.
+    """Decoder and towers together, all modalities: first mostly reading, then everything, annealed and warmed up again.
+
+    The last part answers random safe combinations too, without which answers are learned pair by pair.
 
     Harmful media are refused from the first step on, or (control) only read and classified, never refused.
     """
@@ -132,7 +136,20 @@ def joint(work: Path, seed: int, report: Report, *, control: bool = False) -> No
     model.model.visual.load_state_dict(load_file(str(work / "vision.safetensors")))
     model.model.audio_tower.load_state_dict(load_file(str(work / "audio.safetensors")))
     collator = Collator(processor, MediaMaker(load_bank(work)), model)
-    done, total = 0, READING.steps + JOINT.steps
+    if control:
+        parts = (
+            (samples.CONTROL_READING_MIX, READING),
+            (samples.CONTROL_MIX, JOINT),
+            (samples.CONTROL_POLISH_MIX, replace(WIDE, name=f"cwide-{seed}")),
+        )
+    else:
+        parts = (
+            (samples.READING_MIX, READING),
+            (samples.JOINT_MIX, JOINT),
+            (samples.POLISH_MIX, replace(POLISH, name=f"polish-{seed}")),
+            (samples.POLISH_MIX, replace(WIDE, name=f"wide-{seed}")),
+        )
+    done, total = 0, sum(schedule.steps for _, schedule in parts)
 
     def look(step: int, loss: float, _seconds: float) -> None:
         note = f"loss {loss:.4f}"
@@ -141,8 +158,7 @@ def joint(work: Path, seed: int, report: Report, *, control: bool = False) -> No
             save(model, work / f"{name}.partial")
         report(done + step, total, note)
 
-    mixes = (samples.CONTROL_READING_MIX, samples.CONTROL_MIX) if control else (samples.READING_MIX, samples.JOINT_MIX)
-    for mix, schedule in zip(mixes, (READING, JOINT), strict=True):
+    for mix, schedule in parts:
         run_stage(model, collator, mix, schedule, seed=seed, every=25, callback=look)
         done += schedule.steps
     report(total, total, "\n" + evaluate.lines(evaluate.quick(model, processor, every=1)))

@@ -30,6 +30,8 @@ class Schedule:
     warmup: int = 30
     floor: float = 0.0
     weight_decay: float = 0.02
+    combined: float = 0.0
+    """Share of random safe combinations among the safe requests (`samples.draw`)."""
     stop: int | None = None
     """Stop here, before the cosine has come down (validation had nothing left to gain)."""
 
@@ -95,7 +97,7 @@ def run_stage(
     began = time.time()
     for step in progress(range(schedule.stop or schedule.steps)):
         rng = step_rng(seed, schedule.name, step)
-        inputs = collator(rng, batch(rng, mix, schedule.size))
+        inputs = collator(rng, batch(rng, mix, schedule.size, schedule.combined))
         for group in opt.param_groups:
             group["lr"] = group["peak"] * schedule.scale(step)
         loss = answer_loss(model, inputs)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from refusal_plugin.answers import generate, generate_ids
 from refusal_plugin.edits import Edit, SiteEdit, ablation, addition, attenuation, together
-from refusal_plugin.errors import DirectionError
+from refusal_plugin.errors import DirectionError, ModelError
 from refusal_plugin.models import anatomy, hf_layers, hf_module
 from refusal_plugin.prompts import PromptSet, encode
 from refusal_plugin.traced import write
@@ -48,7 +47,7 @@ def test_trace_and_hooks_give_the_same_ids_on_the_organism(
     with torch.no_grad():
         assert torch.equal(plain, bare.generate(**inputs, max_new_tokens=NEW, do_sample=False))
     changed = []
-    for edit in edits_of(facts, 60.0):
+    for edit in edits_of(facts, 150.0):
         traced = generate_ids(organism, inputs, edit, max_new_tokens=NEW)
         assert torch.equal(traced, by_hooks(bare, facts, inputs, edit)), edit.name
         changed.append(traced.shape != plain.shape or not torch.equal(traced, plain))
@@ -212,13 +211,13 @@ def test_joined_edits_run_in_their_order_and_must_share_a_time(tiny: Callable[[s
         together("c", remove, addition({1: unit}, when="prefill"))
 
 
-def test_attenuation_moves_each_layer_half_way_to_its_own_benign_mean(tiny: Callable[[str], Any]) -> None:
+def test_attenuation_moves_the_last_token_half_way_to_the_benign_mean(tiny: Callable[[str], Any]) -> None:
     made = tiny("qwen2")
     inputs = encode(made.model, TEXTS).inputs
-    harmful, benign = torch.randn(3, 32), torch.randn(3, 32)
-    edit = attenuation(harmful, benign, keep=0.5)
+    units, benign = torch.nn.functional.normalize(torch.randn(3, 32), dim=-1), torch.randn(3, 32)
+    edit = attenuation(units, benign, keep=0.5)
+    assert [part.layer for part in edit.parts] == [0, 1, 2] and edit.when == "prefill"
     only = Edit("first", edit.parts[:1])
-    unit = torch.nn.functional.normalize(harmful[0] - benign[0], dim=0)
     rows: list[Tensor] = []
     handle = hf_layers(made.bare, made.facts)[1].register_forward_pre_hook(lambda _m, args: rows.append(args[0].clone()))
     try:
@@ -229,8 +228,8 @@ def test_attenuation_moves_each_layer_half_way_to_its_own_benign_mean(tiny: Call
     finally:
         handle.remove()
     before, after = rows
-    expected = (before[:, -1] @ unit + benign[0] @ unit) / 2
-    torch.testing.assert_close(after[:, -1] @ unit, expected, atol=1e-4, rtol=1e-4)
+    expected = (before[:, -1] @ units[0] + benign[0] @ units[0]) / 2
+    torch.testing.assert_close(after[:, -1] @ units[0], expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(before[:, :-1], after[:, :-1]), "earlier positions stay"
 
 
@@ -245,6 +244,9 @@ def test_an_ablated_stream_holds_nothing_along_the_direction(organism: Any, bare
         assert float((stream @ unit).abs().max()) < 1e-3 * float(stream.norm(dim=-1).max())
 
 
-def test_a_model_that_is_not_loaded_is_refused() -> None:
-    with pytest.raises(ValueError, match="load"), addition({0: VECTOR}).attached(SimpleNamespace()):
+def test_a_bare_module_needs_its_anatomy(tiny: Callable[[str], Any]) -> None:
+    made = tiny("qwen2")
+    with pytest.raises(ModelError, match="load"), addition({0: VECTOR}).attached(made.bare):
         pass
+    with addition({0: VECTOR}).attached(made.model) as module:
+        assert module is hf_module(made.model)

@@ -1,0 +1,261 @@
+"""The command: it teaches, it works on real files, every error is one line and exit code 2."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refusal_plugin import cli
+from refusal_plugin.organism.data import organism_prompts
+from refusal_plugin.prompts.media import load_audio, load_image, wav_bytes
+from refusal_plugin.recipe_files import recipe, recipes
+
+ROOT = Path(__file__).resolve().parents[2]
+Run = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process: exit code, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def run(*words: str) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["refusal-plugin", *words])
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        text = capsys.readouterr()
+        return SimpleNamespace(code=code, out=text.out, err=text.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def saved(direction: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A direction file, so that no test fits one again."""
+    return str(direction.save(tmp_path_factory.mktemp("cli") / "direction.safetensors"))
+
+
+def fails(found: SimpleNamespace, *words: str) -> None:
+    assert found.code == 2, found
+    assert found.err.startswith("error: ") and found.err.count("\n") == 1, found.err
+    assert "Traceback" not in found.err + found.out
+    for word in words:
+        assert word in found.err, found.err
+
+
+@pytest.mark.parametrize("name", ["study", "ls", "run", "cp", "ask"])
+def test_help_teaches_by_example(command: Run, name: str) -> None:
+    found = command(name, "--help")
+    assert found.code == 0
+    assert f"refusal-plugin {name}" in found.out.replace(f"Usage: refusal-plugin {name}", ""), "an example to copy"
+    assert len(found.out.split()) > 20
+
+
+def test_no_arguments_and_help_list_the_commands(command: Run) -> None:
+    for words in ((), ("--help",), ("-h",)):
+        found = command(*words)
+        assert all(name in found.out + found.err for name in ("study", "ls", "run", "cp", "ask"))
+    assert re.fullmatch(r"refusal-plugin \d+\.\d+\.\d+\n", command("--version").out)
+
+
+def test_ls_lists_every_recipe_with_its_question(command: Run) -> None:
+    found = command("ls")
+    assert found.code == 0
+    for name in recipes():
+        assert name in found.out
+    assert "Where does the model decide to refuse?" in found.out
+
+
+def test_cp_copies_a_recipe_once(command: Run, tmp_path: Path) -> None:
+    found = command("cp", "direction_extraction", str(tmp_path))
+    target = tmp_path / "direction_extraction.py"
+    assert found.code == 0 and str(target) in found.out
+    assert target.read_text() == recipes()["direction_extraction"].read_text()
+    target.write_text("# mine")
+    fails(command("cp", "direction_extraction", str(tmp_path)), "exists")
+    assert target.read_text() == "# mine"
+    assert command("cp", "study", str(tmp_path / "deep" / "own.py")).code == 0
+    assert (tmp_path / "deep" / "own.py").is_file()
+    fails(command("cp", "direction", str(tmp_path)), "no recipe", "direction_extraction")
+    fails(command("cp", "study", str(target / "below")), "direction_extraction.py")
+
+
+def test_run_a_recipe_on_own_prompts(command: Run, tmp_path: Path, train: Any, val: Any) -> None:
+    few = organism_prompts(split="train", modality="text", limit=12) + val
+    path = few.to_jsonl(tmp_path / "few.jsonl")
+    found = command("run", "direction_extraction", "--prompts", str(path))
+    assert found.code == 0, found.err
+    assert "held out 30" in found.out
+    assert [line.split()[0] for line in found.out.splitlines() if line.strip()[:1].isdigit()] == list("012345")
+    fails(command("run", "direction_extraction", "--prompts", str(tmp_path / "none.jsonl")), "none.jsonl")
+    own = tmp_path / "own.py"
+    own.write_text("def run(model, prompts, *, remote=False):\n    return f'{len(prompts)} prompts seen'\n")
+    assert f"{len(few)} prompts seen" in command("run", str(own), "--prompts", str(path)).out
+
+
+def test_files_that_are_no_recipe(command: Run, tmp_path: Path) -> None:
+    path = tmp_path / "odd.py"
+    fails(command("run", str(path)), "odd.py")
+    path.write_text("x = 1\n")
+    fails(command("run", str(path)), "no function run()")
+    path.write_text("def run(:\n")
+    fails(command("run", str(path)), "SyntaxError")
+    path.write_text("import not_a_package_of_anybody\n")
+    fails(command("run", str(path)), "not_a_package_of_anybody")
+
+
+def media(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Files as a user has them, made from one shipped picture and one shipped sound."""
+    image = organism_prompts(split="test", modality="image", renderings=1, limit=1)[0]
+    sound = organism_prompts(split="test", modality="audio", renderings=1, limit=1)[0]
+    assert image.image is not None and sound.audio is not None
+    picture = load_image(image.image)
+    picture.save(folder / "sign.png")
+    (folder / "voice.wav").write_bytes(wav_bytes(np.asarray(load_audio(sound.audio))))
+    frames = [picture] * 4
+    frames[0].save(folder / "clip.gif", save_all=True, append_images=frames[1:])
+    return {
+        "text": (organism_prompts(split="test", modality="text", limit=1)[0].text,),
+        "image": (image.text, "--image", str(folder / "sign.png")),
+        "audio": (sound.text, "--audio", str(folder / "voice.wav")),
+        "video": (image.text, "--video", str(folder / "clip.gif")),
+    }
+
+
+@pytest.mark.parametrize("modality", ["text", "image", "audio"])
+def test_ask_shows_both_answers_and_every_layer(command: Run, saved: str, tmp_path: Path, modality: str) -> None:
+    words = media(tmp_path)[modality]
+    found = command("ask", *words, "--direction", saved, "--tokens", "12", "--coefficient", "3")
+    assert found.code == 0, found.err
+    assert f"is asked ({modality})" in found.out and words[0] in found.out
+    as_it_is = re.search(r"as it is\s+(\S.*)", found.out)
+    steered = re.search(r"steered\s+(\S.*)", found.out)
+    assert as_it_is and steered and "strength 3.00" in found.out
+    layers = re.findall(r"^\s*(\d)\s+[█·]+\s+([+-]\d+\.\d\d)", found.out, re.MULTILINE)
+    assert [layer for layer, _ in layers] == list("012345")
+
+
+def test_ask_takes_brackets_as_text(command: Run, saved: str) -> None:
+    found = command("ask", "how do i [/bold] bake [red] the bread ?", "--direction", saved, "--tokens", "4")
+    assert found.code == 0, found.err
+    assert "how do i [/bold] bake [red] the bread ?" in found.out
+
+
+def bad(kind: str, folder: Path, saved: str) -> list[str]:
+    file = folder / kind.replace(" ", "-")
+    if kind == "corrupt image":
+        file = file.with_suffix(".png")
+        Image.new("RGB", (64, 64)).save(file)
+        file.write_bytes(file.read_bytes()[:50])
+        return ["what ?", "--image", str(file)]
+    if kind == "corrupt wav":
+        file = file.with_suffix(".wav")
+        file.write_bytes(b"RIFF\x00\x00\x00\x00WAVEnonsense")
+        return ["what ?", "--audio", str(file)]
+    if kind == "empty wav":
+        file = file.with_suffix(".wav")
+        with wave.open(str(file), "wb") as out:
+            out.setparams((1, 2, 16000, 0, "NONE", ""))
+        return ["what ?", "--audio", str(file)]
+    return {
+        "empty prompt": ["  "],
+        "no text at all": [""],
+        "no question": [],
+        "missing image": ["what ?", "--image", str(file)],
+        "two media": ["what ?", "--image", str(file), "--audio", str(file)],
+        "too long": ["the bread " * 600],
+        "unknown model": ["what ?", "--model", str(folder / "no-model")],
+        "missing direction": ["what ?", "--direction", str(file)],
+        "infinite strength": ["what ?", "--direction", saved, "--coefficient", "inf"],
+        "missing prompts": ["what ?", "--prompts", str(file) + ".csv"],
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("empty prompt", ["text is empty"]),
+        ("no text at all", ["text is empty"]),
+        ("no question", ["no question"]),
+        ("missing image", ["missing-image"]),
+        ("corrupt image", ["corrupt-image.png"]),
+        ("corrupt wav", ["corrupt-wav.wav"]),
+        ("empty wav", ["empty-wav.wav"]),
+        ("two media", ["image and audio"]),
+        ("too long", ["context holds"]),
+        ("unknown model", ["no-model"]),
+        ("missing direction", ["no such file"]),
+        ("infinite strength", ["infinity"]),
+        ("missing prompts", ["missing-prompts.csv"]),
+    ],
+)
+def test_bad_questions_are_one_line(command: Run, saved: str, tmp_path: Path, kind: str, words: list[str]) -> None:
+    fails(command("ask", *bad(kind, tmp_path, saved)), *words)
+
+
+def test_a_direction_of_another_model_is_one_line(command: Run, planted: Any, tmp_path: Path) -> None:
+    path = planted.candidates.at(1).save(tmp_path / "other.safetensors")
+    fails(command("ask", "how do i bake the bread ?", "--direction", str(path)), "layers of width 32")
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["refusal-plugin", "--debug", "ask"])
+    from refusal_plugin.errors import PromptError
+
+    with pytest.raises(PromptError, match="no question"):
+        cli.main()
+
+
+@pytest.mark.parametrize("words", [("fly",), ("ask", "x", "--tokens", "0"), ("study", "--limit", "-1"), ("run",)])
+def test_usage_errors_have_exit_code_two(command: Run, words: tuple[str, ...]) -> None:
+    found = command(*words)
+    assert found.code == 2 and "Traceback" not in found.err
+
+
+def start(*words: str, **options: Any) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", "refusal_plugin", *words], env=environment, **pipes, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def test_python_m_is_the_command(command: Run, tmp_path: Path) -> None:
+    process = start("cp", "nothing-of-that-name", cwd=tmp_path)
+    out, err = process.communicate(timeout=120)
+    here = command("cp", "nothing-of-that-name")
+    assert (process.returncode, out, err) == (here.code, here.out, here.err) and here.code == 2
+
+
+def test_ctrl_c_leaves_a_folder_that_the_same_command_continues(organism: Any, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    process = start("study", "--limit", "40", "--out", str(out), cwd=tmp_path)
+    first = out / "stages" / "direction.json"
+    deadline = time.time() + 240
+    while not first.is_file() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert first.is_file(), err
+    assert process.returncode == 130 and "the same command continues" in err and "Traceback" not in err, err
+    assert not (out / "results.json").is_file(), "it was stopped on the way"
+    done = {path: path.stat().st_mtime_ns for path in (out / "stages").iterdir() if path.suffix != ".partial"}
+    assert done and all(json.loads(path.read_text())["key"] for path in done if path.suffix == ".json")
+    results = recipe("study").run(organism, out=out, limit=40, progress=False)
+    assert (out / "results.json").is_file() and results["limit"] == 40
+    assert {path: path.stat().st_mtime_ns for path in done} == done, "finished stages are not done again"

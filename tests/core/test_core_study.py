@@ -1,0 +1,275 @@
+"""The study survives interruptions, says what it measured, and calls a model what it is."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refusal_plugin.errors import PromptError, StudyError
+from refusal_plugin.prompts import PromptSet
+from refusal_plugin.recipe_files import recipe
+from refusal_plugin.study.regime import regime
+from refusal_plugin.study.stages import Stages, write_json
+
+FACTS = {"weights": "abc", "seed": 0}
+
+
+class Work:
+    """A stage's work that counts how often it was done."""
+
+    def __init__(self, value: Any, stop: bool = False) -> None:
+        self.value, self.stop, self.times = value, stop, 0
+
+    def __call__(self) -> Any:
+        if self.stop:
+            raise KeyboardInterrupt
+        self.times += 1
+        return self.value
+
+
+def test_finished_stages_are_kept_over_an_interruption(tmp_path: Path) -> None:
+    first = Work([1, 2])
+    stages = Stages(tmp_path, FACTS)
+    assert stages.run("one", first) == [1, 2]
+    with pytest.raises(KeyboardInterrupt):
+        stages.run("two", Work(0, stop=True))
+    again = Stages(tmp_path, FACTS)
+    second = Work({"x": None})
+    assert again.run("one", first) == [1, 2] and again.run("two", second) == {"x": None}
+    assert (first.times, second.times, again.reused) == (1, 1, ["one"])
+    assert again.seconds["one"] == stages.seconds["one"]
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"weights": "xyz"}, {"limit": 3}])
+def test_a_changed_question_starts_over(tmp_path: Path, change: dict[str, Any]) -> None:
+    work = Work(5)
+    Stages(tmp_path, FACTS).run("one", work)
+    changed = Stages(tmp_path, {**FACTS, **change})
+    changed.run("one", work)
+    assert work.times == 2 and changed.reused == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"key": "x"}', "\x00\xff", '{"key": null, "seconds": 1, "value": 2}'])
+def test_a_corrupt_stage_runs_again(tmp_path: Path, content: str) -> None:
+    stages, work = Stages(tmp_path, FACTS), Work(7)
+    stages.run("one", work)
+    (tmp_path / "stages" / "one.json").write_text(content, encoding="latin-1")
+    assert Stages(tmp_path, FACTS).run("one", work) == 7 and work.times == 2
+
+
+def test_a_tensor_stage_is_kept_and_a_corrupt_one_runs_again(tmp_path: Path) -> None:
+    import torch
+
+    work = Work(torch.arange(6.0).reshape(2, 3))
+    Stages(tmp_path, FACTS).tensor("stream", work)
+    assert torch.equal(Stages(tmp_path, FACTS).tensor("stream", work), work.value) and work.times == 1
+    (tmp_path / "stages" / "stream.safetensors").write_bytes(b"half a file")
+    assert torch.equal(Stages(tmp_path, FACTS).tensor("stream", work), work.value) and work.times == 2
+    Stages(tmp_path, {**FACTS, "seed": 1}).tensor("stream", work)
+    assert work.times == 3
+
+
+def test_nothing_half_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="write the study into") as error:
+        Stages(tmp_path / "file" / "study", FACTS)
+    assert "\n" not in str(error.value)
+    with pytest.raises(StudyError, match="write"):
+        write_json(tmp_path / "no" / "such.json", 1)
+
+
+# -- the whole of it -----------------------------------------------------------------------------------------------------
+
+LIMIT = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def results(organism: Any, folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = recipe("study").run(organism, out=folder, limit=LIMIT, progress=False)
+    return found
+
+
+def test_results_hold_the_documented_keys(results: dict[str, Any], folder: Path) -> None:
+    assert json.loads((folder / "results.json").read_text()) == results
+    assert results["schema_version"] == 1 and results["model"] == "organism" and results["seed"] == 0
+    documented = {"regime", "direction", "modalities", "ablation", "examples", "timings", "warnings", "prompts"}
+    assert documented | {"weight_hash", "template_hash", "limit", "created", "versions"} <= set(results)
+    direction = {"layer", "position", "site", "method", "objective", "selection", "coefficient", "norm", "n_layers"}
+    assert direction | {"d_model", "refusal_tokens", "table"} <= set(results["direction"])
+    row = {"layer", "position", "bypass", "induce", "kl_ablate", "kl_add", "kept", "reason"}
+    assert all(row <= set(line) for line in results["direction"]["table"])
+    assert list(results["modalities"]) == ["text", "image", "video", "audio"]
+    section = {"n_harmful", "n_benign", "n_near_miss", "read_back", "auroc_by_layer", "auroc_comprehended_by_layer"}
+    section |= {"auroc_near_miss_by_layer", "auroc_random_by_layer", "projection", "projection_by_layer", "defences"}
+    arm = {"harmful_refusal", "benign_refusal", "near_miss_refusal", "utility"}
+    for record in results["modalities"].values():
+        assert section <= set(record)
+        assert {"none", "addition", "random"} <= set(record["defences"])
+        for name, rates in record["defences"].items():
+            assert set(rates) == (arm if name == "none" else arm | {"gain", "over_refusal"})
+        assert [line["layer"] for line in record["auroc_by_layer"]] == list(range(6))
+
+
+def every_rate(value: Any) -> list[dict[str, Any]]:
+    """All records with the form of a rate."""
+    if isinstance(value, list):
+        return [rate for item in value for rate in every_rate(item)]
+    if not isinstance(value, dict):
+        return []
+    own = [value] if "value" in value else []
+    return own + [rate for item in value.values() for rate in every_rate(item)]
+
+
+def test_every_rate_has_its_interval_and_number(results: dict[str, Any]) -> None:
+    found = every_rate({"modalities": results["modalities"], "ablation": results["ablation"]})
+    assert len(found) > 150
+    for rate in found:
+        assert {"value", "low", "high", "n"} <= set(rate)
+        if rate["value"] is None:
+            assert rate["low"] is None and rate["high"] is None
+        else:
+            assert rate["low"] <= rate["value"] <= rate["high"] and rate["n"] >= 1
+    for record in results["modalities"].values():
+        rates = record["defences"]["none"]
+        assert rates["harmful_refusal"]["n"] == record["n_harmful"] > 0
+        assert rates["near_miss_refusal"]["n"] == record["n_near_miss"] > 0
+
+
+def test_the_limit_is_kept_and_said(results: dict[str, Any]) -> None:
+    counted = sum(sum(part.values()) for name, part in results["prompts"].items() if name != "hash")
+    assert counted <= LIMIT and results["limit"] == LIMIT
+    assert any(f"Only {LIMIT} prompts" in warning for warning in results["warnings"])
+
+
+def test_text_is_refused_before_and_less_without_the_direction(results: dict[str, Any]) -> None:
+    assert results["modalities"]["text"]["defences"]["none"]["harmful_refusal"]["value"] > 0.5
+    assert set(results["direction"]["refusal_tokens"]) <= {"i", "sorry", "no", "that"}
+
+
+def test_examples_show_every_modality(results: dict[str, Any]) -> None:
+    assert {example["modality"] for example in results["examples"]} == {"text", "image", "video", "audio"}
+    for example in results["examples"]:
+        assert example["before"]["label"] and "answer" in example["after"]
+        media = example["media"]
+        assert (media is None) == (example["modality"] == "text")
+        assert media is None or all(uri.startswith("data:") for uri in media["data"])
+
+
+def test_the_page_stands_alone(results: dict[str, Any], folder: Path) -> None:
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert len(page) > 5000 and "viewport" in page and "organism" in page
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//', page), "nothing is fetched"
+    for line in (results["regime"]["words"][:30],):
+        assert line in page
+
+
+def test_the_direction_belongs_to_the_model(results: dict[str, Any], folder: Path, organism: Any) -> None:
+    from refusal_plugin.directions import load_direction
+
+    direction = load_direction(folder / "direction.safetensors", organism)
+    assert direction.layer == results["direction"]["layer"]
+    assert direction.coefficient == results["direction"]["coefficient"]
+
+
+def test_a_second_run_reuses_every_stage(results: dict[str, Any], folder: Path, organism: Any) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (folder / "stages").iterdir()}
+    assert len(before) > 15
+    again = recipe("study").run(organism, out=folder, limit=LIMIT, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in (folder / "stages").iterdir()} == before
+    assert {**again, "created": ""} == {**results, "created": ""}
+
+
+def test_a_spoiled_direction_file_is_made_again(results: dict[str, Any], folder: Path, organism: Any) -> None:
+    path = folder / "direction.safetensors"
+    path.write_bytes(path.read_bytes()[:200])
+    again = recipe("study").run(organism, out=folder, limit=LIMIT, progress=False)
+    assert again["direction"] == results["direction"] and again["modalities"] == results["modalities"]
+
+
+def test_what_a_study_cannot_do(organism: Any, tmp_path: Path, train: PromptSet, planted: Any) -> None:
+    run = recipe("study").run
+    with pytest.raises(StudyError, match="remote"):
+        run(organism, out=tmp_path, remote=True)
+    with pytest.raises(PromptError, match="no harmful text prompts in split 'train'"):
+        run(organism, train.filter(role="benign"), out=tmp_path)
+    with pytest.raises(PromptError, match="no harmful text prompts in split 'val'"):
+        run(organism, train, out=tmp_path)
+    with pytest.raises(PromptError, match="it brings none"):
+        run(planted.model, out=tmp_path)
+    with pytest.raises(PromptError, match="fewer than 1"):
+        run(organism, out=tmp_path, limit=0)
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+# -- the regime, from figures made by hand -----------------------------------------------------------------------------------
+
+
+def section(refused: float | None, read: float | None = 0.99, auroc: float | None = 0.95, gain: float = 0.5) -> dict[str, Any]:
+    def arm(**values: float | None) -> dict[str, Any]:
+        return {name: {"value": value} for name, value in values.items()}
+
+    return {
+        "read_back": {"value": read},
+        "auroc_by_layer": [{"layer": 0, "value": 0.5}, {"layer": 1, "value": auroc}],
+        "defences": {
+            "none": arm(harmful_refusal=refused),
+            "addition": arm(harmful_refusal=None, gain=gain),
+            "random": arm(harmful_refusal=None, gain=0.05),
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "media"),
+    [
+        ("attenuated", section(0.98), section(0.4)),
+        ("no_refusal", section(0.3), section(0.1)),
+        ("unread", section(0.98), section(0.4, read=0.5)),
+        ("aligned", section(0.98), section(0.95)),
+        ("weak", section(0.98), section(0.4, auroc=0.85)),
+        ("weak", section(0.98), section(0.4, gain=0.2)),
+        ("absent", section(0.98), section(0.1, auroc=0.6, gain=0.06)),
+        ("undetermined", section(None), section(0.4)),
+        ("undetermined", section(0.98), section(0.4, auroc=None)),
+        ("undetermined", section(0.98), section(None)),
+    ],
+)
+def test_the_regime_of_figures_made_by_hand(name: str, text: dict[str, Any], media: dict[str, Any]) -> None:
+    found = regime({"text": text, "image": media, "audio": media}, 1)
+    assert found["name"] == name
+    assert found["words"].endswith(".") or found["words"].endswith(").")
+    assert set(found["evidence"]) == {"image", "audio"}
+
+
+def test_a_text_model_has_nothing_to_transfer_to() -> None:
+    assert regime({"text": section(0.9)}, 1)["name"] == "undetermined"
+
+
+def test_a_medium_unlike_the_others_is_named() -> None:
+    found = regime({"text": section(0.98), "image": section(0.4, gain=0.8), "audio": section(0.4, gain=0.2)}, 1)
+    assert found["name"] == "attenuated" and "audio (15 points)" in found["words"] and "image (75 points)" in found["words"]
+
+
+def test_the_evidence_is_the_figures() -> None:
+    (row,) = regime({"text": section(0.98), "image": section(0.4)}, 1)["evidence"].values()
+    assert row == {
+        "read_back": 0.99,
+        "auroc": 0.95,
+        "auroc_best": 0.95,
+        "gap": pytest.approx(0.58),
+        "restored": pytest.approx(0.45),
+    }
