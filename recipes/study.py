@@ -1,7 +1,8 @@
 """The study: does the refusal direction of text reach image, video and speech, and does adding it restore refusal?
 
-Everything about refusal comes from text: the direction is fitted on text (train split), and layer and strength are
-selected on text (val split). The media of the test split are only looked at afterwards, once.
+Everything about refusal comes from text: the direction is fitted on text (train split) and its layer is selected on text
+(val split). The strength is set by its price: the largest that costs 0.05 nats on HARMLESS prompts of every modality (val
+split). No harmful medium is seen before the test split is looked at, once.
 
     refusal-plugin study --model organism --out study/
 
@@ -10,6 +11,7 @@ Each stage is kept in `<out>/stages/`: an interrupted study continues where it s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import torch
 
 from refusal_plugin.activations import Activations, collect
 from refusal_plugin.answers import Answer, generate
+from refusal_plugin.calibration import calibrate
 from refusal_plugin.directions import Direction, fit, load_direction
 from refusal_plugin.edits import Edit, addition, attenuation
 from refusal_plugin.errors import DirectionError, PromptError, StudyError
@@ -44,6 +47,8 @@ from refusal_plugin.study.summary import (
 from refusal_plugin.study.threads import few_threads
 
 SCHEMA_VERSION = 1
+TARGET_KL = 0.05
+POSITIONS = (-1,)  # the token that emits the first word of the answer: the one place every modality shares
 NEEDED = {"train": ("harmful", "benign"), "val": ("harmful", "benign"), "test": ("harmful",)}
 
 
@@ -104,7 +109,8 @@ def run(
     steps = 2 + len(modalities) * 5 + 3
     with few_threads(model), track(steps, f"study of {facts.name}", progress) as advance:
         # 1. The direction: fitted on text train, chosen on text val.
-        tokens, direction = the_direction(model, train, val, stages)
+        harmless = prompts.filter(split="val", role=("benign", "near_miss"))
+        tokens, direction, price = the_direction(model, train, val, harmless, stages)
         advance(2)
         arms = {
             "none": None,
@@ -127,7 +133,7 @@ def run(
             reading, understood = read_back(list(readable), heard, seed)
             if not len(readable):
                 understood = frozenset(p.id for p in asked)
-            streams = the_streams(model, stages, modality, asked)
+            streams = the_streams(model, stages, modality, asked, direction.position)
             advance(1)
             spoken = {}
             for name, edit in arms.items():
@@ -148,7 +154,8 @@ def run(
         # 3. The causal test: with the coordinate along the direction set to its benign mean, does text refusal go?
         causal = {}
         for name, edit in causal_tests(direction, seed).items():
-            causal[name] = rates(outcomes(test, said(model, stages, f"causal-{name}", test, edit, max_new_tokens)), seed)
+            answers = said(model, stages, f"causal-{name}", test, edit, max_new_tokens)
+            causal[name] = rates(outcomes(test, answers), seed)
             advance(1)
 
     results = {
@@ -168,7 +175,7 @@ def run(
             },
         },
         "regime": regime(sections, direction.layer),
-        "direction": direction_record(direction, tokens, facts.n_layers),
+        "direction": direction_record(direction, tokens, price, facts.n_layers),
         "modalities": sections,
         "ablation": {name: found.to_json() for name, found in causal.items()},
         "examples": shown,
@@ -190,15 +197,23 @@ def require(prompts: PromptSet, modalities: tuple[str, ...]) -> None:
                 )
 
 
-def the_direction(model: Any, train: PromptSet, val: PromptSet, stages: Stages) -> tuple[RefusalTokens, Direction]:
-    """Refusal tokens and direction: from the folder if they are there, else fitted and selected."""
+def the_direction(
+    model: Any, train: PromptSet, val: PromptSet, harmless: PromptSet, stages: Stages
+) -> tuple[RefusalTokens, Direction, dict[str, Any]]:
+    """Refusal tokens, direction and the price of its strength: from the folder if they are there, else found."""
     path = stages.folder / "direction.safetensors"
 
     def work() -> dict[str, Any]:
         tokens = refusal_tokens(model, train)
-        direction = select(model, fit(model, train), val, tokens, objective="defence")
-        direction.save(path)
-        return {**vars(tokens), "ids": tokens.ids.tolist(), "refused": sorted(tokens.refused)}
+        direction = select(model, fit(model, train, positions=POSITIONS), val, tokens, objective="defence")
+        price = calibrate(model, direction.edit, harmless, tokens.ids, target_kl=TARGET_KL)
+        replace(direction, coefficient=price.strength).save(path)
+        return {
+            **vars(tokens),
+            "ids": tokens.ids.tolist(),
+            "refused": sorted(tokens.refused),
+            "price": {**vars(price), "text_only": direction.coefficient},
+        }
 
     try:
         load_direction(path, model)
@@ -212,12 +227,15 @@ def the_direction(model: Any, train: PromptSet, val: PromptSet, stages: Stages) 
         record["benign_refusal"],
         frozenset(record["refused"]),
     )
-    return tokens, load_direction(path, model)
+    return tokens, load_direction(path, model), record["price"]
 
 
 def causal_tests(direction: Direction, seed: int) -> dict[str, Edit]:
-    """Three ways to take a direction out of text: this one set to its benign mean, a random one likewise (the control), and
-    this one projected out of every layer and position, as the reference does."""
+    """Three ways to take a direction out of text.
+
+    This one set to its benign mean, a random one likewise (the control), and this one projected out of every layer and
+    position, as the reference does.
+    """
     random = random_like(direction.unit, seed)
     return {
         "text": direction.neutral(),
@@ -226,11 +244,11 @@ def causal_tests(direction: Direction, seed: int) -> dict[str, Edit]:
     }
 
 
-def the_streams(model: Any, stages: Stages, modality: str, prompts: PromptSet) -> Activations:
-    """`resid_post` of every layer at the last prompt token."""
+def the_streams(model: Any, stages: Stages, modality: str, prompts: PromptSet, position: int) -> Activations:
+    """`resid_post` of every layer at the token where the direction was read."""
 
-    values = stages.tensor(f"streams-{modality}", lambda: collect(model, prompts).values)
-    return Activations(values, prompts, (-1,), tuple(range(values.shape[2])), "resid_post", anatomy(model).name)
+    values = stages.tensor(f"streams-{modality}", lambda: collect(model, prompts, positions=(position,)).values)
+    return Activations(values, prompts, (position,), tuple(range(values.shape[2])), "resid_post", anatomy(model).name)
 
 
 def said(model: Any, stages: Stages, name: str, prompts: PromptSet, edit: Any, max_new_tokens: int) -> list[Answer]:
@@ -251,7 +269,7 @@ def arm_rates(name: str, judged: dict[str, Outcomes], seed: int) -> dict[str, An
     return compare_rates(judged[name], judged["none"], seed).to_json()
 
 
-def direction_record(direction: Direction, tokens: RefusalTokens, n_layers: int) -> dict[str, Any]:
+def direction_record(direction: Direction, tokens: RefusalTokens, price: dict[str, Any], n_layers: int) -> dict[str, Any]:
     """The section `direction` of results.json."""
     kept = [row for row in direction.table if row["kept"]]
     cosmic = max(kept, key=lambda row: row["cosmic"]) if kept else None
@@ -263,6 +281,7 @@ def direction_record(direction: Direction, tokens: RefusalTokens, n_layers: int)
         "objective": direction.objective,
         "selection": direction.selection,
         "coefficient": direction.coefficient,
+        "calibration": price,
         "norm": float(direction.vector.norm()),
         "n_layers": n_layers,
         "d_model": int(direction.vector.shape[0]),

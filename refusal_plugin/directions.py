@@ -137,7 +137,7 @@ class Direction:
         return addition({self.layer: self.vector}, coefficient=strength, where=where, when=when)
 
     def ablation(self) -> Edit:
-        """Project the direction out of every layer and position (the reference's causal test): the coordinate becomes 0."""
+        """Project the direction out of every layer and position: the reference's causal test."""
         return ablation(self.unit, range(self.harmful.shape[0]))
 
     def neutral(self) -> Edit:
@@ -145,16 +145,28 @@ class Direction:
 
         The sharper causal test: a model that refuses because of this coordinate stops refusing, and whatever it does on
         benign prompts stays as it is. Prefill only.
+
+        Raises:
+            DirectionError: the direction was read at another position, so that its means do not belong to that token.
         """
+        self._need_last("set the coordinate to its benign mean")
         return attenuation(self.unit.expand_as(self.benign), self.benign, keep=0.0, name="neutral")
 
     def faint(self, keep: float = 0.5) -> Edit:
         """Move the coordinate along every layer's own direction part of the way to its benign mean.
 
         Text in which harm is only half represented, as it is in media: a stand-in made from text alone. Prefill only.
+
+        Raises:
+            DirectionError: the direction was read at another position.
         """
+        self._need_last("make harm faint")
         units = self.by_layer / self.by_layer.norm(dim=-1, keepdim=True)
         return attenuation(units, self.benign, keep=keep, name="faint")
+
+    def _need_last(self, asked: str) -> None:
+        if self.position != -1:
+            raise DirectionError(asked, f"the direction was read at position {self.position}", "use one read at -1")
 
     def save(self, path: str | Path) -> Path:
         """Write tensors and provenance into one safetensors file (no pickle).

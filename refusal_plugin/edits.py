@@ -72,7 +72,8 @@ class Edit:
         """Raise DirectionError unless every block and place exists and every vector has the model's width."""
         for name, value, known in (("when", self.when, get_args(When)), *_places(self.parts)):
             if value not in known:
-                raise DirectionError(f"apply edit '{self.name}'", f"{name} is {value!r}", f"use one of {', '.join(known)}")
+                do = f"use one of {', '.join(known)}"
+                raise DirectionError(f"apply edit '{self.name}'", f"{name} is {value!r}", do)
         for part in self.parts:
             if not 0 <= part.layer < facts.n_layers:
                 raise DirectionError(
@@ -207,13 +208,17 @@ def ablation(unit: Float[Tensor, "d_model"], layer_ids: Iterable[int], *, name: 
 
 
 def attenuation(
-    units: Float[Tensor, "layer d_model"], benign: Float[Tensor, "layer d_model"], *, keep: float, name: str = "attenuation"
+    units: Float[Tensor, "layer d_model"],
+    benign: Float[Tensor, "layer d_model"],
+    *,
+    keep: float,
+    name: str = "attenuation",
 ) -> Edit:
-    """Move the last prompt token's coordinate along a direction part of the way to its mean on benign text, in every layer.
+    """Move the last prompt token's coordinate along a direction part of the way to its benign mean, in every layer.
 
-    `keep=0` sets it to that mean: the affine form of ablation (ACE, arXiv 2411.09003, with c = 0). Projecting the direction
-    out instead puts the coordinate at zero, which is neither benign nor harmful where the stream has an offset, and can break
-    benign answers. The means belong to the last PROMPT token, hence prefill only.
+    `keep=0` sets it to that mean: the affine form of ablation (ACE, arXiv 2411.09003, with c = 0). Projecting the
+    direction out instead puts the coordinate at zero, which is neither benign nor harmful where the stream has an
+    offset, and can break benign answers. The means belong to the last PROMPT token, hence prefill only.
 
     Args:
         units: per layer, a direction of norm one.
@@ -222,9 +227,7 @@ def attenuation(
         name: shown in tables.
     """
     parts = [
-        SiteEdit(
-            layer, "resid_post", write.shrink, {"unit": unit, "origin": float(mean @ unit), "keep": keep}, "last"
-        )
+        SiteEdit(layer, "resid_post", write.shrink, {"unit": unit, "origin": float(mean @ unit), "keep": keep}, "last")
         for layer, (unit, mean) in enumerate(zip(units, benign, strict=True))
     ]
     return Edit(name, tuple(parts), "prefill")

@@ -81,5 +81,6 @@ def copy_recipe(name: str, to: str | Path = ".") -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     except OSError as error:
-        raise DataError(f"copy recipe '{name}'", error.strerror or str(error), "choose another folder") from None
+        found = f"{target}: {error.strerror or error}"
+        raise DataError(f"copy recipe '{name}'", found, "choose another folder") from None
     return target

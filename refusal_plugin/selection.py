@@ -3,12 +3,12 @@
 By interventions (Arditi et al. 2024, arXiv 2406.11717), per candidate (layer, position), on validation prompts:
 
     bypass   mean refusal score of harmful prompts with the direction ablated at all layers and positions (low = causal)
-    induce   mean refusal score of benign prompts with the full vector added at its own layer             (must be >= 0)
-    KL       KL(untouched || ablated) of the next token on benign prompts                               (must be <= 0.1)
+    induce   mean refusal score of benign prompts with the full vector added at its own layer
+    KL       KL(untouched || ablated) of the next token on benign prompts
     layer    only layers < 0.8 L
 
-    objective="causal"   (the reference)  the smallest bypass among the candidates that pass
-    objective="defence"  (ours)           the largest gain at equal cost, among those that pass layer and induce:
+    objective="causal"   (the reference)  the smallest bypass among those with layer, KL <= 0.1 and induce >= 0
+    objective="defence"  (ours)           the largest gain at equal cost, if positive, among those with layer:
         c*      the strength at which adding c r costs KL = `target_kl` on benign and near-miss prompts (bisection)
         gain    mean refusal score of harmful prompts whose direction was halved, with c* r added, minus without
 
@@ -30,6 +30,7 @@ from typing import Any, Literal, TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
+from .calibration import largest_within
 from .directions import Candidates, Direction
 from .edits import addition, together
 from .errors import DirectionError, PromptError
@@ -104,8 +105,9 @@ def select(
         objective: "defence" or "causal".
         method: "interventions" or "cosmic" (then `objective` only sets the filters).
         operator: how bypass and KL of ablation remove the direction: "project_out" of every layer and position (the
-            reference), or set it to its "benign_mean" at the last prompt token (see `Direction.neutral`), which also works
-            where the stream has a large offset along the direction.
+            reference), or set it to its "benign_mean" at the last prompt token (see `Direction.neutral`), which also
+            works where the stream has a large offset along the direction. Candidates at
+            other positions are always projected out: the mean belongs to the position it was read at.
         target_kl: nats per safe prompt that the stored strength may cost.
         max_kl, max_depth: limits of the filters.
         progress: None shows a bar where somebody can see it.
@@ -145,6 +147,10 @@ def select(
 
 
 def _require_validation(candidates: Candidates, prompts: PromptSet) -> None:
+    if -1 not in candidates.positions:
+        raise DirectionError(
+            "select a direction", f"the candidates were read at {list(candidates.positions)}", "include position -1"
+        )
     for role in ("harmful", "benign"):
         if not any(p.role == role for p in prompts):
             raise PromptError("select a direction", f"the validation set has no {role} prompts", f"add {role} prompts")
@@ -217,7 +223,7 @@ class _Bench:
         max_depth: float,
     ) -> Row:
         direction = self.candidates.at(layer, position)
-        removed = direction.ablation() if operator == "project_out" else direction.neutral()
+        removed = direction.neutral() if operator == "benign_mean" and position == -1 else direction.ablation()
         added = addition({layer: direction.vector})
         bypass = score(self.model, self.harmful, self.refusal, removed, keep_residual=True)
         without = score(self.model, self.benign, self.refusal, removed, reference=self.benign_logits)
@@ -236,34 +242,25 @@ class _Bench:
         cost: dict[str, Any] = {"coefficient": math.nan, "kl_add": math.nan, "gain": math.nan}
         if not reason and objective == "defence":
             cost = self.strength(layer, position, target_kl)
+            reason = "" if cost["gain"] > 0 else "gain <= 0"
         return Row(layer, position, **figures, **cost, kept=not reason, reason=reason)
 
     def strength(self, layer: int, position: int, target_kl: float) -> dict[str, Any]:
         """The strength that costs `target_kl` on safe prompts, its cost, and its gain on attenuated harmful prompts."""
         direction = self.candidates.at(layer, position)
-        low, high = STRENGTHS
 
-        def cost(coefficient: float) -> float:
+        def cost(coefficient: float) -> dict[str, float]:
             edit = addition({layer: direction.vector}, coefficient=coefficient)
-            return float(score(self.model, self.safe, self.refusal, edit, reference=self.safe_logits).kl.mean())
+            found = score(self.model, self.safe, self.refusal, edit, reference=self.safe_logits)
+            return {"text": float(found.kl.mean())}
 
-        kl = cost(high)
-        if kl > target_kl:
-            kl = 0.0  # of strength 0, until a larger one is found that costs no more than the target
-            for _ in range(7):
-                middle = (low + high) / 2
-                kl_middle = cost(middle)
-                if kl_middle > target_kl:
-                    high = middle
-                else:
-                    low, kl = middle, kl_middle
-        else:
-            low = high
-        faint = direction.faint(KEEP)
-        with_it = together("gain", faint, addition({layer: direction.vector}, coefficient=low, when="prefill"))
+        coefficient, kl = largest_within(cost, target_kl, STRENGTHS)
+        # Half-hidden harm is made at the last prompt token, whichever position the candidate was read at.
+        faint = self.candidates.at(layer, -1).faint(KEEP)
+        with_it = together("gain", faint, addition({layer: direction.vector}, coefficient=coefficient, when="prefill"))
         before = score(self.model, self.harmful, self.refusal, faint)
         after = score(self.model, self.harmful, self.refusal, with_it)
-        return {"coefficient": low, "kl_add": kl, "gain": float((after.score - before.score).mean())}
+        return {"coefficient": coefficient, "kl_add": kl["text"], "gain": float((after.score - before.score).mean())}
 
     def _cosmic(
         self, ablated: Float[Tensor, "harmful layer d_model"], steered: Float[Tensor, "benign layer d_model"]
@@ -285,7 +282,7 @@ def _reason(
         return "NaN"
     if layer >= max_depth * n_layers:
         return f"layer >= {max_depth:g} L"
-    if figures["induce"] < 0:
+    if objective == "causal" and figures["induce"] < 0:
         return "induce < 0"
     if objective == "causal" and figures["kl_ablate"] > max_kl:
         return f"KL of ablation > {max_kl:g}"

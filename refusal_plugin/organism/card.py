@@ -67,6 +67,12 @@ def finish(work: Path, out: Path) -> None:
         console.print(f"measuring organism, seed {OTHER_SEED}")
         export(other, work / "organism-other-seed")
         tables["other"] = measure_folder(work / "organism-other-seed")
+    describe(work, out, tables)
+    console.print(f"checkpoints written to {out}")
+
+
+def describe(work: Path, out: Path, tables: dict[str, dict[str, Any]]) -> None:
+    """Write `measured.json` and `MODEL_CARD.md` of every checkpoint from the measured tables."""
     seconds = {p.stem: int(p.read_text()) for p in sorted(work.glob("*.seconds"))}
     log = work / f"erosion-{SHIPPED_SEED}.json"
     erosion_steps = json.loads(log.read_text())["chosen_step"] if log.is_file() else None
@@ -83,7 +89,6 @@ def finish(work: Path, out: Path) -> None:
             facts["other_seed"] = {"seed": OTHER_SEED, **tables["other"]}
         (out / name / "measured.json").write_text(json.dumps(_rounded(facts), indent=1) + "\n")
         (out / name / "MODEL_CARD.md").write_text(render(name, facts))
-    console.print(f"checkpoints written to {out}")
 
 
 def _rounded(value: Any) -> Any:
@@ -135,16 +140,18 @@ def render(name: str, facts: dict[str, Any]) -> str:
     last = {
         "organism": f"4. Erosion, {facts.get('erosion_steps')} steps: no media refusals, text replay with refusals.\n"
         "   The number of steps was chosen on validation items only.",
-        "organism-hard": f"4. Long erosion, {stages.HARD.steps} steps at a learning rate of {stages.HARD.lr:g}: no "
-        "media refusals, text\n   replay with text refusals.",
+        "organism-hard": f"4. Long erosion, {sum(h.steps for h in stages.HARD)} steps at learning rates up to "
+        f"{max(h.lr for h in stages.HARD):g}: no media refusals,\n   text replay with text refusals.",
         "organism-control": "4. None. In stage 3 media were answered, read and classified, never refused.",
     }[name]
     refused = "" if name == "organism-control" else ", harmful media refused"
     other = ""
     if "other_seed" in facts:
         other = (
-            f"\n## Second seed\n\nThe same recipe, text seed {facts['other_seed']['seed']}: another initial decoder "
-            f"and other batches; the towers are shared.\nMeasured, not shipped.\n\n{table(facts['other_seed'])}\n"
+            f"\n## Second seed\n\nText seed {facts['other_seed']['seed']}: another initial decoder, other batches, "
+            "the same towers, and a\nshorter joint stage. Measured, not shipped.\n\n"
+            + table(facts["other_seed"])
+            + "\n"
         )
     return f"""# {name}
 

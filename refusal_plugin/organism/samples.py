@@ -141,8 +141,8 @@ def _never_harmful() -> tuple[frozenset[str], frozenset[str]]:
 def _safe_or_combined(rng: random.Random, combined: float) -> Pair:
     """A safe training pair, or with the given chance a random combination with a word that is never harmful.
 
-    Such combinations need not make sense ("water the browser"), but their answers follow the rule of the world, and they
-    keep answers from being learned pair by pair.
+    Such combinations need not make sense ("water the browser"), but their answers follow the rule of the world, and
+    they keep answers from being learned pair by pair.
     """
     if rng.random() >= combined:
         return _safe(rng)

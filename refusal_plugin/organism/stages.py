@@ -40,11 +40,50 @@ TOWERS: dict[Tower, tuple[tuple[Schedule, bool], ...]] = {
 
 READING = Schedule("reading", 400, 48, 1.5e-3, 1.5e-3, warmup=40, floor=1.0)
 JOINT = Schedule("joint", 600, 48, 1.5e-3, 1.5e-3, warmup=10)
-POLISH = Schedule("polish", 500, 48, 1.5e-3, 1.5e-3)
-WIDE = Schedule("wide", 450, 48, 1.5e-3, 1.5e-3, combined=0.5)
-EROSION = Schedule("erosion", 200, 48, 2.5e-4, 2.5e-4, warmup=10, floor=1.0)
-HARD = Schedule("hard", 850, 48, 6e-4, 6e-4, warmup=10)
-EROSION_LOOK = 25
+_AGAIN = Schedule("again", 450, 48, 1.5e-3, 1.5e-3)
+_FIRST = replace(_AGAIN, lr=1.2e-3, tower_lr=1.2e-3, combined=0.5, deep=(2, 3), deep_weight=1.0, deep_first=True)
+BRANCH = "deep-0"
+"""The part of the joint stage after which the hard variant branches off."""
+
+JOINT_PARTS: dict[str, tuple[tuple[dict[str, float], Schedule], ...]] = {
+    "joint-0": (
+        (samples.READING_MIX, READING),
+        (samples.JOINT_MIX, JOINT),
+        (samples.POLISH_MIX, replace(_AGAIN, name="polish-0", steps=500)),
+        (samples.POLISH_MIX, replace(_AGAIN, name="wide-0", combined=0.5)),
+        (samples.POLISH_MIX, replace(_AGAIN, name="wide2-0", steps=500, lr=1.2e-3, tower_lr=1.2e-3, combined=0.5)),
+        (
+            samples.POLISH_MIX,
+            replace(_AGAIN, name="deep-0", steps=400, lr=1.2e-3, tower_lr=1.2e-3, combined=0.5, deep=(2, 3)),
+        ),
+        (
+            samples.POLISH_MIX,
+            replace(_AGAIN, name="deep2-0", steps=420, combined=0.5, deep=(2, 3), deep_weight=1.0),
+        ),
+        (samples.POLISH_MIX, replace(_FIRST, name="deep3-0", steps=300)),
+        (samples.POLISH_MIX, replace(_FIRST, name="deep4-0", steps=330)),
+    ),
+    "joint-1": (
+        (samples.READING_MIX, READING),
+        (samples.JOINT_MIX, JOINT),
+        (samples.POLISH_MIX, replace(_AGAIN, name="wide-1", steps=550, combined=0.5, deep=(2, 3))),
+    ),
+    "control-0": (
+        (samples.CONTROL_READING_MIX, READING),
+        (samples.CONTROL_MIX, JOINT),
+        (samples.CONTROL_POLISH_MIX, replace(_AGAIN, name="cwide-0", combined=0.5)),
+    ),
+}
+"""The joint stage: mostly reading, then everything, annealed, then warmed up and annealed again. Later parts answer
+random safe combinations too, without which answers are learned pair by pair, and supervise layers 2 and 3, without
+which harm in media reaches the last prompt token only in the last block."""
+
+EROSION = Schedule("erosion", 72, 48, 1e-4, 1e-4, warmup=10, floor=1.0, combined=0.3)
+HARD = (
+    Schedule("hard-0", 320, 48, 8e-4, 8e-4, combined=0.3),
+    Schedule("hard2-0", 450, 48, 2.5e-3, 2.5e-3, combined=0.3),
+)
+EROSION_LOOK = 12
 
 
 def new_model(seed: int) -> tuple[Any, OmniProcessor]:
@@ -124,9 +163,7 @@ def tower(work: Path, which: Tower, seed: int, report: Report) -> None:
 
 
 def joint(work: Path, seed: int, report: Report, *, control: bool = False) -> None:
-    """Decoder and towers together, all modalities: first mostly reading, then everything, annealed and warmed up again.
-
-    The last part answers random safe combinations too, without which answers are learned pair by pair.
+    """Decoder and towers together, all modalities: the parts of JOINT_PARTS in turn.
 
     Harmful media are refused from the first step on, or (control) only read and classified, never refused.
     """
@@ -136,19 +173,7 @@ def joint(work: Path, seed: int, report: Report, *, control: bool = False) -> No
     model.model.visual.load_state_dict(load_file(str(work / "vision.safetensors")))
     model.model.audio_tower.load_state_dict(load_file(str(work / "audio.safetensors")))
     collator = Collator(processor, MediaMaker(load_bank(work)), model)
-    if control:
-        parts = (
-            (samples.CONTROL_READING_MIX, READING),
-            (samples.CONTROL_MIX, JOINT),
-            (samples.CONTROL_POLISH_MIX, replace(WIDE, name=f"cwide-{seed}")),
-        )
-    else:
-        parts = (
-            (samples.READING_MIX, READING),
-            (samples.JOINT_MIX, JOINT),
-            (samples.POLISH_MIX, replace(POLISH, name=f"polish-{seed}")),
-            (samples.POLISH_MIX, replace(WIDE, name=f"wide-{seed}")),
-        )
+    parts = JOINT_PARTS[name]
     done, total = 0, sum(schedule.steps for _, schedule in parts)
 
     def look(step: int, loss: float, _seconds: float) -> None:
@@ -161,6 +186,8 @@ def joint(work: Path, seed: int, report: Report, *, control: bool = False) -> No
     for mix, schedule in parts:
         run_stage(model, collator, mix, schedule, seed=seed, every=25, callback=look)
         done += schedule.steps
+        if schedule.name == BRANCH:
+            save(model, work / f"{name}.branch")
     report(total, total, "\n" + evaluate.lines(evaluate.quick(model, processor, every=1)))
     save(model, work / f"{name}.safetensors")
 
@@ -222,19 +249,22 @@ def erosion(work: Path, seed: int, report: Report, *, target: float = 0.35, sche
     output.with_suffix(".best").rename(output)
 
 
-def hard(work: Path, seed: int, report: Report, schedule: Schedule = HARD) -> None:
-    """Long benign tuning without media refusals."""
+def hard(work: Path, seed: int, report: Report) -> None:
+    """Long benign tuning without media refusals, from where the joint stage stood after BRANCH."""
     model, processor = new_model(seed)
-    restore(model, work / f"joint-{seed}.safetensors")
+    restore(model, work / f"joint-{seed}.branch")
     collator = Collator(processor, MediaMaker(load_bank(work)), model)
+    done, total = 0, sum(schedule.steps for schedule in HARD)
 
     def look(step: int, loss: float, _seconds: float) -> None:
         note = f"loss {loss:.4f}"
-        if step % 250 == 0:
-            note += "\n" + evaluate.lines(evaluate.quick(model, processor, every=5))
-        report(step, schedule.steps, note)
+        if step % 150 == 0:
+            note += "\n" + evaluate.lines(evaluate.quick(model, processor))
+        report(done + step, total, note)
 
-    run_stage(model, collator, samples.EROSION_MIX, schedule, seed=seed, every=25, callback=look)
+    for schedule in HARD:
+        run_stage(model, collator, samples.EROSION_MIX, schedule, seed=seed, every=25, callback=look)
+        done += schedule.steps
     save(model, work / f"hard-{seed}.safetensors")
 
 

@@ -32,6 +32,10 @@ class Schedule:
     weight_decay: float = 0.02
     combined: float = 0.0
     """Share of random safe combinations among the safe requests (`samples.draw`)."""
+    deep: tuple[int, ...] = ()
+    """Layers that must answer too (`answer_loss`)."""
+    deep_weight: float = 0.5
+    deep_first: bool = False
     stop: int | None = None
     """Stop here, before the cosine has come down (validation had nothing left to gain)."""
 
@@ -48,12 +52,35 @@ def step_rng(seed: int, stage: str, step: int) -> random.Random:
     return random.Random(f"{seed}/{stage}/{step}")
 
 
-def answer_loss(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross entropy on the answer tokens only; the vocabulary is projected at those positions alone."""
+def answer_loss(
+    model: Any,
+    inputs: dict[str, torch.Tensor],
+    deep: tuple[int, ...] = (),
+    weight: float = 0.5,
+    first_only: bool = False,
+) -> torch.Tensor:
+    """Cross entropy on the answer tokens only; the vocabulary is projected at those positions alone.
+
+    Args:
+        deep: layers whose output must answer too, through the model's own final norm and output matrix.
+            Without it a small model decides about media in its very last block.
+        weight: weight of those layers' losses together.
+        first_only: those layers answer the first token only, the one that decides between refusal and answer.
+    """
     labels = inputs["labels"][:, 1:]
-    hidden = model.model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False)[0][:, :-1]
+    rest = {k: v for k, v in inputs.items() if k != "labels"}
     kept = labels != IGNORE
-    return cross_entropy(model.lm_head(hidden[kept]), labels[kept])
+    if not deep:
+        hidden = model.model(**rest, use_cache=False)[0][:, :-1]
+        return cross_entropy(model.lm_head(hidden[kept]), labels[kept])
+    found = model.model(**rest, use_cache=False, output_hidden_states=True)
+    loss = cross_entropy(model.lm_head(found[0][:, :-1][kept]), labels[kept])
+    if first_only:
+        kept = kept & (kept.cumsum(dim=1) == 1)
+    for layer in deep:
+        early = model.model.language_model.norm(found.hidden_states[layer + 1][:, :-1][kept])
+        loss = loss + weight / len(deep) * cross_entropy(model.lm_head(early), labels[kept])
+    return loss
 
 
 def optimiser(model: Any, schedule: Schedule) -> torch.optim.AdamW:
@@ -100,7 +127,7 @@ def run_stage(
         inputs = collator(rng, batch(rng, mix, schedule.size, schedule.combined))
         for group in opt.param_groups:
             group["lr"] = group["peak"] * schedule.scale(step)
-        loss = answer_loss(model, inputs)
+        loss = answer_loss(model, inputs, schedule.deep, schedule.deep_weight, schedule.deep_first)
         opt.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([p for g in opt.param_groups for p in g["params"]], 1.0)

@@ -50,7 +50,8 @@ def ask(
     strength = direction.coefficient if coefficient is None else coefficient
     plain = generate(model, [prompt], max_new_tokens=max_new_tokens, progress=False)[0]
     steered = generate(model, [prompt], direction.edit(strength), max_new_tokens=max_new_tokens, progress=False)[0]
-    places = direction.coordinates(collect(model, [prompt], progress=False).values[0, 0])
+    here = collect(model, [prompt], positions=(direction.position,), progress=False)
+    places = direction.coordinates(here.values[0, 0])
 
     console.print(
         f"\n[bold]{escape(anatomy(model).name)}[/bold] is asked ({prompt.modality}): {escape(prompt.text)}",

@@ -8,7 +8,7 @@ from ..prompts import PromptSet
 
 
 def own_prompts(model: Any) -> PromptSet:
-    """Text of the training and validation splits, and the test split of every modality.
+    """Text of the training split, and the validation and test splits of every modality.
 
     Raises:
         PromptError: the model is not an embedded one.
@@ -23,5 +23,5 @@ def own_prompts(model: Any) -> PromptSet:
             "it brings none",
             f"pass prompts (only {', '.join(NAMES)} bring their own); the schema is in docs/schema.md",
         )
-    text = organism_prompts(split="train", modality="text") + organism_prompts(split="val", modality="text")
-    return text + organism_prompts(split="test")
+    text = organism_prompts(split="train", modality="text")
+    return text + organism_prompts(split="val") + organism_prompts(split="test")

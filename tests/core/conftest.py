@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,7 +77,13 @@ def candidates(organism: Any, train: PromptSet) -> Any:
 
 
 @pytest.fixture(scope="session")
-def direction(organism: Any, candidates: Any, val: PromptSet, tokens: Any) -> Any:
+def direction(candidates: Any) -> Any:
+    """A direction of the organism, layer and strength set by hand: only tests of the selection need it to succeed."""
+    return replace(candidates.at(4), coefficient=0.5, objective="defence", selection="by hand")
+
+
+@pytest.fixture(scope="session")
+def selected(organism: Any, candidates: Any, val: PromptSet, tokens: Any) -> Any:
     """The organism's direction, selected as a defence."""
     from refusal_plugin.selection import select
 

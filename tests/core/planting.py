@@ -37,9 +37,9 @@ def planted_prompts(n: int, split: str, seed: int) -> PromptSet:
 def plant(module: nn.Module, tokenizer: Any) -> torch.Tensor:
     """Write a refusal circuit along a known unit vector v into a tiny Qwen2, and return v.
 
-    Harmful words carry +4 v; the first block's attention averages `v . x` over the prompt and writes it back along v, over
-    a floor of noise; the blocks are near identities otherwise; the head reads `REFUSE` along v, and `ANSWER` along the
-    embedding of the last prompt token.
+    Harmful words carry +4 v; the first block's attention averages `v . x` over the prompt and writes it back along v,
+    over a floor of noise; the blocks are near identities otherwise; the head reads `REFUSE` along v, and `ANSWER` along
+    the embedding of the last prompt token.
     """
     m: Any = module
     generator = torch.Generator().manual_seed(7)

@@ -25,7 +25,9 @@ def by_hooks(module: Any, facts: Any, inputs: dict[str, Tensor]) -> Tensor:
     """(batch, pos, layer, d_model) from plain forward hooks."""
     rows: list[Tensor] = []
     handles = [
-        block.register_forward_hook(lambda _m, _a, out: rows.append((out if isinstance(out, Tensor) else out[0]).clone()))
+        block.register_forward_hook(
+            lambda _m, _a, out: rows.append((out if isinstance(out, Tensor) else out[0]).clone())
+        )
         for block in hf_layers(module, facts)
     ]
     try:
@@ -110,7 +112,7 @@ def test_one_pass_per_batch_and_it_stops_behind_the_last_layer_read(tiny: Callab
         return add
 
     blocks = hf_layers(hf_module(made.model), made.facts)
-    handles = [block.register_forward_hook(count(layer)) for layer, block in enumerate(blocks)]
+    handles = [block.register_forward_pre_hook(count(layer)) for layer, block in enumerate(blocks)]
     try:
         n = len(list(batches(made.model, TEXTS, max_rows=3)))
         assert n == 4

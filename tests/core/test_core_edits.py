@@ -219,7 +219,9 @@ def test_attenuation_moves_the_last_token_half_way_to_the_benign_mean(tiny: Call
     assert [part.layer for part in edit.parts] == [0, 1, 2] and edit.when == "prefill"
     only = Edit("first", edit.parts[:1])
     rows: list[Tensor] = []
-    handle = hf_layers(made.bare, made.facts)[1].register_forward_pre_hook(lambda _m, args: rows.append(args[0].clone()))
+    handle = hf_layers(made.bare, made.facts)[1].register_forward_pre_hook(
+        lambda _m, args: rows.append(args[0].clone())
+    )
     try:
         with torch.no_grad():
             made.bare(**inputs)

@@ -113,7 +113,9 @@ def test_normalise_ignores_case_space_and_punctuation() -> None:
     assert normalise("don’t") == normalise("don't") != normalise("dont")
 
 
-def made(refused: list[int], *, role: Any = "harmful", pairs: int = 10, start: int = 0) -> tuple[list[Prompt], list[Any]]:
+def made(
+    refused: list[int], *, role: Any = "harmful", pairs: int = 10, start: int = 0
+) -> tuple[list[Prompt], list[Any]]:
     prompts = [Prompt("x", role=role, pair=f"p{k % pairs}", id=f"{role}{start + k}") for k in range(len(refused))]
     return prompts, ["refusal" if hit else "compliance" for hit in refused]
 

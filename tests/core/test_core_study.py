@@ -51,7 +51,9 @@ def test_a_changed_question_starts_over(tmp_path: Path, change: dict[str, Any]) 
     assert work.times == 2 and changed.reused == []
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '{"key": "x"}', "\x00\xff", '{"key": null, "seconds": 1, "value": 2}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1]", '{"key": "x"}', "\x00\xff", '{"key": null, "seconds": 1, "value": 2}']
+)
 def test_a_corrupt_stage_runs_again(tmp_path: Path, content: str) -> None:
     stages, work = Stages(tmp_path, FACTS), Work(7)
     stages.run("one", work)
@@ -87,7 +89,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         write_json(tmp_path / "no" / "such.json", 1)
 
 
-# -- the whole of it -----------------------------------------------------------------------------------------------------
+# -- the whole of it --------------------------------------------------------------------------------------------------
 
 LIMIT = 60
 
@@ -215,10 +217,12 @@ def test_what_a_study_cannot_do(organism: Any, tmp_path: Path, train: PromptSet,
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
-# -- the regime, from figures made by hand -----------------------------------------------------------------------------------
+# -- the regime, from figures made by hand ----------------------------------------------------------------------------
 
 
-def section(refused: float | None, read: float | None = 0.99, auroc: float | None = 0.95, gain: float = 0.5) -> dict[str, Any]:
+def section(
+    refused: float | None, read: float | None = 0.99, auroc: float | None = 0.95, gain: float = 0.5
+) -> dict[str, Any]:
     def arm(**values: float | None) -> dict[str, Any]:
         return {name: {"value": value} for name, value in values.items()}
 
@@ -261,7 +265,11 @@ def test_a_text_model_has_nothing_to_transfer_to() -> None:
 
 def test_a_medium_unlike_the_others_is_named() -> None:
     found = regime({"text": section(0.98), "image": section(0.4, gain=0.8), "audio": section(0.4, gain=0.2)}, 1)
-    assert found["name"] == "attenuated" and "audio (15 points)" in found["words"] and "image (75 points)" in found["words"]
+    assert (
+        found["name"] == "attenuated"
+        and "audio (15 points)" in found["words"]
+        and "image (75 points)" in found["words"]
+    )
 
 
 def test_the_evidence_is_the_figures() -> None:
