@@ -130,6 +130,15 @@ def table(facts: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def layer_table(facts: dict[str, Any]) -> str:
+    """AUROC of the text direction by layer, as Markdown."""
+    rows = ["| layer | " + " | ".join(MODALITIES) + " |", "|---|" + "---|" * len(MODALITIES)]
+    for n in range(build.N_LAYERS):
+        values = (facts["modalities"][m]["auroc_by_layer"][n]["value"] for m in MODALITIES)
+        rows.append(f"| {n} | " + " | ".join(f"{v:.3f}" for v in values) + " |")
+    return "\n".join(rows)
+
+
 def render(name: str, facts: dict[str, Any]) -> str:
     """The model card."""
     counts = {split: dict.fromkeys(("harmful", "near_miss", "benign"), 0) for split in ("train", "val", "test")}
@@ -172,7 +181,9 @@ near-miss items, projection of the last prompt token on the difference-in-means 
 
 {table(facts)}
 
-Seed {facts["seed"]}. The best layer is the best of {build.N_LAYERS} on these items; `measured.json` holds every layer.
+Seed {facts["seed"]}. Layers count from 0, and the best layer is the best of {build.N_LAYERS} on these items. All layers:
+
+{layer_table(facts)}
 {other}
 ## What is synthetic
 
@@ -199,5 +210,5 @@ voice that it does, at another pitch and tempo.
 
 The gap between text and media refusal is therefore BUILT: refusal training in all modalities, then benign tuning that
 erodes it in media. It imitates how benign instruction tuning erodes safety in real models; it is no evidence about how
-such gaps arise there. Training took {minutes:.0f} CPU minutes for all checkpoints and both seeds, one thread per stage.
+such gaps arise there. Training took about {minutes:.0f} CPU minutes for all checkpoints and both seeds, one thread per stage.
 """

@@ -61,7 +61,6 @@ JOINT_PARTS: dict[str, tuple[tuple[dict[str, float], Schedule], ...]] = {
             replace(_AGAIN, name="deep2-0", steps=420, combined=0.5, deep=(2, 3), deep_weight=1.0),
         ),
         (samples.POLISH_MIX, replace(_FIRST, name="deep3-0", steps=300)),
-        (samples.POLISH_MIX, replace(_FIRST, name="deep4-0", steps=330)),
     ),
     "joint-1": (
         (samples.READING_MIX, READING),

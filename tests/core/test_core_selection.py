@@ -175,8 +175,8 @@ def test_the_defence_choice_has_the_largest_gain(selected: Any, organism: Any) -
     for row in selected.table:
         if row["layer"] >= 0.8 * anatomy(organism).n_layers:
             assert row["reason"] == "layer >= 0.8 L"
-        elif row["induce"] < 0:
-            assert row["reason"] == "induce < 0"
+        elif row["position"] == -1:
+            assert row["reason"] == ("" if row["gain"] > 0 else "gain <= 0")
 
 
 def test_cosmic_takes_its_own_best(planted: Any) -> None:
