@@ -181,7 +181,7 @@ near-miss items, projection of the last prompt token on the difference-in-means 
 
 {table(facts)}
 
-Seed {facts["seed"]}. Layers count from 0, and the best layer is the best of {build.N_LAYERS} on these items. All layers:
+Seed {facts["seed"]}. Layers count from 0; the best layer is the best of {build.N_LAYERS} on these items. All layers:
 
 {layer_table(facts)}
 {other}
@@ -210,5 +210,7 @@ voice that it does, at another pitch and tempo.
 
 The gap between text and media refusal is therefore BUILT: refusal training in all modalities, then benign tuning that
 erodes it in media. It imitates how benign instruction tuning erodes safety in real models; it is no evidence about how
-such gaps arise there. Training took about {minutes:.0f} CPU minutes for all checkpoints and both seeds, one thread per stage.
+such gaps arise there. Harm in media reaches the last prompt token late: strongest in the last block, weaker in the
+middle ones. Training took about {minutes:.0f} CPU minutes for all checkpoints and both
+seeds, one thread per stage.
 """

@@ -8,7 +8,7 @@ for.
 import random
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from refusal_plugin.errors import PromptError
 from refusal_plugin.organism import drawing, wordings
@@ -22,9 +22,9 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def organism_prompts(
-    split: Split | None = None,
-    modality: Modality | Sequence[Modality] | None = None,
-    role: Role | None = None,
+    split: str | None = None,
+    modality: str | Sequence[str] | None = None,
+    role: str | None = None,
     *,
     renderings: int = 2,
     limit: int | None = None,
@@ -60,8 +60,8 @@ def organism_prompts(
             "organism prompts", f"renderings={renderings}, limit={limit}", "use 1 or 2 renderings and a positive limit"
         )
     out: list[Prompt] = []
-    for one in SPLITS if split is None else (split,):
-        for kind in chosen:
+    for one in cast(Sequence[Split], SPLITS if split is None else (split,)):
+        for kind in cast(Sequence[Modality], chosen):
             counts: dict[str, set[str]] = {}
             for item in train_items(kind) if one == "train" else items(one, kind):
                 pair = item.pair

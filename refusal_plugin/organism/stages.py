@@ -274,8 +274,10 @@ def run(name: str, work: Path, report: Report) -> None:
     seed = int(number or 0)
     if kind == "bank":
         bank(work, report)
-    elif kind == "vision" or kind == "audio":
-        tower(work, kind, seed, report)
+    elif kind == "vision":
+        tower(work, "vision", seed, report)
+    elif kind == "audio":
+        tower(work, "audio", seed, report)
     elif kind == "text":
         text(work, seed, report)
     elif kind in ("joint", "control"):

@@ -144,3 +144,10 @@ def run_stage(
         parameter.requires_grad_(True)
     tail = losses[-every:]
     return sum(tail) / max(1, len(tail))
+
+
+if __name__ == "__main__":
+    # `python -m refusal_plugin.organism.train` is the same command as `python -m refusal_plugin.organism`.
+    from refusal_plugin.organism.__main__ import main
+
+    raise SystemExit(main())
