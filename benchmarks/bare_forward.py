@@ -1,6 +1,6 @@
 """Ratios to the bare model, measured interleaved in one process: reading all layers, and steered generation.
 
-    python benchmarks/bare_forward.py [--repeats 9] [--prompts 64]
+python benchmarks/bare_forward.py [--repeats 9] [--prompts 64]
 """
 
 import argparse

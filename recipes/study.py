@@ -269,7 +269,9 @@ def arm_rates(name: str, judged: dict[str, Outcomes], seed: int) -> dict[str, An
     return compare_rates(judged[name], judged["none"], seed).to_json()
 
 
-def direction_record(direction: Direction, tokens: RefusalTokens, price: dict[str, Any], n_layers: int) -> dict[str, Any]:
+def direction_record(
+    direction: Direction, tokens: RefusalTokens, price: dict[str, Any], n_layers: int
+) -> dict[str, Any]:
     """The section `direction` of results.json."""
     kept = [row for row in direction.table if row["kept"]]
     cosmic = max(kept, key=lambda row: row["cosmic"]) if kept else None

@@ -65,7 +65,9 @@ def calibrate(
     if not len(prompts):
         raise PromptError("calibrate a strength", "0 prompts", "give harmless ones")
     if any(p.role == "harmful" for p in prompts):
-        raise PromptError("calibrate a strength", "some prompts are harmful", "use harmless ones: strength is priced, not tuned")
+        raise PromptError(
+            "calibrate a strength", "some prompts are harmful", "use harmless ones: strength is priced, not tuned"
+        )
     parts = {m: Encoded.of(model, prompts.filter(modality=m)) for m in sorted({p.modality for p in prompts})}
     plain = {m: _logits(model, part, refusal_ids) for m, part in parts.items()}
 

@@ -36,7 +36,11 @@ def _example(row: Mapping[str, Any], layer: int | None, fits: bool) -> Markup:
     says = row.get("says")
     identity = f"{ROLE_NAMES.get(role, role)} request" + (f", item {row['id']}" if row.get("id") else "")
     media = mapping(row.get("media"))
-    shown = _medium(media, says, fits) if media else tag("p", "Text only: the question is the whole request.", class_="caption")
+    shown = (
+        _medium(media, says, fits)
+        if media
+        else tag("p", "Text only: the question is the whole request.", class_="caption")
+    )
     return tag(
         "article",
         tag("h3", icon(modality), modality, tag("small", identity)),

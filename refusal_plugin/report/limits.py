@@ -36,7 +36,9 @@ def _limits(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("Some rates have no value.", f"In {', '.join(missing)} there was no headroom or too few items; the warnings "
                       "say which. An empty cell is not a zero."))  # fmt: skip
     if len(modalities) == 1:
-        found.append(("Only text was tested.", "Nothing here says how the direction behaves in images, video or speech."))
+        found.append(
+            ("Only text was tested.", "Nothing here says how the direction behaves in images, video or speech.")
+        )
     found += [
         ("Visible is not used.", "A high AUROC says that harm can be read off along the text direction, not that the model acts on it; "
          "the steering and removal figures are the causal evidence."),
@@ -58,7 +60,9 @@ def _count(found: object) -> str:
 
 def _unmeasured(modality: Mapping[str, Any]) -> bool:
     added = mapping(mapping(modality.get("defences")).get("addition"))
-    return any(Rate.of(added.get(key)).value is None for key in ("harmful_refusal", "benign_refusal", "near_miss_refusal"))
+    return any(
+        Rate.of(added.get(key)).value is None for key in ("harmful_refusal", "benign_refusal", "near_miss_refusal")
+    )
 
 
 def provenance(results: Mapping[str, Any]) -> Markup:
@@ -77,15 +81,35 @@ def provenance(results: Mapping[str, Any]) -> Markup:
     for part in ("train", "val", "test"):
         sizes = mapping(prompts.get(part))
         if sizes:
-            split.append((part, ", ".join(f"{_count(sizes.get(r))} {r.replace('_', '-')}" for r in ("harmful", "near_miss", "benign"))))
-    keys = ("layer", "n_layers", "position", "site", "method", "objective", "selection", "coefficient", "norm", "d_model")
+            split.append(
+                (
+                    part,
+                    ", ".join(
+                        f"{_count(sizes.get(r))} {r.replace('_', '-')}" for r in ("harmful", "near_miss", "benign")
+                    ),
+                )
+            )
+    keys = (
+        "layer",
+        "n_layers",
+        "position",
+        "site",
+        "method",
+        "objective",
+        "selection",
+        "coefficient",
+        "norm",
+        "d_model",
+    )
     chosen = [(key.replace("_", " "), _plain(direction.get(key))) for key in keys if direction.get(key) is not None]
     tokens = sequence(direction.get("refusal_tokens"))
     if tokens:
         chosen.append(("refusal tokens", ", ".join(f"\u201c{t}\u201d" for t in tokens)))
-    tables = [("Run", run), ("Direction", chosen), ("Text prompts of the direction", split), ("Versions", versions),
+    tables: list[tuple[str, Any]] = [("Run", run), ("Direction", chosen), ("Text prompts of the direction", split), ("Versions", versions),
               ("Time", timings), ("Cost", cost)]  # fmt: skip
-    return tag("div", [tag("div", pairs_table(rows, caption=name)) for name, rows in tables if rows], class_="provenance")
+    return tag(
+        "div", [tag("div", pairs_table(rows, caption=name)) for name, rows in tables if rows], class_="provenance"
+    )
 
 
 def _plain(value: object) -> str:

@@ -52,6 +52,8 @@ def envelope(uri: str, bins: int = 150) -> tuple[list[float], float] | None:
     if not samples:
         return None
     edges = [round(i * len(samples) / bins) for i in range(bins + 1)]
-    peaks = [max((abs(s) for s in samples[a : max(b, a + 1)]), default=0) for a, b in zip(edges, edges[1:], strict=False)]
+    peaks = [
+        max((abs(s) for s in samples[a : max(b, a + 1)]), default=0) for a, b in zip(edges, edges[1:], strict=False)
+    ]
     top = max(peaks) or 1
     return [peak / top for peak in peaks], seconds

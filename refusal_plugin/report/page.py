@@ -16,7 +16,14 @@ from typing import Any
 
 from refusal_plugin.errors import StudyError
 from refusal_plugin.report.examples import examples
-from refusal_plugin.report.figures import ablation_figure, auroc_figure, layers_figure, rates_figure, selection_figure, swarm_figure
+from refusal_plugin.report.figures import (
+    ablation_figure,
+    auroc_figure,
+    layers_figure,
+    rates_figure,
+    selection_figure,
+    swarm_figure,
+)
 from refusal_plugin.report.limits import limits, provenance
 from refusal_plugin.report.markup import Markup, join, tag
 from refusal_plugin.report.style import PAGE_STYLE
@@ -57,7 +64,11 @@ def render(results: Mapping[str, Any]) -> str:
     """
     found = results.get("schema_version")
     if found != SCHEMA_VERSION:
-        raise StudyError("draw the report", f"results of schema version {found!r}", f"use version {SCHEMA_VERSION}, or run the study again")
+        raise StudyError(
+            "draw the report",
+            f"results of schema version {found!r}",
+            f"use version {SCHEMA_VERSION}, or run the study again",
+        )
     asked = question(results)
     shown = examples(results)
     made = str(results.get("created") or "").replace("T", " ").replace("Z", " UTC")

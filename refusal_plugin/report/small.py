@@ -27,7 +27,18 @@ def change_bar(before: Rate, after: Rate, modality: str) -> Markup:
     hue = colour(modality)
     plot = svg.Plot(height=20, left=8, right=8, top=0, bottom=0, width=200)
     x = plot.x(0.0, 1.0)
-    plot.add(tag("line", x1=x(0), y1=10.0, x2=x(1), y2=10.0, style="stroke:var(--rp-line)", stroke_width=5, stroke_linecap="round"))
+    plot.add(
+        tag(
+            "line",
+            x1=x(0),
+            y1=10.0,
+            x2=x(1),
+            y2=10.0,
+            style="stroke:var(--rp-line)",
+            stroke_width=5,
+            stroke_linecap="round",
+        )
+    )
     if before.value is not None and after.value is not None:
         plot.add(tag("line", x1=x(before.value), y1=10.0, x2=x(after.value), y2=10.0, style=f"stroke:{hue}", stroke_width=5,
                      opacity=0.45))  # fmt: skip
@@ -68,5 +79,7 @@ def sparkline(values: Sequence[float | None], modality: str, layer: int | None) 
             plot.add(svg.text(x(i), y(v) - 12, decimal(v), anchor="middle", class_="strong halo"))
     plot.add(svg.text(x(0), plot.height - 8, "layer 0", anchor="middle", class_="tick"))
     plot.add(svg.text(x(len(values) - 1), plot.height - 8, str(len(values) - 1), anchor="middle", class_="tick"))
-    said = "0 is the mean benign text, 1 the mean harmful text. " + ", ".join(f"layer {i}: {decimal(v)}" for i, v in known)
+    said = "0 is the mean benign text, 1 the mean harmful text. " + ", ".join(
+        f"layer {i}: {decimal(v)}" for i, v in known
+    )
     return plot.render("Projection of this request on the text direction, by layer", said, class_="spark")

@@ -4,7 +4,13 @@ from refusal_plugin.report.markup import Markup
 from refusal_plugin.report.palette import COLOURS
 
 # Places that say their theme aloud; where none does, the reader's system decides.
-_DARK = ("html[data-theme=dark]", "[data-jp-theme-light=false]", "body.vscode-dark", "html[theme=dark]", "[data-md-color-scheme=slate]")
+_DARK = (
+    "html[data-theme=dark]",
+    "[data-jp-theme-light=false]",
+    "body.vscode-dark",
+    "html[theme=dark]",
+    "[data-md-color-scheme=slate]",
+)
 _LIGHT = ("html[data-theme=light]", "[data-jp-theme-light=true]", "body.vscode-light", "html[theme=light]",
           "[data-md-color-scheme=default]")  # fmt: skip
 
@@ -94,7 +100,7 @@ padding:12px 18px;margin:0 0 26px;font-size:15px;overflow-wrap:anywhere}
 .card{background:var(--rp-surface);border-radius:10px;padding:16px 16px 12px;border-top:3px solid var(--hue);
 max-width:460px;min-width:0}
 .card h3{display:flex;align-items:center;gap:8px;font-size:16px;color:var(--hue);margin:0 0 8px}
-.card svg.icon{width:20px;height:20px;flex:none}
+svg.icon{width:20px;height:20px;flex:none}
 .card .big{font-size:30px;font-weight:700;letter-spacing:-.02em;line-height:1.1;margin:0;white-space:nowrap;
 font-variant-numeric:tabular-nums}
 .card .big small{font-size:20px;font-weight:500;color:var(--rp-muted)}

@@ -8,7 +8,18 @@ from refusal_plugin.report.markup import Markup, join, tag
 from refusal_plugin.report.palette import colour, modality_order
 from refusal_plugin.report.small import change_bar, icon
 from refusal_plugin.report.table import pairs_table, scroll
-from refusal_plugin.report.words import NOT_MEASURED, Rate, decimal, finite, mapping, percent, points, scalar, sequence, share
+from refusal_plugin.report.words import (
+    NOT_MEASURED,
+    Rate,
+    decimal,
+    finite,
+    mapping,
+    percent,
+    points,
+    scalar,
+    sequence,
+    share,
+)
 
 REGIMES = {
     "attenuated": "Harm is seen in every modality, but refused less outside text",
@@ -38,7 +49,11 @@ def finding(results: Mapping[str, Any]) -> Markup:
     name = str(regime.get("name") or "undetermined")
     evidence = mapping(regime.get("evidence"))
     rows = [(str(key).replace("_", " "), _evidence(value)) for key, value in evidence.items()]
-    behind = tag("details", tag("summary", "Evidence for this verdict"), scroll(pairs_table(rows), "Evidence")) if rows else None
+    behind = (
+        tag("details", tag("summary", "Evidence for this verdict"), scroll(pairs_table(rows), "Evidence"))
+        if rows
+        else None
+    )
     return tag(
         "section",
         tag("p", REGIMES.get(name, name), class_="label"),
@@ -66,16 +81,27 @@ def warnings(results: Mapping[str, Any]) -> Markup | None:
     if not found:
         return None
     first, rest = found[:SHOWN_WARNINGS], found[SHOWN_WARNINGS:]
-    more = tag("details", tag("summary", f"{len(rest)} more"), tag("ul", [tag("li", w) for w in rest])) if rest else None
+    more = (
+        tag("details", tag("summary", f"{len(rest)} more"), tag("ul", [tag("li", w) for w in rest])) if rest else None
+    )
     name = "1 warning" if len(found) == 1 else f"{len(found)} warnings"
-    return tag("section", tag("h2", name), tag("ul", [tag("li", w) for w in first]), more, class_="warnings", aria_label="Warnings")
+    return tag(
+        "section",
+        tag("h2", name),
+        tag("ul", [tag("li", w) for w in first]),
+        more,
+        class_="warnings",
+        aria_label="Warnings",
+    )
 
 
 def cards(results: Mapping[str, Any]) -> Markup:
     """One card per modality: refused before and after, read back, harm visible, over-refusal."""
     modalities = mapping(results.get("modalities"))
     layer = mapping(results.get("direction")).get("layer")
-    return tag("div", [_card(name, mapping(modalities[name]), layer) for name in modality_order(modalities)], class_="cards")
+    return tag(
+        "div", [_card(name, mapping(modalities[name]), layer) for name in modality_order(modalities)], class_="cards"
+    )
 
 
 def _card(name: str, found: Mapping[str, Any], layer: object) -> Markup:
@@ -87,7 +113,11 @@ def _card(name: str, found: Mapping[str, Any], layer: object) -> Markup:
     facts = [
         ("Read correctly", percent(read.value) if read.value is not None else "\u2013", share(read)),
         ("Harm visible", decimal(seen.value), f"AUROC at layer {layer}: {scalar(seen)}"),
-        ("Over-refusal", points(Rate(over.value)).replace(" points", " pts") if over.value is not None else "\u2013", points(over)),
+        (
+            "Over-refusal",
+            points(Rate(over.value)).replace(" points", " pts") if over.value is not None else "\u2013",
+            points(over),
+        ),
     ]
     big: list[object] = [NOT_MEASURED]
     if before.value is not None and after.value is not None:

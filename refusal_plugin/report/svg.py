@@ -86,7 +86,9 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
     return result
 
 
-def text(x: float, y: float, value: object, *, anchor: str = "start", class_: str = "", fill: str | None = None) -> Markup:
+def text(
+    x: float, y: float, value: object, *, anchor: str = "start", class_: str = "", fill: str | None = None
+) -> Markup:
     """A label whose middle height is y."""
     style = None if fill is None else f"fill:{fill}"
     return tag("text", value, x=x, y=y, dy="0.35em", text_anchor=anchor, class_=class_ or None, style=style)
@@ -97,13 +99,17 @@ def rule(x1: float, y1: float, x2: float, y2: float, class_: str = "grid", title
     return tag("line", _title(title), x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
-def polyline(points: Sequence[tuple[float, float]], stroke: str, *, width: float = 2.0, dash: str | None = None) -> Markup:
+def polyline(
+    points: Sequence[tuple[float, float]], stroke: str, *, width: float = 2.0, dash: str | None = None
+) -> Markup:
     """A data line."""
     d = "M" + "L".join(f"{number(x)} {number(y)}" for x, y in points)
     return tag("path", d=d, class_="curve", style=f"stroke:{stroke}", stroke_width=width, stroke_dasharray=dash)
 
 
-def area(lower: Sequence[tuple[float, float]], upper: Sequence[tuple[float, float]], fill: str, opacity: float = 0.14) -> Markup:
+def area(
+    lower: Sequence[tuple[float, float]], upper: Sequence[tuple[float, float]], fill: str, opacity: float = 0.14
+) -> Markup:
     """A filled band between two lines over the same x."""
     d = "M" + "L".join(f"{number(x)} {number(y)}" for x, y in [*lower, *reversed(upper)]) + "Z"
     return tag("path", d=d, style=f"fill:{fill}", opacity=opacity)
@@ -134,7 +140,17 @@ def mark(
 
 def whisker(low: float, high: float, y: float, colour: str, *, width: float = 2.0, opacity: float = 0.75) -> Markup:
     """A horizontal 95 % interval at height y."""
-    return tag("line", x1=low, y1=y, x2=high, y2=y, class_="whisker", style=f"stroke:{colour}", stroke_width=width, opacity=opacity)
+    return tag(
+        "line",
+        x1=low,
+        y1=y,
+        x2=high,
+        y2=y,
+        class_="whisker",
+        style=f"stroke:{colour}",
+        stroke_width=width,
+        opacity=opacity,
+    )
 
 
 def _title(title: str | None) -> Markup | None:
@@ -171,7 +187,13 @@ class Plot:
         self.marks.extend(m for m in marks if m is not None)
 
     def x_axis(
-        self, scale: Callable[[float], float], values: Sequence[float], say: Callable[[float], str], label: str, *, grid: bool = True
+        self,
+        scale: Callable[[float], float],
+        values: Sequence[float],
+        say: Callable[[float], str],
+        label: str,
+        *,
+        grid: bool = True,
     ) -> None:
         """Tick labels and the axis' name below the plot, and light vertical grid lines."""
         floor = self.height - self.bottom
@@ -198,5 +220,11 @@ class Plot:
 
 def glyph(colour: str, *, shape: str = "circle", hollow: bool = False, label: object = "") -> Markup:
     """One entry of a legend: the mark and what it means."""
-    drawn = tag("svg", mark(8.0, 8.0, colour, shape=shape, hollow=hollow), viewBox="0 0 16 16", class_="glyph", aria_hidden="true")
+    drawn = tag(
+        "svg",
+        mark(8.0, 8.0, colour, shape=shape, hollow=hollow),
+        viewBox="0 0 16 16",
+        class_="glyph",
+        aria_hidden="true",
+    )
     return tag("span", drawn, escape(label), class_="key")

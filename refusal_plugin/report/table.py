@@ -23,8 +23,13 @@ def html_table(
         marked: indices of rows to set off (the chosen layer).
     """
     numeric = [all(_is_number(row[i]) for row in rows if i < len(row)) and bool(rows) for i in range(len(headers))]
-    head = tag("tr", [tag("th", name, scope="col", class_="num" if right else None)
-                      for name, right in zip(headers, numeric, strict=True)])
+    head = tag(
+        "tr",
+        [
+            tag("th", name, scope="col", class_="num" if right else None)
+            for name, right in zip(headers, numeric, strict=True)
+        ],
+    )
     body = [
         tag("tr", [_cell(cell, i == 0, i < len(numeric) and numeric[i]) for i, cell in enumerate(row)],
             class_="marked" if index in marked else None)
@@ -49,7 +54,9 @@ def scroll(table: Markup, label: str) -> Markup:
 def frame(title: object, *parts: object, note: object = "") -> Markup:
     """A result in a notebook cell: its name, its parts, one line of small print; carries its own style."""
     foot = tag("p", note, class_="note") if note else None
-    return tag("div", tag("style", STYLE), tag("p", title, class_="frame-title"), join(parts), foot, class_="rp rp-frame")
+    return tag(
+        "div", tag("style", STYLE), tag("p", title, class_="frame-title"), join(parts), foot, class_="rp rp-frame"
+    )
 
 
 def _is_number(cell: object) -> bool:

@@ -29,8 +29,12 @@ class Rate:
         count = finite(found.get("n"))
         low, high = finite(found.get("low")), finite(found.get("high"))
         both = low is not None and high is not None
-        return cls(finite(found.get("value")), low if both else None, high if both else None,
-                   None if count is None else int(count))
+        return cls(
+            finite(found.get("value")),
+            low if both else None,
+            high if both else None,
+            None if count is None else int(count),
+        )
 
 
 def finite(found: Any) -> float | None:

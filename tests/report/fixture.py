@@ -73,7 +73,12 @@ def _modality(name: str, rng: np.random.Generator) -> dict[str, Any]:
         return [{"layer": i, **rate(float(min(1.0, v)), n + rest, width)} for i, v in enumerate(values)]
 
     def defence(h: float, b: float, m: float, u: float, gain: float | None, over: float) -> dict[str, Any]:
-        row = {"harmful_refusal": rate(h, n), "benign_refusal": rate(b, 60), "near_miss_refusal": rate(m, 60), "utility": rate(u, 60)}
+        row = {
+            "harmful_refusal": rate(h, n),
+            "benign_refusal": rate(b, 60),
+            "near_miss_refusal": rate(m, 60),
+            "utility": rate(u, 60),
+        }
         return row if gain is None else row | {"gain": free(gain, 0.1, n), "over_refusal": free(over, 0.02, rest)}
 
     return {
@@ -120,7 +125,7 @@ def _direction() -> dict[str, Any]:
     reasons = ["induce below 0", "induce below 0", "induce below 0", "", "KL above 0.1", "layer >= 0.8 L"]
     table = [
         {"layer": i, "position": "last", "bypass": bypass[i], "induce": induce[i], "kl_ablate": ablate[i], "kl_add": added[i],
-         "auroc_val": 0.9 + 0.02 * min(i, 4), "kept": not reasons[i], "reason": reasons[i]}
+         "auroc": 0.9 + 0.02 * min(i, 4), "kept": not reasons[i], "reason": reasons[i]}
         for i in range(LAYERS)
     ]  # fmt: skip
     scores = [0.31, 0.52, 0.97, 1.43, 1.38, 0.9]
@@ -198,7 +203,12 @@ def hostile_results() -> dict[str, Any]:
     results["warnings"] = [HOSTILE]
     results["modalities"][HOSTILE] = results["modalities"]["image"]
     results["timings"][HOSTILE] = 1.0
-    bad = ["javascript:alert(1)", "data:text/html;base64,PGI+", 'data:image/png;base64,AA" onerror="alert(1)', "//example.org/x.png"]
+    bad = [
+        "javascript:alert(1)",
+        "data:text/html;base64,PGI+",
+        'data:image/png;base64,AA" onerror="alert(1)',
+        "//example.org/x.png",
+    ]
     results["examples"].append(results["examples"][1] | {"media": {"kind": "image", "data": bad}, "modality": HOSTILE})
     return results
 

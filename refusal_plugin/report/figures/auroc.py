@@ -45,7 +45,9 @@ def auroc_figure(results: Mapping[str, Any]) -> Markup:
     )
 
 
-def _plot(modalities: Mapping[str, Any], names: Sequence[str], curves: Sequence[Curve], layer: float | None, title: str) -> Markup:
+def _plot(
+    modalities: Mapping[str, Any], names: Sequence[str], curves: Sequence[Curve], layer: float | None, title: str
+) -> Markup:
     plot = svg.Plot(height=270, left=38, right=58, top=26, bottom=38)
     every = [v for c in curves for _, r, value in c.known for v in (value, r.low) if v is not None]
     bands = [_band(modalities[name]) for name in names]

@@ -129,7 +129,14 @@ def layers_figure(results: Mapping[str, Any]) -> Markup:
         ]
         for name in names
     }  # fmt: skip
-    bounds = [v for cs in curves.values() for c in cs for _, r, value in c.known for v in (value, r.low, r.high) if v is not None]
+    bounds = [
+        v
+        for cs in curves.values()
+        for c in cs
+        for _, r, value in c.known
+        for v in (value, r.low, r.high)
+        if v is not None
+    ]
     if not bounds:
         return empty("layers", LAYERS_TITLE, "No projection by layer was recorded in this run.")
     domain = svg.around(bounds, include=(0.0, 1.0))
@@ -143,7 +150,9 @@ def layers_figure(results: Mapping[str, Any]) -> Markup:
             plot.add(svg.rule(plot.left, y(value), plot.width - plot.right, y(value), "reference"))
         chosen_line(plot, x, layer)
         draw(plot, x, y, curves[name])
-        said = "; ".join(f"{c.name}: " + ", ".join(f"layer {n} {decimal(v)}" for n, _, v in c.known) for c in curves[name])
+        said = "; ".join(
+            f"{c.name}: " + ", ".join(f"layer {n} {decimal(v)}" for n, _, v in c.known) for c in curves[name]
+        )
         panels.append(panel(plot.render(f"Mean projection by layer, {name}", said), name, hue=colour(name)))
     rows: list[list[object]] = []
     for name in names:

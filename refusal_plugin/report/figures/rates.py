@@ -78,7 +78,15 @@ def _dumbbells(modalities: Mapping[str, Any], names: Sequence[str], key: str, ti
 
 
 def _lane(
-    plot: svg.Plot, scale: svg.Scale, rate: Rate, y: float, hue: str, name: str, *, shape: str = "circle", hollow: bool = False
+    plot: svg.Plot,
+    scale: svg.Scale,
+    rate: Rate,
+    y: float,
+    hue: str,
+    name: str,
+    *,
+    shape: str = "circle",
+    hollow: bool = False,
 ) -> None:
     if rate.value is None:
         return
@@ -113,8 +121,10 @@ def _table(modalities: Mapping[str, Any], names: Sequence[str]) -> Markup:
 
 
 def ablation_figure(results: Mapping[str, Any]) -> Markup | None:
-    """The causal test on text: what happens when the direction is removed inside a trace. None when it was not run."""
-    removed = mapping(mapping(results.get("ablation")).get("text"))
+    """The causal test on text: the coordinate along the direction is set to its benign mean inside a trace, beside the same for a
+    random direction. None when it was not run."""
+    tests = mapping(results.get("ablation"))
+    removed = mapping(tests.get("text"))
     before = mapping(mapping(mapping(mapping(results.get("modalities")).get("text")).get("defences")).get("none"))
     keys = [row for row in MEASURES if row[0] in removed]
     if not keys:
@@ -133,20 +143,35 @@ def ablation_figure(results: Mapping[str, Any]) -> Markup | None:
             plot.add(tag("line", x1=scale(was.value), y1=middle - 6, x2=scale(now.value), y2=middle + 6, stroke_width=7,
                          style="stroke:var(--rp-text)", opacity=0.2, stroke_linecap="round"))  # fmt: skip
         _lane(plot, scale, was, middle - 6, "var(--rp-text)", "as it is", hollow=True)
-        _lane(plot, scale, now, middle + 6, "var(--rp-text)", "direction removed")
+        _lane(plot, scale, now, middle + 6, "var(--rp-text)", "direction at its benign mean")
         plot.add(svg.text(plot.width - 2, middle, _change(was, now), anchor="end", class_="strong"))
-        rows.append([title, share(was), share(now)])
+        others = [share(Rate.of(mapping(tests.get(name)).get(key))) for name in ("random", "projected_out")]
+        rows.append([title, share(was), share(now), *others])
     said = "; ".join(f"{row[0]}: as it is {row[1]}, removed {row[2]}" for row in rows)
     return figure(
         "ablation",
         "Is the direction causal?",
-        "The opposite test, on text: the direction is projected out of every layer while the model answers. This is a "
-        "measurement inside a trace; no weight is changed.",
-        [panel(plot.render("Text refusal with the direction removed", said))],
+        "The opposite test, on text: at the last prompt token the coordinate along the direction is set to what it is on "
+        "benign prompts, and nothing else. This is a measurement inside a trace; no weight is changed.",
+        [panel(plot.render("Text refusal with the direction at its benign mean", said))],
         legend=[
             svg.glyph("var(--rp-text)", hollow=True, label="as it is"),
-            svg.glyph("var(--rp-text)", label="direction removed"),
+            svg.glyph("var(--rp-text)", label="direction at its benign mean"),
         ],
-        reading="If harmful text is no longer refused while benign answers stay right, refusal runs through this direction.",
-        tables=[html_table(["", "as it is", "direction removed"], rows, caption="Text test items, 95% intervals.")],
+        reading="If harmful text is no longer refused while benign answers stay right, refusal runs through this direction. "
+        "The table adds the control, a random direction treated likewise, and the cruder test of projecting the direction "
+        "out of every layer and position.",
+        tables=[
+            html_table(
+                [
+                    "",
+                    "as it is",
+                    "direction at its benign mean",
+                    "random direction likewise",
+                    "direction projected out",
+                ],
+                rows,
+                caption="Text test items, 95% intervals.",
+            )
+        ],
     )

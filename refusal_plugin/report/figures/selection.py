@@ -25,8 +25,14 @@ def selection_figure(results: Mapping[str, Any]) -> Markup:
     panels = []
     for series, title, small, reference in (
         (("bypass",), "Refusal score of harmful text, direction removed", "lower: more causal", base.get("bypass")),
-        (("induce",), "Refusal score of benign text, direction added", "higher: refusal is induced", base.get("induce")),
+        (
+            ("induce",),
+            "Refusal score of benign text, direction added",
+            "higher: refusal is induced",
+            base.get("induce"),
+        ),
         (("kl_ablate", "kl_add"), "KL on benign text", "lower: answers stay the same", None),
+        (("gain",), "Gain on half-hidden harm at equal cost", "higher: the better defence", None),
     ):
         drawn = _plot(rows, series, title, direction, finite(reference))
         if drawn is not None:
@@ -37,7 +43,8 @@ def selection_figure(results: Mapping[str, Any]) -> Markup:
     return figure(
         "selection",
         TITLE,
-        "Candidates were compared on validation text only; no test item and no other modality took part.",
+        "Layers were compared on validation text only; no test item and no other modality took part."
+        + _price(mapping(direction.get("calibration")), finite(direction.get("coefficient"))),
         panels,
         legend=[
             svg.glyph("var(--rp-accent)", label="candidate"),
@@ -50,12 +57,28 @@ def selection_figure(results: Mapping[str, Any]) -> Markup:
     )
 
 
+def _price(calibration: Mapping[str, Any], coefficient: float | None) -> str:
+    target = finite(calibration.get("target_kl"))
+    if target is None or coefficient is None:
+        return ""
+    return (
+        f" The strength, {significant(coefficient)} of the vector, is the largest that costs {significant(target)} nats of KL on "
+        "harmless validation prompts of every modality; no harmful image, clip or recording was used to set it."
+    )
+
+
 def _is_chosen(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
-    return finite(row.get("layer")) is not None and all(row.get(key) == chosen.get(key) for key in ("layer", "position"))
+    return finite(row.get("layer")) is not None and all(
+        row.get(key) == chosen.get(key) for key in ("layer", "position")
+    )
 
 
 def _plot(
-    rows: Sequence[Mapping[str, Any]], series: Sequence[str], title: str, chosen: Mapping[str, Any], reference: float | None
+    rows: Sequence[Mapping[str, Any]],
+    series: Sequence[str],
+    title: str,
+    chosen: Mapping[str, Any],
+    reference: float | None,
 ) -> Markup | None:
     points = [(layer, value, key, row) for row in rows for key in series
               if (layer := finite(row.get("layer"))) is not None and (value := finite(row.get(key))) is not None]  # fmt: skip
@@ -91,7 +114,9 @@ def _plot(
         if picked_here:
             where, anchor = (x(layer) + 12, "start") if x(layer) < plot.width - 90 else (x(layer) - 12, "end")
             plot.add(svg.text(where, y(value) - 9, significant(value), anchor=anchor, class_="strong halo"))
-    said = ", ".join(f"layer {layer:.0f} {key.replace('_', ' ')} {significant(value)}" for layer, value, key, _ in points)
+    said = ", ".join(
+        f"layer {layer:.0f} {key.replace('_', ' ')} {significant(value)}" for layer, value, key, _ in points
+    )
     return plot.render(title, said)
 
 
@@ -102,13 +127,13 @@ def _verdict(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> Markup:
-    keys = ("bypass", "induce", "kl_ablate", "kl_add", "auroc_val")
+    keys = ("bypass", "induce", "kl_ablate", "kl_add", "coefficient", "gain", "auroc", "cosmic")
     cells = [
         [f"layer {significant(finite(row.get('layer')))}, {row.get('position', '')}",
          *[finite(row.get(key)) for key in keys], _verdict(row, chosen)]
         for row in rows
     ]  # fmt: skip
-    heads = ["", "bypass", "induce", "KL, removed", "KL, added", "AUROC", "verdict"]
+    heads = ["", "bypass", "induce", "KL, removed", "KL, added", "strength", "gain", "AUROC", "COSMIC", "verdict"]
     base = mapping(chosen.get("baseline"))
     said = "Candidates on validation text. Without an edit: " + ", ".join(
         f"{key} {decimal(finite(base.get(key)))}" for key in ("bypass", "induce")
@@ -124,4 +149,6 @@ def _cosmic_table(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) 
         for row in rows
     ]  # fmt: skip
     marked = [i for i, row in enumerate(rows) if _is_chosen(row, chosen)]
-    return html_table(["", "COSMIC score", "KL, removed", "verdict"], cells, caption="COSMIC on validation text.", marked=marked)
+    return html_table(
+        ["", "COSMIC score", "KL, removed", "verdict"], cells, caption="COSMIC on validation text.", marked=marked
+    )
