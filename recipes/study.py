@@ -1,7 +1,9 @@
 """The study: does the refusal direction of text reach image, video and speech, and does adding it restore refusal?
 
-Everything about refusal comes from text: the direction is fitted on text (train split) and its layer is selected on text
-(val split). The strength is set by its price: the largest that costs 0.05 nats on HARMLESS prompts of every modality (val
+Everything about refusal comes from text: the direction is fitted on text (train split) and its layer is selected on
+text
+(val split). The strength is set by its price: the largest that costs 0.05 nats on HARMLESS prompts of every modality
+(val
 split). No harmful medium is seen before the test split is looked at, once.
 
     refusal-plugin study --model organism --out study/

@@ -1,4 +1,5 @@
-"""refusal-plugin: where a multimodal model decides to refuse, and whether that decision survives image, video and voice.
+"""refusal-plugin: where a multimodal model decides to refuse, and whether that decision survives image, video and
+voice.
 
 The public surface, one explicit list. Importing the package is cheap: every name is loaded when it is first used.
 """

@@ -1,9 +1,11 @@
 """The strength of an edit from what it costs on harmless prompts, never from what it gains on harmful ones.
 
-    c* = the largest strength at which the mean over prompts of KL(untouched || edited) of the next token stays <= target_kl,
+    c* = the largest strength at which the mean over prompts of KL(untouched || edited) of the next token stays <=
+    target_kl,
          in every modality of the prompts
 
-Found by bisection; the cost is taken to grow with the strength. Methods are then compared at equal cost, not at equal alpha.
+Found by bisection; the cost is taken to grow with the strength. Methods are then compared at equal cost, not at
+equal alpha.
 """
 
 from collections.abc import Callable

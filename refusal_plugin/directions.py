@@ -257,7 +257,7 @@ def fit(
     model: Any,
     prompts: PromptSet,
     *,
-    positions: tuple[int, ...] | None = None,
+    positions: tuple[int, ...] = (-1,),
     keep: Callable[[Prompt], bool] | None = None,
     progress: Progress = None,
 ) -> Candidates:
@@ -267,7 +267,8 @@ def fit(
         model: a loaded model.
         prompts: harmful and benign prompts (near misses are left out: they belong to the test of the direction, not to
             its definition).
-        positions: negative offsets from the prompt's end; all tokens of the post-instruction template by default.
+        positions: negative offsets from the prompt's end; the last prompt token by default. `template_positions` gives
+            every token of the template behind the instruction, the reference's candidates.
         keep: optional filter, e.g. harmful prompts that the model refuses and benign ones that it answers.
         progress: None shows a bar where somebody can see it.
 
@@ -284,8 +285,7 @@ def fit(
             raise PromptError(
                 "fit a refusal direction", f"{len(used)} prompts, none of them {role}", f"add {role} prompts"
             )
-    where = template_positions(model, used) if positions is None else positions
-    moments = collect_moments(model, used, positions=where, progress=progress)
+    moments = collect_moments(model, used, positions=positions, progress=progress)
     harmful, benign = moments["harmful"], moments["benign"]
     difference = (harmful.mean - benign.mean).norm(dim=-1)
     scale = harmful.mean.norm(dim=-1).clamp_min(1e-30)
@@ -295,4 +295,6 @@ def fit(
             "harmful and benign activations have the same mean",
             "check the prompts and the model",
         )
-    return Candidates(harmful.mean.float(), benign.mean.float(), where, harmful.n, benign.n, provenance(model, used))
+    return Candidates(
+        harmful.mean.float(), benign.mean.float(), positions, harmful.n, benign.n, provenance(model, used)
+    )

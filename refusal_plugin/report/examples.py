@@ -49,12 +49,19 @@ def _example(row: Mapping[str, Any], layer: int | None, fits: bool) -> Markup:
             "div",
             tag("p", "The user asks", class_="what"),
             tag("p", row.get("text", ""), class_="said"),
-            tag("div", _answer("Answer as it is", mapping(row.get("before")), "before"),
-                _answer("With the text direction added", mapping(row.get("after")), "after"), class_="answers"),
-            [tag("p", "Projection of this request on the text direction, before", class_="what"), line] if line else None,
+            tag(
+                "div",
+                _answer("Answer as it is", mapping(row.get("before")), "before"),
+                _answer("With the text direction added", mapping(row.get("after")), "after"),
+                class_="answers",
+            ),
+            [tag("p", "Projection of this request on the text direction, before", class_="what"), line]
+            if line
+            else None,
         ),
-        class_="example", style=f"--hue:{colour(modality)}",
-    )  # fmt: skip
+        class_="example",
+        style=f"--hue:{colour(modality)}",
+    )
 
 
 def _answer(title: str, answer: Mapping[str, Any], which: str) -> Markup:
@@ -62,8 +69,12 @@ def _answer(title: str, answer: Mapping[str, Any], which: str) -> Markup:
     tone = f"color:{colour(_TONE.get(label, 'muted'))}"
     chip = tag("span", LABELS.get(label, label), class_="chip", style=tone) if label else None
     said = answer.get("answer")
-    return tag("div", tag("p", title, chip, class_="what"), tag("p", "(no answer)" if said in (None, "") else said, class_="said"),
-               class_=f"answer {which}")  # fmt: skip
+    return tag(
+        "div",
+        tag("p", title, chip, class_="what"),
+        tag("p", "(no answer)" if said in (None, "") else said, class_="said"),
+        class_=f"answer {which}",
+    )
 
 
 def _medium(media: Mapping[str, Any], says: object, fits: bool) -> list[Markup]:
@@ -76,14 +87,23 @@ def _medium(media: Mapping[str, Any], says: object, fits: bool) -> list[Markup]:
         parts = [tag("p", f"The {kind} is left out: the page would grow beyond its size limit.", class_="caption")]
     elif kind in ("image", "video"):
         frames = [uri for uri in data if is_image(uri)]
-        shown = [_image(uri, f"{kind}{f', frame {i + 1} of {len(frames)}' if len(frames) > 1 else ''}: {says or 'no description'}")
-                 for i, uri in enumerate(frames)]  # fmt: skip
+        shown = [
+            _image(
+                uri,
+                f"{kind}{f', frame {i + 1} of {len(frames)}' if len(frames) > 1 else ''}: {says or 'no description'}",
+            )
+            for i, uri in enumerate(frames)
+        ]
         parts = [tag("div", shown, class_="film") if len(shown) > 1 else None if not shown else shown[0]]
     elif kind == "audio":
         for uri in (uri for uri in data if is_audio(uri)):
             outline = envelope(uri)
-            parts += [None if outline is None else waveform(*outline),
-                      tag("audio", controls=True, preload="metadata", src=uri, aria_label=f"audio: {says or 'no description'}")]  # fmt: skip
+            parts += [
+                None if outline is None else waveform(*outline),
+                tag(
+                    "audio", controls=True, preload="metadata", src=uri, aria_label=f"audio: {says or 'no description'}"
+                ),
+            ]
     if not any(parts):
         parts = [tag("p", f"The {kind or 'medium'} cannot be shown here.", class_="caption")]
     return [part for part in [*parts, caption] if part is not None]

@@ -18,35 +18,64 @@ def _limits(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     modalities = mapping(results.get("modalities"))
     found: list[tuple[str, str]] = []
     if str(results.get("model", "")).startswith("organism"):
-        found.append(("The model is synthetic.", "It is a tiny model trained from scratch on generated data, with the gap between "
-                      "text and the other modalities built in by its training. It shows that the method works and can be "
-                      "checked; it says nothing about the size of the effect in large models."))  # fmt: skip
+        found.append(
+            (
+                "The model is synthetic.",
+                "It is a tiny model trained from scratch on generated data, with the gap between "
+                "text and the other modalities built in by its training. It shows that the method works and can be "
+                "checked; it says nothing about the size of the effect in large models.",
+            )
+        )
     counts = []
     for name in modality_order(modalities):
         m = mapping(modalities[name])
         counts.append(f"{name}: {', '.join(f'{_count(m.get(key))} {word}' for key, word in _SIZES)}")
     if counts:
-        found.append(("Samples are small.", f"{'; '.join(counts)}. Intervals cover the drawing of test items, not other models, "
-                      "seeds, wordings or renderings of the same items."))  # fmt: skip
+        found.append(
+            (
+                "Samples are small.",
+                f"{'; '.join(counts)}. Intervals cover the drawing of test items, not other models, "
+                "seeds, wordings or renderings of the same items.",
+            )
+        )
     if finite(results.get("limit")) is not None:
-        found.append(("This run was cut short.", f"It was limited to {significant(finite(results.get('limit')))} items a group; "
-                      "use the full run before you quote a number."))  # fmt: skip
+        found.append(
+            (
+                "This run was cut short.",
+                f"It was limited to {significant(finite(results.get('limit')))} items a group; "
+                "use the full run before you quote a number.",
+            )
+        )
     missing = [name for name in modality_order(modalities) if _unmeasured(mapping(modalities[name]))]
     if missing:
-        found.append(("Some rates have no value.", f"In {', '.join(missing)} there was no headroom or too few items; the warnings "
-                      "say which. An empty cell is not a zero."))  # fmt: skip
+        found.append(
+            (
+                "Some rates have no value.",
+                f"In {', '.join(missing)} there was no headroom or too few items; the warnings "
+                "say which. An empty cell is not a zero.",
+            )
+        )
     if len(modalities) == 1:
         found.append(
             ("Only text was tested.", "Nothing here says how the direction behaves in images, video or speech.")
         )
     found += [
-        ("Visible is not used.", "A high AUROC says that harm can be read off along the text direction, not that the model acts on it; "
-         "the steering and removal figures are the causal evidence."),
-        ("One direction, one layer, one dose.", "Other layers, doses and defences can do better or worse; methods are only comparable at "
-         "matched cost on harmless requests."),
-        ("Labels are automatic.", "Refused, answered, off task and degenerate are assigned by rule; a refusal in unusual words can "
-         "be missed."),
-    ]  # fmt: skip
+        (
+            "Visible is not used.",
+            "A high AUROC says that harm can be read off along the text direction, not that the model acts on it; "
+            "the steering and removal figures are the causal evidence.",
+        ),
+        (
+            "One direction, one layer, one dose.",
+            "Other layers, doses and defences can do better or worse; methods are only comparable at "
+            "matched cost on harmless requests.",
+        ),
+        (
+            "Labels are automatic.",
+            "Refused, answered, off task and degenerate are assigned by rule; a refusal in unusual words can "
+            "be missed.",
+        ),
+    ]
     return found
 
 
@@ -70,13 +99,20 @@ def provenance(results: Mapping[str, Any]) -> Markup:
     direction, prompts = mapping(results.get("direction")), mapping(results.get("prompts"))
     versions = sorted((str(k), v) for k, v in mapping(results.get("versions")).items())
     timings = [(k, f"{significant(finite(v))} s") for k, v in mapping(results.get("timings")).items()]
-    cost = [(str(k).replace("_", " "), f"{finite(v):,.0f}" if finite(v) is not None else v)
-            for k, v in mapping(results.get("cost")).items()]  # fmt: skip
+    cost = [
+        (str(k).replace("_", " "), f"{finite(v):,.0f}" if finite(v) is not None else v)
+        for k, v in mapping(results.get("cost")).items()
+    ]
     run: list[tuple[object, object]] = [
-        ("model", results.get("model")), ("weights", results.get("weight_hash")), ("chat template", results.get("template_hash")),
-        ("prompts", prompts.get("hash")), ("seed", results.get("seed")), ("limit", results.get("limit") or "none"),
-        ("made", results.get("created")), ("schema version", results.get("schema_version")),
-    ]  # fmt: skip
+        ("model", results.get("model")),
+        ("weights", results.get("weight_hash")),
+        ("chat template", results.get("template_hash")),
+        ("prompts", prompts.get("hash")),
+        ("seed", results.get("seed")),
+        ("limit", results.get("limit") or "none"),
+        ("made", results.get("created")),
+        ("schema version", results.get("schema_version")),
+    ]
     split: list[tuple[object, object]] = []
     for part in ("train", "val", "test"):
         sizes = mapping(prompts.get(part))
@@ -105,8 +141,14 @@ def provenance(results: Mapping[str, Any]) -> Markup:
     tokens = sequence(direction.get("refusal_tokens"))
     if tokens:
         chosen.append(("refusal tokens", ", ".join(f"\u201c{t}\u201d" for t in tokens)))
-    tables: list[tuple[str, Any]] = [("Run", run), ("Direction", chosen), ("Text prompts of the direction", split), ("Versions", versions),
-              ("Time", timings), ("Cost", cost)]  # fmt: skip
+    tables: list[tuple[str, Any]] = [
+        ("Run", run),
+        ("Direction", chosen),
+        ("Text prompts of the direction", split),
+        ("Versions", versions),
+        ("Time", timings),
+        ("Cost", cost),
+    ]
     return tag(
         "div", [tag("div", pairs_table(rows, caption=name)) for name, rows in tables if rows], class_="provenance"
     )

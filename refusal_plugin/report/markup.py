@@ -1,6 +1,7 @@
 """Markup that is safe by construction: a child is escaped unless it is already `Markup`.
 
-Prompts, answers, model names and warnings come from elsewhere and may hold `</script>`, `<img onerror=...>` or `<s>`. They
+Prompts, answers, model names and warnings come from elsewhere and may hold `</script>`, `<img onerror=...>` or
+`<s>`. They
 are shown literally: `tag` escapes every plain string, as text and as attribute value, and only `tag` and `escape` make
 `Markup`. Tag and attribute names are written in this package and never come from data.
 """
@@ -55,7 +56,8 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
     Args:
         name: the tag's name.
         children: see `join`.
-        attributes: `class_="a"` writes `class="a"`, `stroke_width=2` writes `stroke-width="2"`. None and False leave the
+        attributes: `class_="a"` writes `class="a"`, `stroke_width=2` writes `stroke-width="2"`. None and False leave
+        the
             attribute out, True writes it without a value, a float is written with at most two decimals.
     """
     opening = [name]

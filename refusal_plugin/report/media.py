@@ -1,8 +1,10 @@
-"""Media inside the page: only data URIs of known image and sound types are shown, anything else is named, not loaded."""
+"""Media inside the page: only data URIs of known image and sound types are shown, anything else is named, not
+loaded."""
 
 import base64
 import binascii
 import io
+import itertools
 import re
 import struct
 import wave
@@ -40,7 +42,8 @@ def png_size(uri: str) -> tuple[int, int] | None:
 
 
 def envelope(uri: str, bins: int = 150) -> tuple[list[float], float] | None:
-    """The outline of a 16-bit PCM wav: peak per bin in [0, 1], and its length in seconds; None when it cannot be read."""
+    """The outline of a 16-bit PCM wav: peak per bin in [0, 1], and its length in seconds; None when it cannot be
+    read."""
     try:
         with wave.open(io.BytesIO(_bytes(uri)), "rb") as sound:
             if sound.getsampwidth() != 2 or sound.getframerate() <= 0:
@@ -52,8 +55,6 @@ def envelope(uri: str, bins: int = 150) -> tuple[list[float], float] | None:
     if not samples:
         return None
     edges = [round(i * len(samples) / bins) for i in range(bins + 1)]
-    peaks = [
-        max((abs(s) for s in samples[a : max(b, a + 1)]), default=0) for a, b in zip(edges, edges[1:], strict=False)
-    ]
+    peaks = [max((abs(s) for s in samples[a : max(b, a + 1)]), default=0) for a, b in itertools.pairwise(edges)]
     top = max(peaks) or 1
     return [peak / top for peak in peaks], seconds

@@ -1,4 +1,5 @@
-"""One study as one page: `render(results)` gives a self-contained HTML document, `write(results, path)` puts it on disk.
+"""One study as one page: `render(results)` gives a self-contained HTML document, `write(results, path)` puts it on
+disk.
 
 The page asks the network for nothing: style, script and media are inside it, and a content security policy forbids
 the rest; a script runs only if its hash is listed. Everything that comes from the results is escaped (see `markup`).
@@ -72,39 +73,77 @@ def render(results: Mapping[str, Any]) -> str:
     asked = question(results)
     shown = examples(results)
     made = str(results.get("created") or "").replace("T", " ").replace("Z", " UTC")
-    body = join([
-        tag("header", tag("p", "Refusal study \u00b7 ", tag("strong", results.get("model", "unnamed model")),
-                          f" \u00b7 seed {results.get('seed', '?')}", f" \u00b7 {made}" if made else None),
-            tag("button", "Dark theme", type="button", class_="theme", hidden=True), class_="masthead"),
-        tag("main",
-            tag("h1", asked), finding(results), warnings(results),
-            tag("h2", "In one look"), cards(results), card_note(results),
-            tag("h2", "What adding the direction does"), rates_figure(results), ablation_figure(results),
-            tag("h2", "What the model sees"), auroc_figure(results), swarm_figure(results), layers_figure(results),
-            tag("h2", "How the direction was chosen"), selection_figure(results),
-            [tag("h2", "One question per modality"), _examples_lead(results), shown] if shown else None,
-            tag("h2", "What this does not show"), limits(results),
-            tag("h2", "Where the numbers come from"), provenance(results),
-            tag("footer", "Drawn from results.json; nothing on this page is computed here, and nothing leaves it.")),
-    ])  # fmt: skip
+    body = join(
+        [
+            tag(
+                "header",
+                tag(
+                    "p",
+                    "Refusal study \u00b7 ",
+                    tag("strong", results.get("model", "unnamed model")),
+                    f" \u00b7 seed {results.get('seed', '?')}",
+                    f" \u00b7 {made}" if made else None,
+                ),
+                tag("button", "Dark theme", type="button", class_="theme", hidden=True),
+                class_="masthead",
+            ),
+            tag(
+                "main",
+                tag("h1", asked),
+                finding(results),
+                warnings(results),
+                tag("h2", "In one look"),
+                cards(results),
+                card_note(results),
+                tag("h2", "What adding the direction does"),
+                rates_figure(results),
+                ablation_figure(results),
+                tag("h2", "What the model sees"),
+                auroc_figure(results),
+                swarm_figure(results),
+                layers_figure(results),
+                tag("h2", "How the direction was chosen"),
+                selection_figure(results),
+                [tag("h2", "One question per modality"), _examples_lead(results), shown] if shown else None,
+                tag("h2", "What this does not show"),
+                limits(results),
+                tag("h2", "Where the numbers come from"),
+                provenance(results),
+                tag("footer", "Drawn from results.json; nothing on this page is computed here, and nothing leaves it."),
+            ),
+        ]
+    )
     return document(f"{asked} {results.get('model', '')}".strip(), body, scripts=[THEME_SCRIPT])
 
 
 def _examples_lead(results: Mapping[str, Any]) -> Markup:
     seen = len(mapping(results.get("modalities"))) > 1
-    said = "The same kind of request in every modality: what the model was given, and what it answered." if seen else (
-        "What the model was given, and what it answered.")  # fmt: skip
+    said = (
+        "The same kind of request in every modality: what the model was given, and what it answered."
+        if seen
+        else ("What the model was given, and what it answered.")
+    )
     return tag("p", said, " Single answers illustrate; the figures above carry the evidence.", class_="prose")
 
 
 def document(title: str, body: Markup, *, scripts: Sequence[Markup] = (), style: Markup = PAGE_STYLE) -> str:
-    """A complete page around `body` whose security policy allows inline style, data URIs, these scripts and nothing else."""
+    """A complete page around `body` whose security policy allows inline style, data URIs, these scripts and nothing
+    else."""
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
-    policy = (f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; script-src {hashes or chr(39) + 'none' + chr(39)}; "
-              "base-uri 'none'; form-action 'none'")  # fmt: skip
-    head = tag("head", tag("meta", charset="utf-8"), tag("meta", http_equiv="Content-Security-Policy", content=Markup(policy)),
-               tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-               tag("meta", name="color-scheme", content="light dark"), tag("title", title), tag("style", style))  # fmt: skip
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; script-src "
+        f"{hashes or chr(39) + 'none' + chr(39)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=Markup(policy)),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("style", style),
+    )
     page = tag("html", head, tag("body", body, [tag("script", s) for s in scripts], class_="rp"), lang="en")
     return f"<!doctype html>\n{page}\n"
 

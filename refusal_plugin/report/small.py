@@ -18,8 +18,18 @@ _ICONS = {
 def icon(modality: str) -> Markup:
     """A line icon in the colour of the text around it; decoration, hidden from screen readers."""
     lines = [tag("path", d=d) for d in _ICONS.get(modality, ["M10 4v12", "M4 10h12"])]
-    return tag("svg", lines, viewBox="0 0 20 20", class_="icon", aria_hidden="true", fill="none", stroke="currentColor",
-               stroke_width="1.8", stroke_linecap="round", stroke_linejoin="round")  # fmt: skip
+    return tag(
+        "svg",
+        lines,
+        viewBox="0 0 20 20",
+        class_="icon",
+        aria_hidden="true",
+        fill="none",
+        stroke="currentColor",
+        stroke_width="1.8",
+        stroke_linecap="round",
+        stroke_linejoin="round",
+    )
 
 
 def change_bar(before: Rate, after: Rate, modality: str) -> Markup:
@@ -40,8 +50,18 @@ def change_bar(before: Rate, after: Rate, modality: str) -> Markup:
         )
     )
     if before.value is not None and after.value is not None:
-        plot.add(tag("line", x1=x(before.value), y1=10.0, x2=x(after.value), y2=10.0, style=f"stroke:{hue}", stroke_width=5,
-                     opacity=0.45))  # fmt: skip
+        plot.add(
+            tag(
+                "line",
+                x1=x(before.value),
+                y1=10.0,
+                x2=x(after.value),
+                y2=10.0,
+                style=f"stroke:{hue}",
+                stroke_width=5,
+                opacity=0.45,
+            )
+        )
     for rate, hollow, name in ((after, False, "with the direction added"), (before, True, "as it is")):
         if rate.value is not None:
             plot.add(svg.mark(x(rate.value), 10.0, hue, size=5.6, hollow=hollow, title=f"{name}: {share(rate)}"))
@@ -55,8 +75,17 @@ def waveform(peaks: Sequence[float], seconds: float) -> Markup:
     x = svg.Bands(len(peaks), plot.left, plot.width - plot.right)
     for index, peak in enumerate(peaks):
         half = max(0.6, 28 * peak)
-        plot.add(tag("line", x1=x(index), y1=32 - half, x2=x(index), y2=32 + half, style=f"stroke:{colour('audio')}",
-                     stroke_width=1.3))  # fmt: skip
+        plot.add(
+            tag(
+                "line",
+                x1=x(index),
+                y1=32 - half,
+                x2=x(index),
+                y2=32 + half,
+                style=f"stroke:{colour('audio')}",
+                stroke_width=1.3,
+            )
+        )
     return plot.render("Waveform", f"{decimal(seconds, 1)} seconds of sound", class_="waveform")
 
 

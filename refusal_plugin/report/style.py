@@ -11,8 +11,13 @@ _DARK = (
     "html[theme=dark]",
     "[data-md-color-scheme=slate]",
 )
-_LIGHT = ("html[data-theme=light]", "[data-jp-theme-light=true]", "body.vscode-light", "html[theme=light]",
-          "[data-md-color-scheme=default]")  # fmt: skip
+_LIGHT = (
+    "html[data-theme=light]",
+    "[data-jp-theme-light=true]",
+    "body.vscode-light",
+    "html[theme=light]",
+    "[data-md-color-scheme=default]",
+)
 
 
 def _variables(theme: int) -> str:
@@ -24,15 +29,17 @@ def _themes() -> str:
     light, dark = _variables(0), _variables(1)
     return (
         f".rp{{{light}}}@media (prefers-color-scheme:dark){{.rp{{{dark}}}}}"
-        + ",".join(f"{place} .rp" for place in _LIGHT) + f"{{{light}}}"
-        + ",".join(f"{place} .rp" for place in _DARK) + f"{{{dark}}}"
+        + ",".join(f"{place} .rp" for place in _LIGHT)
+        + f"{{{light}}}"
+        + ",".join(f"{place} .rp" for place in _DARK)
+        + f"{{{dark}}}"
         + f"@media print{{.rp,html[data-theme] .rp{{{light}}}}}"
-    )  # fmt: skip
+    )
 
 
 _PARTS = """
-.rp{color:var(--rp-ink);font-family:ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue","Noto Sans",
-"Liberation Sans",Arial,sans-serif;line-height:1.55;-webkit-text-size-adjust:100%}
+.rp{color:var(--rp-ink);font-family:ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",
+"Noto Sans","Liberation Sans",Arial,sans-serif;line-height:1.55;-webkit-text-size-adjust:100%}
 .rp *{box-sizing:border-box}
 .rp svg{display:block;width:100%;height:auto;overflow:visible}
 .rp svg.plot{max-width:540px}

@@ -60,8 +60,9 @@ def finding(results: Mapping[str, Any]) -> Markup:
         tag("p", regime.get("words") or "The results hold no verdict in words."),
         tag("p", "Regime: ", tag("strong", name.replace("_", " ")), class_="note"),
         behind,
-        class_="finding", aria_label="Finding",
-    )  # fmt: skip
+        class_="finding",
+        aria_label="Finding",
+    )
 
 
 def _evidence(value: object) -> str:
@@ -132,16 +133,27 @@ def _card(name: str, found: Mapping[str, Any], layer: object) -> Markup:
         tag("p", unit, class_="unit"),
         change_bar(before, after, name),
         tag("dl", [tag("div", tag("dt", term), tag("dd", value, title=full)) for term, value, full in facts]),
-        class_="card", style=f"--hue:{colour(name)}", aria_label=name,
-    )  # fmt: skip
+        class_="card",
+        style=f"--hue:{colour(name)}",
+        aria_label=name,
+    )
 
 
 def card_note(results: Mapping[str, Any]) -> Markup:
     """What the words on the cards mean."""
     layer = finite(mapping(results.get("direction")).get("layer"))
     where = "the selected layer" if layer is None else f"layer {layer:.0f}"
-    return tag("p", join([
-        tag("strong", "Read correctly"), ": the model answers a question about the content right. ",
-        tag("strong", "Harm visible"), f": AUROC of the projection on the text direction at {where}; 0.5 is guessing, 1 perfect. ",
-        tag("strong", "Over-refusal"), ": how many more harmless requests are refused once the direction is added.",
-    ]), class_="note")  # fmt: skip
+    return tag(
+        "p",
+        join(
+            [
+                tag("strong", "Read correctly"),
+                ": the model answers a question about the content right. ",
+                tag("strong", "Harm visible"),
+                f": AUROC of the projection on the text direction at {where}; 0.5 is guessing, 1 perfect. ",
+                tag("strong", "Over-refusal"),
+                ": how many more harmless requests are refused once the direction is added.",
+            ]
+        ),
+        class_="note",
+    )

@@ -1,8 +1,10 @@
 """Inline SVG without a library: scales, ticks, axes, marks and one `Plot` that holds them.
 
-A plot is drawn in user units on a narrow viewBox (420 wide) and scaled by the page, so its 12.5 px text stays readable on
+A plot is drawn in user units on a narrow viewBox (420 wide) and scaled by the page, so its 12.5 px text stays
+readable on
 a 380 px phone; a figure that needs more room is several plots side by side. Coordinates: x grows right, y grows DOWN.
-Colours are CSS variables (see `palette`), text inherits the page's font. Values outside a scale are clamped to its range.
+Colours are CSS variables (see `palette`), text inherits the page's font. Values outside a scale are clamped to its
+range.
 """
 
 import math
@@ -116,10 +118,18 @@ def area(
 
 
 def mark(
-    x: float, y: float, colour: str, *, shape: str = "circle", size: float = 4.5, hollow: bool = False,
-    title: str | None = None, opacity: float | None = None,
-) -> Markup:  # fmt: skip
-    """A data point; `title` is what a pointer or a screen reader finds there. Shapes: circle, diamond, triangle, cross, square."""
+    x: float,
+    y: float,
+    colour: str,
+    *,
+    shape: str = "circle",
+    size: float = 4.5,
+    hollow: bool = False,
+    title: str | None = None,
+    opacity: float | None = None,
+) -> Markup:
+    """A data point; `title` is what a pointer or a screen reader finds there. Shapes: circle, diamond, triangle,
+    cross, square."""
     style = f"stroke:{colour};fill:{'var(--rp-bg)' if hollow else colour}"
     same = {"class_": "mark", "style": style, "opacity": opacity}
     if shape == "circle":
@@ -212,10 +222,16 @@ class Plot:
     def render(self, title: str, description: str, *, class_: str = "plot") -> Markup:
         """The SVG element, named and described for screen readers."""
         return tag(
-            "svg", tag("title", title), tag("desc", description), join(self.marks),
-            viewBox=f"0 0 {number(self.width)} {number(self.height)}", role="img", aria_label=f"{title}. {description}",
-            class_=class_, preserveAspectRatio="xMidYMid meet",
-        )  # fmt: skip
+            "svg",
+            tag("title", title),
+            tag("desc", description),
+            join(self.marks),
+            viewBox=f"0 0 {number(self.width)} {number(self.height)}",
+            role="img",
+            aria_label=f"{title}. {description}",
+            class_=class_,
+            preserveAspectRatio="xMidYMid meet",
+        )
 
 
 def glyph(colour: str, *, shape: str = "circle", hollow: bool = False, label: object = "") -> Markup:

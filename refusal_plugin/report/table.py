@@ -31,10 +31,13 @@ def html_table(
         ],
     )
     body = [
-        tag("tr", [_cell(cell, i == 0, i < len(numeric) and numeric[i]) for i, cell in enumerate(row)],
-            class_="marked" if index in marked else None)
+        tag(
+            "tr",
+            [_cell(cell, i == 0, i < len(numeric) and numeric[i]) for i, cell in enumerate(row)],
+            class_="marked" if index in marked else None,
+        )
         for index, row in enumerate(rows)
-    ]  # fmt: skip
+    ]
     named = tag("caption", caption) if caption else None
     return tag("table", named, tag("thead", head), tag("tbody", body))
 

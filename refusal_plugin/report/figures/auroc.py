@@ -34,7 +34,8 @@ def auroc_figure(results: Mapping[str, Any]) -> Markup:
     return figure(
         "auroc",
         TITLE,
-        "The activation of every test request at the last prompt token is projected on the direction found in text; the "
+        "The activation of every test request at the last prompt token is projected on the direction found "
+        "in text; the "
         "AUROC says how well that one number tells harmful requests from the others.",
         panels,
         legend=[svg.glyph("var(--rp-control)", shape="square", label="random directions, 95% band")],
@@ -66,7 +67,7 @@ def _plot(
     draw(plot, x, y, curves)
     ends = "; ".join(
         f"{c.name}: " + ", ".join(f"layer {n} {decimal(v)}" for n, _, v in c.known) for c in curves if c.known
-    )  # fmt: skip
+    )
     return plot.render(f"AUROC by layer: {title}", ends)
 
 

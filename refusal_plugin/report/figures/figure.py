@@ -36,8 +36,11 @@ def figure(
         tables: every number of the figure, shown on request.
         legend: keys made by `svg.glyph`.
     """
-    behind = tag("details", tag("summary", "Numbers behind this figure"),
-                 [scroll(table, f"Numbers behind: {title}") for table in tables])  # fmt: skip
+    behind = tag(
+        "details",
+        tag("summary", "Numbers behind this figure"),
+        [scroll(table, f"Numbers behind: {title}") for table in tables],
+    )
     return tag(
         "figure",
         tag(f"h{level}", title, id=f"{key}-title"),
@@ -54,5 +57,11 @@ def figure(
 
 def empty(key: str, title: str, why: str) -> Markup:
     """A figure that could not be drawn says so."""
-    return tag("figure", tag("h3", title, id=f"{key}-title"), tag("p", why, class_="ask"), id=key, class_="figure",
-               aria_labelledby=f"{key}-title")  # fmt: skip
+    return tag(
+        "figure",
+        tag("h3", title, id=f"{key}-title"),
+        tag("p", why, class_="ask"),
+        id=key,
+        class_="figure",
+        aria_labelledby=f"{key}-title",
+    )

@@ -56,7 +56,8 @@ def swarm_figure(results: Mapping[str, Any]) -> Markup:
         f"Projection of every test request on the text direction{where}, in units of the text's own gap.",
         panels,
         legend=role_keys(),
-        reading="Each point is one request. 0 is the mean benign text and 1 the mean harmful text, in every panel. The bar "
+        reading="Each point is one request. 0 is the mean benign text and 1 the mean harmful text, in every panel. "
+        "The bar "
         "is the mean, with its 95% interval. Harmful points left of 1 mean that harm arrives weakened; benign points "
         "right of 0 mean that the medium alone already leans towards refusal.",
         tables=[html_table(["", "mean", "every request, sorted"], rows, caption="Projection on the text direction.")],
@@ -68,8 +69,10 @@ def _swarms(name: str, modality: object, domain: tuple[float, float], layer: flo
     x = plot.x(*domain)
     plot.x_axis(x, svg.ticks(*domain, 6), lambda v: decimal(v, 1), "projection on the text direction")
     near = x(1.0) - x(0.0) < 92
-    for value, label, anchor in ((0.0, "benign text", "end" if near else "middle"),
-                                 (1.0, "harmful text", "start" if near else "middle")):  # fmt: skip
+    for value, label, anchor in (
+        (0.0, "benign text", "end" if near else "middle"),
+        (1.0, "harmful text", "start" if near else "middle"),
+    ):
         plot.add(svg.rule(x(value), plot.top, x(value), plot.height - plot.bottom, "reference"))
         plot.add(svg.text(x(value), plot.top - 10, label, anchor=anchor, class_="tick"))
     rows = svg.Bands(len(ROLES), plot.top, plot.height - plot.bottom)
@@ -92,14 +95,35 @@ def _bar(plot: svg.Plot, x: svg.Scale, mean: Rate, middle: float, title: str) ->
         return
     if mean.low is not None and mean.high is not None:
         low, high = x(mean.low), x(mean.high)
-        plot.add(tag("rect", x=low, y=middle - 19, width=max(1.0, high - low), height=38, rx=2, opacity=0.16,
-                     style="fill:var(--rp-ink)"))  # fmt: skip
-    plot.add(tag("line", tag("title", title), x1=x(mean.value), y1=middle - 19, x2=x(mean.value), y2=middle + 19,
-                 style="stroke:var(--rp-ink)", stroke_width=2.2))  # fmt: skip
+        plot.add(
+            tag(
+                "rect",
+                x=low,
+                y=middle - 19,
+                width=max(1.0, high - low),
+                height=38,
+                rx=2,
+                opacity=0.16,
+                style="fill:var(--rp-ink)",
+            )
+        )
+    plot.add(
+        tag(
+            "line",
+            tag("title", title),
+            x1=x(mean.value),
+            y1=middle - 19,
+            x2=x(mean.value),
+            y2=middle + 19,
+            style="stroke:var(--rp-ink)",
+            stroke_width=2.2,
+        )
+    )
 
 
 def _swarm(values: Sequence[float], x: svg.Scale) -> list[tuple[float, float]]:
-    """(value, vertical shift): points that would overlap step aside in turn; a crowded row is squeezed to its height."""
+    """(value, vertical shift): points that would overlap step aside in turn; a crowded row is squeezed to its
+    height."""
     placed: list[tuple[float, float, float]] = []
     limit = ROW / 2 - 6
     for value in sorted(values):
@@ -123,12 +147,16 @@ def layers_figure(results: Mapping[str, Any]) -> Markup:
     layer = finite(mapping(results.get("direction")).get("layer"))
     curves = {
         name: [
-            Curve(ROLE_NAMES[role], colour(role), *listed(mapping(mapping(modalities[name]).get("projection_by_layer")).get(role)),
-                  shape=ROLE_SHAPES[role])
+            Curve(
+                ROLE_NAMES[role],
+                colour(role),
+                *listed(mapping(mapping(modalities[name]).get("projection_by_layer")).get(role)),
+                shape=ROLE_SHAPES[role],
+            )
             for role in ROLES
         ]
         for name in names
-    }  # fmt: skip
+    }
     bounds = [
         v
         for cs in curves.values()
@@ -165,7 +193,8 @@ def layers_figure(results: Mapping[str, Any]) -> Markup:
         "The same projection, averaged over requests, at every layer and under that layer's own text direction.",
         panels,
         legend=role_keys(),
-        reading="Dotted lines: 0 is the mean benign text, 1 the mean harmful text of the same layer. Bands are 95% intervals. "
+        reading="Dotted lines: 0 is the mean benign text, 1 the mean harmful text of the same layer. Bands are 95% "
+        "intervals. "
         "Where the harmful line leaves the other two, the layer carries harm on the text direction.",
         tables=[html_table(["", *[ROLE_NAMES[r] for r in ROLES]], rows, caption="Mean projection with 95% intervals.")],
     )

@@ -36,7 +36,8 @@ def rates_figure(results: Mapping[str, Any]) -> Markup:
             svg.glyph("var(--rp-ink)", label="with the text direction added"),
             svg.glyph("var(--rp-control)", shape="cross", label="with a random direction of the same size"),
         ],
-        reading="Each row is a modality: the hollow point is the model as it is, the filled point the steered model, the "
+        reading="Each row is a modality: the hollow point is the model as it is, the filled point the steered model, "
+        "the "
         "cross the control. Lines are 95% intervals over test items. A direction that works moves the first panel to "
         "the right and leaves the other three where they were; the cross should stay on the hollow point.",
         tables=[_table(modalities, names)],
@@ -61,19 +62,31 @@ def _dumbbells(modalities: Mapping[str, Any], names: Sequence[str], key: str, ti
         lanes = {"before": middle - 11, "after": middle + 1, "control": middle + 13}
         if before.value is not None and after.value is not None:
             start, stop = scale(before.value), scale(after.value)
-            plot.add(tag("line", x1=start, y1=lanes["before"], x2=stop, y2=lanes["after"], style=f"stroke:{hue}",
-                         stroke_width=7, opacity=0.2, stroke_linecap="round"))  # fmt: skip
+            plot.add(
+                tag(
+                    "line",
+                    x1=start,
+                    y1=lanes["before"],
+                    x2=stop,
+                    y2=lanes["after"],
+                    style=f"stroke:{hue}",
+                    stroke_width=7,
+                    opacity=0.2,
+                    stroke_linecap="round",
+                )
+            )
         _lane(plot, scale, control, lanes["control"], "var(--rp-control)", f"{name}, random direction", shape="cross")
         _lane(plot, scale, before, lanes["before"], hue, f"{name}, as it is", hollow=True)
         _lane(plot, scale, after, lanes["after"], hue, f"{name}, direction added")
         plot.add(svg.text(plot.width - 2, middle - 1, _change(before, after), anchor="end", class_="strong"))
     said = "; ".join(
-        f"{name}: " + ", ".join(
+        f"{name}: "
+        + ", ".join(
             f"{word} {share(Rate.of(mapping(mapping(mapping(modalities[name]).get('defences')).get(d)).get(key)))}"
             for d, word in (("none", "as it is"), ("addition", "steered"), ("random", "random direction"))
         )
         for name in names
-    )  # fmt: skip
+    )
     return plot.render(title, said)
 
 
@@ -121,7 +134,8 @@ def _table(modalities: Mapping[str, Any], names: Sequence[str]) -> Markup:
 
 
 def ablation_figure(results: Mapping[str, Any]) -> Markup | None:
-    """The causal test on text: the coordinate along the direction is set to its benign mean inside a trace, beside the same for a
+    """The causal test on text: the coordinate along the direction is set to its benign mean inside a trace, beside
+    the same for a
     random direction. None when it was not run."""
     tests = mapping(results.get("ablation"))
     removed = mapping(tests.get("text"))
@@ -134,14 +148,29 @@ def ablation_figure(results: Mapping[str, Any]) -> Markup | None:
     plot.x_axis(scale, [0, 0.25, 0.5, 0.75, 1], percent, "share of text items")
     bands = svg.Bands(len(keys), plot.top, plot.height - plot.bottom)
     rows = []
-    short = {"harmful_refusal": "harmful refused", "near_miss_refusal": "near-miss refused",
-             "benign_refusal": "benign refused", "utility": "answers right"}  # fmt: skip
+    short = {
+        "harmful_refusal": "harmful refused",
+        "near_miss_refusal": "near-miss refused",
+        "benign_refusal": "benign refused",
+        "utility": "answers right",
+    }
     for index, (key, title, _) in enumerate(keys):
         was, now, middle = Rate.of(before.get(key)), Rate.of(removed.get(key)), bands(index)
         plot.add(svg.text(plot.left - 8, middle, short[key], anchor="end"))
         if was.value is not None and now.value is not None:
-            plot.add(tag("line", x1=scale(was.value), y1=middle - 6, x2=scale(now.value), y2=middle + 6, stroke_width=7,
-                         style="stroke:var(--rp-text)", opacity=0.2, stroke_linecap="round"))  # fmt: skip
+            plot.add(
+                tag(
+                    "line",
+                    x1=scale(was.value),
+                    y1=middle - 6,
+                    x2=scale(now.value),
+                    y2=middle + 6,
+                    stroke_width=7,
+                    style="stroke:var(--rp-text)",
+                    opacity=0.2,
+                    stroke_linecap="round",
+                )
+            )
         _lane(plot, scale, was, middle - 6, "var(--rp-text)", "as it is", hollow=True)
         _lane(plot, scale, now, middle + 6, "var(--rp-text)", "direction at its benign mean")
         plot.add(svg.text(plot.width - 2, middle, _change(was, now), anchor="end", class_="strong"))
@@ -151,15 +180,18 @@ def ablation_figure(results: Mapping[str, Any]) -> Markup | None:
     return figure(
         "ablation",
         "Is the direction causal?",
-        "The opposite test, on text: at the last prompt token the coordinate along the direction is set to what it is on "
+        "The opposite test, on text: at the last prompt token the coordinate along the direction is set to "
+        "what it is on "
         "benign prompts, and nothing else. This is a measurement inside a trace; no weight is changed.",
         [panel(plot.render("Text refusal with the direction at its benign mean", said))],
         legend=[
             svg.glyph("var(--rp-text)", hollow=True, label="as it is"),
             svg.glyph("var(--rp-text)", label="direction at its benign mean"),
         ],
-        reading="If harmful text is no longer refused while benign answers stay right, refusal runs through this direction. "
-        "The table adds the control, a random direction treated likewise, and the cruder test of projecting the direction "
+        reading="If harmful text is no longer refused while benign answers stay right, refusal runs through this "
+        "direction. "
+        "The table adds the control, a random direction treated likewise, and the cruder test of projecting "
+        "the direction "
         "out of every layer and position.",
         tables=[
             html_table(

@@ -51,7 +51,8 @@ def selection_figure(results: Mapping[str, Any]) -> Markup:
             svg.glyph("var(--rp-accent)", shape="diamond", label="KL when added"),
             svg.glyph("var(--rp-accent)", hollow=True, label="rejected (point at it for the reason)"),
         ],
-        reading="Each point is a candidate layer and position. The dashed line marks the selected layer of that criterion; "
+        reading="Each point is a candidate layer and position. The dashed line marks the selected layer of that "
+        "criterion; "
         "hollow points broke a rule, which the table names. Dotted: the score without any edit.",
         tables=[_table(rows, direction), *([_cosmic_table(scores, cosmic)] if scores else [])],
     )
@@ -62,7 +63,8 @@ def _price(calibration: Mapping[str, Any], coefficient: float | None) -> str:
     if target is None or coefficient is None:
         return ""
     return (
-        f" The strength, {significant(coefficient)} of the vector, is the largest that costs {significant(target)} nats of KL on "
+        f" The strength, {significant(coefficient)} of the vector, is the largest that costs "
+        f"{significant(target)} nats of KL on "
         "harmless validation prompts of every modality; no harmful image, clip or recording was used to set it."
     )
 
@@ -80,8 +82,12 @@ def _plot(
     chosen: Mapping[str, Any],
     reference: float | None,
 ) -> Markup | None:
-    points = [(layer, value, key, row) for row in rows for key in series
-              if (layer := finite(row.get("layer"))) is not None and (value := finite(row.get(key))) is not None]  # fmt: skip
+    points = [
+        (layer, value, key, row)
+        for row in rows
+        for key in series
+        if (layer := finite(row.get("layer"))) is not None and (value := finite(row.get(key))) is not None
+    ]
     if not points:
         return None
     plot = svg.Plot(height=214, left=48, right=18, top=26, bottom=38)
@@ -109,8 +115,17 @@ def _plot(
         said = f"layer {layer:.0f}, {row.get('position', '')}, {name} {significant(value)}{reason}"
         shape = "diamond" if key == "kl_add" else "circle"
         picked_here = _is_chosen(row, chosen)
-        plot.add(svg.mark(x(layer), y(value), "var(--rp-accent)", shape=shape, size=6.5 if picked_here else 4.6,
-                          hollow=not row.get("kept"), title=said))  # fmt: skip
+        plot.add(
+            svg.mark(
+                x(layer),
+                y(value),
+                "var(--rp-accent)",
+                shape=shape,
+                size=6.5 if picked_here else 4.6,
+                hollow=not row.get("kept"),
+                title=said,
+            )
+        )
         if picked_here:
             where, anchor = (x(layer) + 12, "start") if x(layer) < plot.width - 90 else (x(layer) - 12, "end")
             plot.add(svg.text(where, y(value) - 9, significant(value), anchor=anchor, class_="strong halo"))
@@ -129,10 +144,13 @@ def _verdict(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
 def _table(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> Markup:
     keys = ("bypass", "induce", "kl_ablate", "kl_add", "coefficient", "gain", "auroc", "cosmic")
     cells = [
-        [f"layer {significant(finite(row.get('layer')))}, {row.get('position', '')}",
-         *[finite(row.get(key)) for key in keys], _verdict(row, chosen)]
+        [
+            f"layer {significant(finite(row.get('layer')))}, {row.get('position', '')}",
+            *[finite(row.get(key)) for key in keys],
+            _verdict(row, chosen),
+        ]
         for row in rows
-    ]  # fmt: skip
+    ]
     heads = ["", "bypass", "induce", "KL, removed", "KL, added", "strength", "gain", "AUROC", "COSMIC", "verdict"]
     base = mapping(chosen.get("baseline"))
     said = "Candidates on validation text. Without an edit: " + ", ".join(
@@ -144,10 +162,14 @@ def _table(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> Mark
 
 def _cosmic_table(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> Markup:
     cells = [
-        [f"layer {significant(finite(row.get('layer')))}, {row.get('position', '')}",
-         finite(row.get("score")), finite(row.get("kl_ablate")), _verdict(row, chosen)]
+        [
+            f"layer {significant(finite(row.get('layer')))}, {row.get('position', '')}",
+            finite(row.get("score")),
+            finite(row.get("kl_ablate")),
+            _verdict(row, chosen),
+        ]
         for row in rows
-    ]  # fmt: skip
+    ]
     marked = [i for i, row in enumerate(rows) if _is_chosen(row, chosen)]
     return html_table(
         ["", "COSMIC score", "KL, removed", "verdict"], cells, caption="COSMIC on validation text.", marked=marked
