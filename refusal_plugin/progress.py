@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TypeAlias
 
 Progress: TypeAlias = bool | None
@@ -28,7 +29,9 @@ def track(total: int, label: str, progress: Progress = None) -> Iterator[Callabl
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    visible = console.is_terminal or console.is_jupyter if progress is None else progress
+    # In a notebook rich draws through ipywidgets; without them it would print a warning per refresh.
+    drawable = find_spec("ipywidgets") is not None if console.is_jupyter else console.is_terminal
+    visible = drawable if progress is None else progress
     if not visible or _depth:
         yield lambda _n: None
         return

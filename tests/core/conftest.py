@@ -110,7 +110,7 @@ def tiny() -> Callable[[str], SimpleNamespace]:
 @pytest.fixture(scope="session")
 def planted() -> SimpleNamespace:
     """A model whose refusal direction is known, its prompts, and what the library finds in it."""
-    from refusal_plugin.directions import fit
+    from refusal_plugin.directions import fit, template_positions
     from refusal_plugin.scores import refusal_tokens
 
     module, tokenizer = tiny_model("qwen2")
@@ -124,5 +124,5 @@ def planted() -> SimpleNamespace:
         train=fitted,
         val=validated,
         tokens=refusal_tokens(model, fitted, judge=WordJudge(), max_new_tokens=2, progress=False),
-        candidates=fit(model, fitted, progress=False),
+        candidates=fit(model, fitted, positions=template_positions(model, fitted), progress=False),
     )
