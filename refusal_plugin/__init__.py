@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .activations import Activations, collect, collect_moments
     from .answers import Answer, generate
+    from .calibration import Calibration, calibrate
     from .directions import Candidates, Direction, fit, load_direction
     from .edits import Edit, ablation, addition
     from .errors import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "activations": ("Activations", "collect", "collect_moments"),
     "answers": ("Answer", "generate"),
+    "calibration": ("Calibration", "calibrate"),
     "directions": ("Candidates", "Direction", "fit", "load_direction"),
     "edits": ("Edit", "ablation", "addition"),
     "errors": (
@@ -64,6 +66,7 @@ __all__ = [
     "Anatomy",
     "Answer",
     "Batch",
+    "Calibration",
     "Candidates",
     "DataError",
     "Direction",
@@ -87,6 +90,7 @@ __all__ = [
     "addition",
     "anatomy",
     "batches",
+    "calibrate",
     "collect",
     "collect_moments",
     "compare_rates",
