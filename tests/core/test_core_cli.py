@@ -232,6 +232,9 @@ def test_usage_errors_have_exit_code_two(command: Run, words: tuple[str, ...]) -
 def start(*words: str, **options: Any) -> "subprocess.Popen[str]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A job started in the background inherits an ignored SIGINT, and Python then installs no handler of its own: a person's
+    # Ctrl-C comes from a terminal, where it is not ignored.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([sys.executable, "-m", "refusal_plugin", *words], env=environment, **pipes, **options)  # type: ignore[call-overload,no-any-return]
 
 
@@ -244,7 +247,7 @@ def test_python_m_is_the_command(command: Run, tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_a_folder_that_the_same_command_continues(organism: Any, tmp_path: Path) -> None:
     out = tmp_path / "study"
-    process = start("study", "--limit", "40", "--out", str(out), cwd=tmp_path)
+    process = start("study", "--limit", "120", "--out", str(out), cwd=tmp_path)
     first = out / "stages" / "read-text.json"  # behind it the model runs again, inside a trace
     deadline = time.time() + 240
     while not first.is_file() and time.time() < deadline and process.poll() is None:
@@ -256,6 +259,6 @@ def test_ctrl_c_leaves_a_folder_that_the_same_command_continues(organism: Any, t
     assert not (out / "results.json").is_file(), "it was stopped on the way"
     done = {path: path.stat().st_mtime_ns for path in (out / "stages").iterdir() if path.suffix != ".partial"}
     assert done and all(json.loads(path.read_text())["key"] for path in done if path.suffix == ".json")
-    results = recipe("study").run(organism, out=out, limit=40, progress=False)
-    assert (out / "results.json").is_file() and results["limit"] == 40
+    results = recipe("study").run(organism, out=out, limit=120, progress=False)
+    assert (out / "results.json").is_file() and results["limit"] == 120
     assert {path: path.stat().st_mtime_ns for path in done} == done, "finished stages are not done again"
