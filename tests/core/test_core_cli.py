@@ -232,7 +232,8 @@ def test_usage_errors_have_exit_code_two(command: Run, words: tuple[str, ...]) -
 def start(*words: str, **options: Any) -> "subprocess.Popen[str]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # A job started in the background inherits an ignored SIGINT, and Python then installs no handler of its own: a person's
+    # A job started in the background inherits an ignored SIGINT, and Python then installs no handler of its own: a
+    # person's
     # Ctrl-C comes from a terminal, where it is not ignored.
     options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([sys.executable, "-m", "refusal_plugin", *words], env=environment, **pipes, **options)  # type: ignore[call-overload,no-any-return]
