@@ -3,7 +3,9 @@
 Every error a user can cause is one line on stderr and exit code 2; `--debug` shows the traceback.
 """
 
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,17 +15,37 @@ from typer.core import TyperGroup
 from . import __version__
 from .errors import PromptError, RefusalPluginError
 
+ROLES = ("harmful", "near_miss", "benign")
+
 
 class Commands(TyperGroup):
     """The commands; Ctrl-C says that the run can be continued, where typer would only say "Aborted"."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run one command."""
+        """Run a command.
+
+        Compiled code that an interrupt reaches may turn it into an error of its own: the signal itself is remembered.
+        """
+        asked: list[int] = []
+
+        def interrupt(signum: int, _frame: Any) -> None:
+            asked.append(signum)
+            raise KeyboardInterrupt
+
+        before = signal.getsignal(signal.SIGINT)
+        ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+        if ours:
+            signal.signal(signal.SIGINT, interrupt)
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except (Exception, KeyboardInterrupt) as error:
+            if not asked and not isinstance(error, KeyboardInterrupt):
+                raise
             typer.echo("\ninterrupted: finished stages are kept; the same command continues.", err=True)
             raise typer.Exit(130) from None
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, before)
 
 
 app = typer.Typer(
@@ -185,39 +207,38 @@ def _show(results: dict[str, Any], out: Path) -> None:
 
     console = Console()
     table = Table(box=None, header_style="bold", padding=(0, 1))
-    for column in (
-        "modality",
-        "read back",
-        "AUROC",
-        "harmful refused",
-        "steered",
-        "random",
-        "benign",
-        "steered ",
-        "near miss",
-        "steered  ",
-    ):
-        table.add_column(column, justify="left" if column == "modality" else "right")
+    for column in ("test split", "read", "AUROC", "harmful refused", "(random)", "near miss", "benign"):
+        table.add_column(column, justify="left" if column == "test split" else "right", no_wrap=True)
     layer = results["direction"]["layer"]
     for name, record in results["modalities"].items():
         arms = record["defences"]
         auroc = next((row["value"] for row in record["auroc_by_layer"] if row["layer"] == layer), None)
-        cells = [_percent(record["read_back"]["value"]), "-" if auroc is None else f"{auroc:.2f}"]
-        cells += [_percent(arms[arm]["harmful_refusal"]["value"]) for arm in ("none", "addition", "random")]
-        for role in ("benign_refusal", "near_miss_refusal"):
-            cells += [_percent(arms[arm][role]["value"]) for arm in ("none", "addition")]
-        table.add_row(name, *cells)
+        share = {role: [arms[arm][f"{role}_refusal"]["value"] for arm in ("none", "addition")] for role in ROLES}
+        table.add_row(
+            name,
+            _percent(record["read_back"]["value"]),
+            "-" if auroc is None else f"{auroc:.2f}",
+            _change(*share["harmful"]),
+            f"({_percent(arms['random']['harmful_refusal']['value'])})",
+            _change(*share["near_miss"]),
+            _change(*share["benign"]),
+        )
     direction = results["direction"]
     console.print(f"\n[bold]{results['model']}: {results['regime']['name']}[/bold]")
     console.print(results["regime"]["words"])
     console.print(
         f"\nDirection from text: layer {direction['layer']} of {direction['n_layers']}, strength "
-        f"{direction['coefficient']:.2f} of its length. Test split:"
+        f"{direction['coefficient']:.2f} of its length. Before -> after adding it:"
     )
     console.print(table)
     for warning in results["warnings"]:
         console.print(f"[yellow]note[/yellow] {warning}")
     console.print(f"\nReport: {out / 'index.html'}   figures with intervals: {out / 'results.json'}")
+
+
+def _change(before: float | None, after: float | None) -> str:
+    """A share before and after steering."""
+    return "-" if before is None or after is None else f"{100 * before:.0f} -> {100 * after:.0f} %"
 
 
 def _percent(share: float | None) -> str:
