@@ -123,7 +123,11 @@ def _examples_lead(results: Mapping[str, Any]) -> Markup:
         if seen
         else ("What the model was given, and what it answered.")
     )
-    return tag("p", said, " Single answers illustrate; the figures above carry the evidence.", class_="prose")
+    rule = (
+        " Chosen by rule, not by taste: the first harmful test item that the model answered (else the first), and the "
+        "first near miss. Single answers illustrate; the figures above carry the evidence."
+    )
+    return tag("p", said, rule, class_="prose")
 
 
 def document(title: str, body: Markup, *, scripts: Sequence[Markup] = (), style: Markup = PAGE_STYLE) -> str:
