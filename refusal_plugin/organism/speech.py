@@ -15,7 +15,7 @@ from io import BytesIO
 
 import numpy as np
 
-from refusal_plugin.organism.media import SAMPLE_RATE, resample
+from refusal_plugin.prompts.media import SAMPLE_RATE, resample
 
 SLOT = 10240
 """Samples of one word's slot: 0.64 s."""
@@ -229,7 +229,7 @@ def espeak(word: str, voice: str, pitch: int = 50, speed: int = 190) -> np.ndarr
         raw = subprocess.run(command, check=True, capture_output=True).stdout
         with wave.open(BytesIO(raw)) as file:
             data = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float64) / 32768
-            samples = _trim(resample(data, file.getframerate()))
+            samples = _trim(resample(data, file.getframerate(), SAMPLE_RATE))
         if len(samples) <= MAX_WORD:
             break
     samples = samples[:MAX_WORD]

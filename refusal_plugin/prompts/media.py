@@ -121,8 +121,10 @@ def _frames(medium: VideoLike, fps: float, name: str) -> Iterator[Image.Image]:
         else:
             yield from _container_frames(path, fps, name)
             return
-    else:
+    elif isinstance(medium, (Sequence, np.ndarray)):
         parts = cast("Sequence[ImageLike]", medium)
+    else:
+        raise MediaError(name, f"it is a {type(medium).__name__}", "give a file, a list of frames or a uint8 array")
     _check_frame_count(len(parts), name)
     for number, part in enumerate(parts):
         yield load_image(part, name=f"{name} frame {number}")

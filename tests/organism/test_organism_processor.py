@@ -133,7 +133,7 @@ def test_save_and_load(processor: OmniProcessor, tmp_path: Path) -> None:
 def test_image_forms_agree(tmp_path: Path) -> None:
     pixels = noise(20, 30)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    for form in (pixels, Image.fromarray(pixels), tmp_path / "a.png", str(tmp_path / "a.png"), pixels / 255.0):
+    for form in (pixels, Image.fromarray(pixels), tmp_path / "a.png", str(tmp_path / "a.png")):
         assert np.array_equal(np.asarray(as_image(form)), pixels)
     assert as_image(np.zeros((5, 6), dtype=np.uint8)).size == (6, 5)
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
@@ -221,7 +221,7 @@ def test_unreadable_media_are_one_line_errors(tmp_path: Path) -> None:
 def test_video_files_need_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.mp4").write_bytes(b"not a video")
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(OptionalDependencyError, match="PyAV"):
+    with pytest.raises(OptionalDependencyError, match="package 'av'"):
         as_frames(tmp_path / "a.mp4")
 
 
