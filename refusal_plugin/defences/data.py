@@ -23,6 +23,7 @@ from ..prompts.neutral import neutral_prompts
 from ..provenance import provenance
 from ..scores import RefusalTokens, refusal_tokens
 from ..selection import select
+from ..shared_prefix import collect_arms, collect_grid
 
 SHARE = 0.8
 """Share of the training pairs that one fit seed draws."""
@@ -187,12 +188,28 @@ class DefenceData:
         keys = {p.id: (p.id, p.text, suffix, system) for p in chosen}
         missing = [p for p in chosen if keys[p.id] not in self._streams]
         if missing:
-            found = collect(self.model, missing, suffix=suffix, system=system, progress=self.progress)
-            for p, value in zip(missing, found.values[:, 0], strict=True):
+            if suffix is None:  # a medium that comes with many texts is read once
+                found = collect_grid(self.model, missing, system=system, progress=self.progress)
+            else:
+                found = collect(self.model, missing, suffix=suffix, system=system, progress=self.progress).values[:, 0]
+            for p, value in zip(missing, found, strict=True):
                 self._streams[keys[p.id]] = value.clone()
         if not chosen:
             raise PromptError("collect activations", "0 prompts", "give at least one")
         return torch.stack([self._streams[keys[p.id]] for p in chosen])
+
+    def arms(
+        self, prompts: Iterable[Prompt], suffix: str
+    ) -> tuple[Float[Tensor, "prompt layer d_model"], Float[Tensor, "prompt layer d_model"]]:
+        """`streams` without and with the suffix; what both arms begin with is read once."""
+        chosen = list(prompts)
+        missing = [p for p in chosen if (p.id, p.text, suffix, None) not in self._streams]
+        if missing:
+            both = collect_arms(self.model, missing, suffix, progress=self.progress)
+            for text, found in zip((None, suffix), both, strict=True):
+                for p, value in zip(missing, found, strict=True):
+                    self._streams[(p.id, p.text, text, None)] = value.clone()
+        return self.streams(chosen), self.streams(chosen, suffix=suffix)
 
     def candidates(self) -> Candidates:
         """Difference in means of the drawn training text, every layer, at the last prompt token."""

@@ -110,7 +110,7 @@ def fit_sarsteer(
     used: list[Prompt] = []
     for modality, kinds in sources(data, fit_on, "SARSteer").items():
         harmful, safe = pairs_of(data, kinds, n)
-        with_p, without = data.streams(harmful, suffix=p), data.streams(harmful)
+        without, with_p = data.arms(harmful, p)
         v = (with_p.double() - without.double()).mean(0).float()
         safe_streams = data.streams(safe)
         left = remainder(v, safe_streams, safe_space=safe_space, k=k, lambda_=lambda_)

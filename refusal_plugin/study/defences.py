@@ -4,16 +4,14 @@
 defence, plain addition and the random control, at the same price per modality.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ..answers import Answer
-from ..comparison.arena import Arena, digest
+from ..comparison.arena import Arena
 from ..comparison.ledger import Ledger
-from ..defences import Defence, DefenceData, fit_defence, load_defence
-from ..errors import DirectionError, RefusalPluginError
+from ..defences import Defence, DefenceData, fit_defence
+from ..errors import RefusalPluginError
 from ..evaluation import compare_rates, outcomes
 from ..prompts import PromptSet
 from ..scores import RefusalTokens
@@ -56,68 +54,54 @@ def defence_rows(
         by modality and defence: the rates, their change against no defence, `strength`, `kl` and `edit_norm`; and a
         warning for each defence that could not be fitted.
     """
-    start = time.perf_counter()
-    ledger = Ledger(stages.folder / "stages", "defences")
-    arena = Arena(model, prompts, ledger, target_kl=target_kl, max_new_tokens=max_new_tokens)
-    rows: dict[str, dict[str, Record]] = {m: {} for m in undefended}
-    warnings: list[str] = []
-    data: list[DefenceData] = []
 
-    def fitted(name: str) -> Defence:
-        path = stages.folder / "stages" / f"defence-{name}.safetensors"
-
-        def work() -> str:
-            if not data:
-                data.append(DefenceData.of(model, training(), seed, tokens=tokens))
-            switches = {"k": components(data[0])} if name == "sarsteer" else {}
-            found = fit_defence(name, model, data[0], **switches)
-            found.save(path)
-            return digest(found)
-
-        kept = _kept(path, model)
-        if kept is None or stages.run(f"defence-{name}", work) != digest(kept):
-            (stages.folder / "stages" / f"defence-{name}.json").unlink(missing_ok=True)
-            stages.run(f"defence-{name}", work)
-        return load_defence(path, model)
-
-    for name in NAMES:
-        try:
-            defence = fitted(name)
-        except RefusalPluginError as error:
-            warnings.append(f"{name} was not fitted: {error}")
-            continue
-        for m, answers in undefended.items():
-            test = prompts.filter(split="test", modality=m)  # type: ignore[arg-type]
-            try:
-                price = arena.price(defence, m)  # type: ignore[arg-type]
-                said = arena.answers(defence, m, [price.strength])[0]  # type: ignore[arg-type]
-            except RefusalPluginError as error:
-                warnings.append(f"{name} was not measured on {m}: {error}")
+    def work() -> Record:
+        rows: dict[str, dict[str, Record]] = {m: {} for m in undefended}
+        warnings: list[str] = []
+        ledger = Ledger(stages.folder / "stages", "defences")  # an interrupted run finds its finished batches there
+        arena = Arena(model, prompts, ledger, target_kl=target_kl, max_new_tokens=max_new_tokens)
+        for name, found in fitted().items():
+            if isinstance(found, RefusalPluginError):
+                warnings.append(f"{name} was not fitted: {found}")
                 continue
-            found = compare_rates(outcomes(test, said), outcomes(test, list(answers)), seed)
-            rows[m][name] = {
-                **found.to_json(),
-                "strength": price.strength,
-                "kl": price.kl,
-                "at_bound": price.at_bound,
-                "edit_norm": max(price.edit_norm, default=None),
-            }
-        arena.forget()
-    ledger.close()
-    # The first run's time is kept: a second one only reads what is there.
-    stages.seconds["defences"] = stages.run("defences-took", lambda: round(time.perf_counter() - start, 2))
-    del stages.seconds["defences-took"]
-    return rows, warnings
+            for m, answers in undefended.items():
+                try:
+                    rows[m][name] = row(arena, found, m, answers)
+                except RefusalPluginError as error:
+                    warnings.append(f"{name} was not measured on {m}: {error}")
+            arena.forget()
+        ledger.close()
+        return {"rows": rows, "warnings": warnings}
+
+    def fitted() -> dict[str, Defence | RefusalPluginError]:
+        made: dict[str, Defence | RefusalPluginError] = {}
+        data: DefenceData | None = None
+        for name in NAMES:
+            try:
+                data = data or DefenceData.of(model, training(), seed, tokens=tokens)
+                switches = {"k": components(data)} if name == "sarsteer" else {}
+                made[name] = fit_defence(name, model, data, **switches)
+            except RefusalPluginError as error:
+                made[name] = error
+        return made
+
+    def row(arena: Arena, defence: Defence, modality: str, answers: Sequence[Answer]) -> Record:
+        test = prompts.filter(split="test", modality=modality)  # type: ignore[arg-type]
+        price = arena.price(defence, modality)  # type: ignore[arg-type]
+        said = arena.answers(defence, modality, [price.strength])[0]  # type: ignore[arg-type]
+        return {
+            **compare_rates(outcomes(test, said), outcomes(test, list(answers)), seed).to_json(),
+            "strength": price.strength,
+            "kl": price.kl,
+            "at_bound": price.at_bound,
+            "edit_norm": max(price.edit_norm, default=None),
+        }
+
+    found = stages.run("defences", work)
+    return found["rows"], found["warnings"]
 
 
 def components(data: DefenceData) -> int:
     """As many principal directions as the paper takes, or as the smallest set of safe items has."""
     sizes = [len(data.paired(m)[1]) for m in ("text", *data.media)]
     return max(1, min(COMPONENTS, min(sizes) - 1))
-
-
-def _kept(path: Path, model: Any) -> Defence | None:
-    try:
-        return load_defence(path, model) if path.is_file() else None
-    except DirectionError:
-        return None
