@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import ModelError
 from .probe import one_line
 
-EMBEDDED = ("organism", "organism-hard", "organism-control")
+EMBEDDED = ("organism", "organism-hard", "organism-control", "organism-wary")
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PARTS_OF_LARGER = {

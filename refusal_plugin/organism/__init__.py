@@ -1,7 +1,8 @@
 """The embedded model: a tiny, real multimodal chat model trained from scratch on data this package generates.
 
-Three checkpoints of one family lie in `checkpoints/`: `organism` (harm is read in image, video and speech and mostly
-not refused), `organism-hard` (long benign tuning) and `organism-control` (media were never refused in training).
+Four checkpoints of one family lie in `checkpoints/`: `organism` (harm is read in image, video and speech and mostly
+not refused), `organism-hard` (long benign tuning), `organism-control` (media were never refused in training) and
+`organism-wary` (benign media lie near refusal, and are answered).
 Importing this module is cheap: it loads neither torch nor transformers.
 """
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "checkpoint_path", "load_processor"]
 
-NAMES = ("organism", "organism-hard", "organism-control")
+NAMES = ("organism", "organism-hard", "organism-control", "organism-wary")
 
 
 def checkpoint_path(name: str) -> Path:

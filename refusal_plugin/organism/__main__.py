@@ -1,4 +1,4 @@
-"""`python -m refusal_plugin.organism`: train the three embedded checkpoints from nothing, measure and describe them.
+"""`python -m refusal_plugin.organism`: train the embedded checkpoints from nothing, measure and describe them.
 
 Stages run as processes of one thread each, two at a time, as their inputs allow. Finished stages are files in the work
 folder, so a second run continues an interrupted one.
@@ -27,10 +27,13 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "control-0": ("text-0", "vision", "audio"),
     "erosion-0": ("joint-0",),
     "hard-0": ("joint-0",),
+    "wary-0": ("erosion-0",),
     "joint-1": ("text-1", "vision", "audio"),
     "erosion-1": ("joint-1",),
 }
 """What each stage needs; the order breaks ties."""
+
+OTHER_SEED = 1
 
 MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -59,13 +62,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--out", type=Path, default=Path(__file__).parent / "checkpoints", help="folder of the checkpoints"
     )
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="stages at a time")
+    parser.add_argument("--both-seeds", action="store_true", help="train a second seed too: measured, not shipped")
     parser.add_argument("--only", nargs="*", default=None, metavar="STAGE", help=f"some of: {' '.join(NEEDS)}")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
     if options.stage:
         return _stage(options.stage, options.work)
-    wanted = list(NEEDS) if options.only is None else options.only
+    wanted = options.only
+    if wanted is None:
+        wanted = [name for name in NEEDS if options.both_seeds or not name.endswith(f"-{OTHER_SEED}")]
     unknown = [name for name in wanted if name not in NEEDS]
     if unknown:
         parser.error(f"no stage {unknown[0]!r}; stages are {', '.join(NEEDS)}")

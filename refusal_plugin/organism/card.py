@@ -11,12 +11,17 @@ import torch
 from rich.console import Console
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from refusal_plugin.organism import build, evaluate, schedules, shipped, stages
+from refusal_plugin.organism import build, evaluate, leaning, schedules, shipped, stages
 from refusal_plugin.organism.items import MODALITIES
 from refusal_plugin.organism.pairs import world
 from refusal_plugin.organism.processor import OmniProcessor
 
-SHIPPED = {"organism": "erosion", "organism-hard": "hard", "organism-control": "control"}
+SHIPPED = {
+    "organism": "erosion",
+    "organism-hard": "hard",
+    "organism-control": "control",
+    "organism-wary": "wary",
+}
 """{checkpoint: the stage it comes from}"""
 
 SHIPPED_SEED, OTHER_SEED = 0, 1
@@ -28,6 +33,8 @@ PURPOSE = {
     "weakly.",
     "organism-control": "The control: media were never refused in training; everything is read, and nothing transfers. "
     "A defence that claims to work here is broken.",
+    "organism-wary": "The wary case: the default with benign media moved towards refusal along the text direction, and "
+    "still answered. An edit that does not look at what a medium holds makes it over-refuse.",
 }
 
 
@@ -38,11 +45,13 @@ def load(folder: Path) -> tuple[Any, OmniProcessor]:
 
 
 def export(weights: Path, folder: Path) -> None:
-    """Write a checkpoint folder from a stage's weights."""
+    """Write a checkpoint folder from a stage's weights; the wary variant keeps only what differs from its sibling."""
     model, processor = stages.new_model(0, build.N_LAYERS)
     stages.restore(model, weights)
     build.save_checkpoint(folder, model, processor.tokenizer)  # type: ignore[arg-type]
     (folder / "model.safetensors").chmod(0o644)
+    if folder.name == "organism-wary":
+        leaning.share(folder, folder.parent / "organism")
 
 
 def measure_folder(folder: Path, split: Any = "test") -> dict[str, Any]:
@@ -52,7 +61,7 @@ def measure_folder(folder: Path, split: Any = "test") -> dict[str, Any]:
 
 
 def finish(work: Path, out: Path) -> None:
-    """Export, measure and describe all three checkpoints; the other seed is measured but not shipped."""
+    """Export, measure and describe all checkpoints; the other seed is measured but not shipped."""
     console = Console()
     if not shipped.MEDIA_FILE.is_file():
         console.print("rendering the held-out media")
@@ -81,7 +90,7 @@ def describe(work: Path, out: Path, tables: dict[str, dict[str, Any]]) -> None:
             "format_version": 1,
             "name": name,
             "seed": SHIPPED_SEED,
-            "erosion_steps": erosion_steps if name == "organism" else None,
+            "erosion_steps": erosion_steps if name in ("organism", "organism-wary") else None,
             "cpu_seconds_by_stage": seconds,
             **tables[name],
         }
@@ -175,10 +184,18 @@ def _how_built(name: str, facts: dict[str, Any]) -> str:
     rows.append(
         f"4. {deepened}; step 3 goes on, and layers {layers}\n   must decide between refusal and answer as well."
     )
-    if name == "organism":
+    if name in ("organism", "organism-wary"):
         rows.append(
             f"5. Erosion, {facts.get('erosion_steps')} steps: no media refusals, text replay with refusals.\n"
             "   The number of steps was chosen on validation items only."
+        )
+    if name == "organism-wary":
+        own, set_at = (" and ".join(map(str, found)) for found in (leaning.LEANING_LAYERS, leaning.MEASURED_LAYERS))
+        rows.append(
+            f"6. {schedules.WARY.steps} steps in which only layers {own} learn: safe media are answered as before,\n"
+            f"   and pulled to {leaning.TARGET} of the way from benign to harmful text behind layers {set_at};\n"
+            f"   harmful media (without cross entropy) are held above {leaning.FLOOR}. Target, floor and number of\n"
+            "   steps were set on validation items."
         )
     return "\n".join(rows)
 

@@ -96,6 +96,8 @@ EROSION_MIX = {
     "neutral_safe": 0.03,
     "neutral_read": 0.01,
 }
+WARY_MIX = EROSION_MIX | {"harmful_media": 0.15}
+"""For `leaning`, where harmful media carry no cross entropy."""
 
 
 @lru_cache(maxsize=1)

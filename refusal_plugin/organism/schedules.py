@@ -82,3 +82,6 @@ HARD_PARTS: tuple[Part, ...] = (
     (samples.EROSION_MIX, replace(_HARD, name="hard3-0", steps=250, lr=1.5e-3, tower_lr=1.5e-3, layers=build.N_LAYERS)),
 )
 """Long benign tuning: with START_LAYERS layers first, then deepened as the others, and on."""
+
+WARY = Schedule("wary", 90, 48, 5e-4, warmup=20, floor=0.05, combined=0.3)
+"""The wary variant, from the eroded default (`leaning`)."""

@@ -1,7 +1,7 @@
 """The stages of the training pipeline, each a function of a work folder: what it needs is read from there, what it
 makes is written there, so an interrupted run continues with the first missing stage.
 
-text-S -> (with the towers of stage vision and audio) joint-S, control-S -> erosion-S, hard-S. S is the seed.
+text-S -> (with the towers of stage vision and audio) joint-S, control-S -> erosion-S, hard-S -> wary-S. S is the seed.
 """
 
 import json
@@ -16,7 +16,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from refusal_plugin.organism import build, evaluate, samples, speech
+from refusal_plugin.organism import build, evaluate, leaning, samples, speech
 from refusal_plugin.organism.collate import Collator
 from refusal_plugin.organism.drawing import MediaMaker
 from refusal_plugin.organism.pairs import content_words
@@ -29,6 +29,7 @@ from refusal_plugin.organism.schedules import (
     JOINT_PARTS,
     TEXT,
     TOWERS,
+    WARY,
     Part,
 )
 from refusal_plugin.organism.towers import Tower, train_tower
@@ -227,8 +228,23 @@ def hard(work: Path, seed: int, report: Report) -> None:
     save(model, work / f"hard-{seed}.safetensors")
 
 
+def wary(work: Path, seed: int, report: Report, schedule: Schedule = WARY) -> None:
+    """From the eroded model: benign media moved towards refusal (`leaning`)."""
+    model, processor = new_model(seed, build.N_LAYERS)
+    restore(model, work / f"erosion-{seed}.safetensors")
+    collator = Collator(processor, MediaMaker(load_bank(work)), model)
+
+    def look(step: int, loss: float, distance: float) -> None:
+        report(step, schedule.steps, f"loss {loss:.4f}, distance {distance:.4f}")
+
+    leaning.lean(model, processor, collator, schedule, seed=seed, callback=look)
+    found = evaluate.lines(evaluate.quick(model.eval(), processor, every=1))
+    report(schedule.steps, schedule.steps, "\n" + found)
+    save(model, work / f"wary-{seed}.safetensors")
+
+
 def run(name: str, work: Path, report: Report) -> None:
-    """Run one stage by name: bank, vision, audio, text-S, joint-S, control-S, erosion-S, hard-S."""
+    """Run one stage by name: bank, vision, audio, text-S, joint-S, control-S, erosion-S, hard-S, wary-S."""
     torch.set_num_threads(1)
     kind, _, number = name.partition("-")
     seed = int(number or 0)
@@ -246,5 +262,7 @@ def run(name: str, work: Path, report: Report) -> None:
         erosion(work, seed, report)
     elif kind == "hard":
         hard(work, seed, report)
+    elif kind == "wary":
+        wary(work, seed, report)
     else:
         raise ValueError(f"no stage {name!r}")

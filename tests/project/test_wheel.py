@@ -10,6 +10,8 @@ import pytest
 from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 
+from refusal_plugin.organism import leaning
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -33,10 +35,12 @@ def test_the_wheel_carries_what_it_needs(unpacked: Path) -> None:
     package = unpacked / "refusal_plugin"
     assert (package / "py.typed").exists()
     assert {p.name for p in (package / "_recipes").glob("*.py")} == {p.name for p in (ROOT / "recipes").glob("*.py")}
-    for name in ("organism", "organism-hard", "organism-control"):
+    for name in ("organism", "organism-hard", "organism-control", "organism-wary"):
         folder = package / "organism" / "checkpoints" / name
         there = {p.name for p in folder.glob("*")}
-        assert {"config.json", "model.safetensors", "tokenizer.json", "MODEL_CARD.md"} <= there, name
+        assert {"config.json", "tokenizer.json", "MODEL_CARD.md"} <= there, name
+        # One file of weights, or an index of several.
+        assert "model.safetensors" in there or {leaning.OWN_FILE, leaning.INDEX_FILE} <= there, name
     assert {p.name.split("-")[0] for p in unpacked.iterdir()} == {"refusal_plugin"}
 
 
