@@ -2,10 +2,10 @@
 
 `collect` keeps one vector per prompt; `collect_moments` keeps only counts, means and second moments per group, so
 that its memory does not grow with the number of prompts. Both read `resid_post` of every chosen layer in a single
-forward pass, which stops behind the last layer that is read.
+forward pass, which stops behind the last layer that is read, in one loop (`read_batches`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .backoff import Room, encoder, run_batches
 from .errors import DataError, DirectionError, PromptError
 from .geometry import Moments
 from .models import anatomy, layers
@@ -20,8 +21,6 @@ from .models.wrapper import save
 from .progress import Progress, track
 from .prompts import Prompt, PromptSet, batches
 from .prompts.batch import Batch
-from .remote.split import sessions
-from .traced.measure import group_moments
 from .traced.read import residuals, span_residuals
 
 Positions: TypeAlias = Sequence[int] | Literal["media", "instruction", "post_instruction"]
@@ -89,14 +88,16 @@ def collect(
         RemoteError: the server refuses or fails; says why and what to do.
     """
     chosen = PromptSet(prompts)
-    ids = _layer_ids(model, layer_ids)
+    ids = known_layers(model, layer_ids)
     slots = 1 if isinstance(positions, str) else len(positions)
     values = torch.empty(len(chosen), slots, len(ids), anatomy(model).d_model)
-
-    def keep(rows: list[int], _batch: Batch, residual: Tensor) -> None:
-        values[rows] = residual.cpu()
-
-    _stream(model, chosen, ids, positions, keep, system, suffix, token_budget, max_rows, remote, progress)
+    if not len(chosen):
+        raise PromptError("collect activations", "0 prompts", "give at least one")
+    limits: dict[str, Any] = {"token_budget": token_budget, "max_rows": max_rows, "remote": remote}
+    with track(len(chosen), "residual streams", progress) as advance:
+        for rows, _batch, residual in read_batches(model, chosen, ids, positions, system, suffix, **limits):
+            values[rows] = residual.cpu()
+            advance(len(rows))
     where = positions if isinstance(positions, str) else tuple(positions)
     return Activations(values, chosen, where, tuple(ids), "resid_post", anatomy(model).name)
 
@@ -117,6 +118,8 @@ def collect_moments(
 ) -> dict[str, Moments]:
     """Count, mean and second moments of `resid_post` per group of prompts; memory does not grow with their number.
 
+    `streaming.stream_moments` over one window that holds all prompts: it reads more than fit into memory.
+
     Args:
         by: the group of a prompt, its role by default.
         second: "diagonal" (variances) or "full" (covariances, for safe spaces).
@@ -125,23 +128,24 @@ def collect_moments(
     Returns:
         group name to `Moments` of shape (position, layer, d_model).
     """
+    from .streaming import stream_moments  # it reads through `read_batches` below
+
     chosen = PromptSet(prompts)
-    ids = _layer_ids(model, layer_ids)
-    names = sorted({by(prompt) for prompt in chosen})
-    slots = 1 if isinstance(positions, str) else len(positions)
-    shape = (slots, len(ids), anatomy(model).d_model)
-    found = {name: Moments.empty(shape, second=second) for name in names}
-
-    def keep(_rows: list[int], batch: Batch, residual: Tensor) -> None:
-        groups = torch.tensor([names.index(by(prompt)) for prompt in batch.prompts])
-        counts, sums, products = group_moments(residual, groups, len(names), second)
-        for g, name in enumerate(names):
-            if counts[g] > 0:
-                batch_moments = Moments.from_sums(int(counts[g]), sums[g].cpu(), products[g].cpu())
-                found[name] = found[name].merge(batch_moments)
-
-    _stream(model, chosen, ids, positions, keep, system, None, token_budget, max_rows, remote, progress)
-    return found
+    with track(len(chosen), "residual streams", progress) as advance:
+        return stream_moments(
+            model,
+            chosen,
+            by=by,
+            positions=positions,
+            layer_ids=layer_ids,
+            second=second,
+            system=system,
+            token_budget=token_budget,
+            max_rows=max_rows,
+            remote=remote,
+            window=max(1, len(chosen)),
+            advance=advance,
+        )
 
 
 def position_index(batch: Batch, positions: Sequence[int]) -> Tensor:
@@ -175,7 +179,12 @@ def position_index(batch: Batch, positions: Sequence[int]) -> Tensor:
     return index
 
 
-def _layer_ids(model: Any, layer_ids: Sequence[int] | None) -> list[int]:
+def known_layers(model: Any, layer_ids: Sequence[int] | None) -> list[int]:
+    """The layers asked for, in order, None for all.
+
+    Raises:
+        DirectionError: none, or one that the model does not have.
+    """
     facts = anatomy(model)
     chosen = sorted(set(range(facts.n_layers) if layer_ids is None else layer_ids))
     unknown = [layer for layer in chosen if not 0 <= layer < facts.n_layers]
@@ -188,22 +197,29 @@ def _layer_ids(model: Any, layer_ids: Sequence[int] | None) -> list[int]:
     return chosen
 
 
-def _stream(
+def read_batches(
     model: Any,
     prompts: PromptSet,
-    layer_ids: list[int],
+    layer_ids: Sequence[int],
     positions: Positions,
-    keep: Callable[[list[int], Batch, Tensor], None],
-    system: str | None,
-    suffix: str | None,
-    token_budget: int,
-    max_rows: int,
-    remote: bool | str,
-    progress: Progress,
-) -> None:
-    """Run the prompts batch by batch and hand each batch's residuals (batch, position, layer, d_model) to `keep`."""
-    if not len(prompts):
-        raise PromptError("collect activations", "0 prompts", "give at least one")
+    system: str | None = None,
+    suffix: str | None = None,
+    *,
+    token_budget: int = 8192,
+    max_rows: int = 128,
+    remote: bool | str = False,
+    room: Room | None = None,
+) -> Iterator[tuple[list[int], Batch, Float[Tensor, "batch position layer d_model"]]]:
+    """The one loop that reads streams: batch by batch, one trace each, halved where a batch does not fit.
+
+    Args:
+        layer_ids: see `known_layers`.
+        room: what is known to fit, shared by several calls.
+        Others as in `collect`.
+
+    Yields:
+        row numbers, the batch that ran, and its `resid_post` in float32, on the model's device.
+    """
     every, name = layers(model), anatomy(model).name
     blocks = [every[layer] for layer in layer_ids]
     read: Callable[..., Tensor] = span_residuals if isinstance(positions, str) else residuals
@@ -223,11 +239,10 @@ def _stream(
         return found
 
     work = batches(model, prompts, token_budget=token_budget, max_rows=max_rows, system=system, suffix=suffix)
-    with track(len(prompts), "residual streams", progress) as advance:
-        for (rows, batch), residual in sessions(work, measure, remote=remote):
-            _require_finite(residual, batch, name)
-            keep(rows, batch, residual)
-            advance(len(rows))
+    again, asked = encoder(model, system=system, suffix=suffix), f"read the residual streams of {name}"
+    for (rows, batch), residual in run_batches(work, measure, again, remote=remote, asked=asked, room=room):
+        _require_finite(residual, batch, name)
+        yield rows, batch, residual
 
 
 def _require_finite(residual: Tensor, batch: Batch, name: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .backoff import encoder, run_batches
 from .edits import Edit, site_modules
 from .errors import PromptError
 from .models import anatomy
@@ -19,7 +20,6 @@ from .models.wrapper import save
 from .progress import Progress, track
 from .prompts import Prompt, batches
 from .prompts.batch import Batch
-from .remote.split import sessions
 from .traced.write import edit_blocks
 
 
@@ -69,6 +69,7 @@ def generate(
     Raises:
         PromptError: 0 prompts or 0 tokens asked for, or a prompt the model does not take.
         DirectionError: the edit does not fit the model.
+        ModelError: a single prompt does not fit into memory (larger batches are halved, finished ones kept).
         RemoteError: the server refuses or fails; says why and what to do.
     """
     chosen = [p if isinstance(p, Prompt) else Prompt(text=p) for p in prompts]
@@ -83,9 +84,11 @@ def generate(
     def answer(group: list[tuple[list[int], Batch]]) -> list[Tensor]:
         return _generate(model, [batch.inputs for _rows, batch in group], edit, max_new_tokens, remote)
 
+    # An edit whose tensors are bound to the rows of a batch cannot follow when it is halved.
+    again = encoder(model, system=system) if edit is None or edit.rows is None else None
     work = batches(model, chosen, token_budget=token_budget, max_rows=max_rows, system=system)
     with track(len(chosen), label, progress) as advance:
-        for (rows, batch), ids in sessions(work, answer, remote=remote):
+        for (rows, batch), ids in run_batches(work, answer, again, remote=remote, asked="generate answers"):
             for row, new in zip(rows, ids[:, batch.length :].tolist(), strict=True):
                 found[row] = decoded(model, chosen[row].id, new)
             advance(len(rows))

@@ -1,24 +1,44 @@
 """When a batch does not fit into memory: halve it, keep what is done, and remember what did fit.
 
-    for rows, values in backed_off(work, run, split):      `work` = (rows, batch) pairs, as `prompts.batches` yields
+    for (rows, batch), value in backed_off(work, run, again):      `work` as `prompts.batches` yields it
         ...
+    for (rows, batch), value in run_batches(work, measure, again, remote=remote):      the same, or sessions on a server
 
-Only errors that mean "out of memory" are caught; everything else passes through. A batch of one row that does not fit
-is an error that says so, with the number of prompts that were finished.
+Reading (`activations`), scoring (`scores.score`) and answering (`answers.generate`) all go through `run_batches`. Only
+errors that mean "out of memory" are caught; everything else passes through. A batch of one row that does not fit is an
+error that says so, with the number of prompts that were finished.
 """
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
 from .errors import ModelError
 from .prompts.batch import Batch
+from .prompts.encoding import encode
+from .prompts.prompt import Prompt
+from .remote.split import sessions
 
 T = TypeVar("T")
+Item: TypeAlias = tuple[list[int], Batch]
+Again: TypeAlias = Callable[[Sequence[Prompt]], Batch]
+"""Encodes some of the prompts of a batch anew."""
 
 WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
+
+
+@dataclass
+class Room:
+    """What fits, as learned so far; share it between calls that run on the same device.
+
+    Attributes:
+        tokens: most tokens, padding included, that are tried at once; None while nothing has failed.
+    """
+
+    tokens: int | None = None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -34,58 +54,101 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(word in str(error).lower() for word in (*WORDS, "outofmemoryerror"))
 
 
+def run_batches(
+    work: Iterable[Item],
+    measure: Callable[[list[Item]], list[T]],
+    again: Again | None,
+    *,
+    remote: bool | str = False,
+    asked: str = "run a batch",
+    room: Room | None = None,
+) -> Iterator[tuple[Item, T]]:
+    """Batches with back-off on this machine, in sessions on a server (which are halved when they take too long).
+
+    Args:
+        work: row numbers and their batch.
+        measure: one session over some batches; one result for each.
+        again, asked, room: see `backed_off`.
+        remote: where to run.
+
+    Yields:
+        row numbers and the batch that ran (a part of the one given, where that did not fit), and its result.
+
+    Raises:
+        ModelError: see `backed_off`.
+        RemoteError: the server refuses or fails.
+    """
+    if remote:
+        return sessions(work, measure, remote=remote)
+    rows: list[int] = []  # the batch is what is measured; its row numbers are kept by `backed_off`
+    return backed_off(work, lambda batch: measure([(rows, batch)])[0], again, asked=asked, room=room)
+
+
 def backed_off(
     work: Iterable[tuple[Sequence[int], Batch]],
     run: Callable[[Batch], T],
-    split: Callable[[Sequence[int]], tuple[Sequence[int], Batch]],
+    again: Again | None,
     *,
     asked: str = "run a batch",
-) -> Iterator[tuple[list[int], T]]:
+    room: Room | None = None,
+) -> Iterator[tuple[Item, T]]:
     """Results of all batches, in order; a batch that does not fit runs in halves, as do later ones of its size.
 
     Args:
         work: row numbers and their batch.
         run: what is done with a batch; it may be called again with fewer rows.
-        split: encodes some of the rows anew: row numbers -> (row numbers, batch). Called for rows of one batch.
+        again: encodes some prompts of a batch anew, see `encoder`; None where a batch cannot be split.
         asked: what the user asked for, for the error message.
+        room: what is known to fit; it is updated.
 
     Yields:
-        row numbers, and what `run` returned for them.
+        row numbers and the batch that ran, and what `run` returned for it.
 
     Raises:
-        ModelError: a single row does not fit.
+        ModelError: a single row does not fit, or a batch that cannot be split.
     """
-    limit: int | None = None  # most tokens, padding included, that are tried at once
+    known = Room() if room is None else room
     done = 0
     for rows, batch in work:
-        waiting: list[tuple[list[int], Batch | None]] = [(list(rows), batch)]
+        waiting: list[tuple[list[int], Sequence[Prompt], Batch | None]] = [(list(rows), batch.prompts, batch)]
+        del batch
         while waiting:
-            part, made = waiting.pop(0)
-            now = made if made is not None else split(part)[1]
-            if limit is not None and now.size > 1 and now.size * now.length > limit:
-                waiting[:0] = _halves(part)
+            part, prompts, made = waiting.pop(0)
+            if made is None:
+                assert again is not None
+                made = again(prompts)
+            splits = made.size > 1 and again is not None
+            if splits and known.tokens is not None and made.size * made.length > known.tokens:
+                waiting[:0] = _halves(part, prompts)
                 continue
-            value, failed = _tried(run, now)
+            value, failed = _tried(run, made)
             if not failed:
-                yield part, value  # type: ignore[misc]
+                yield (part, made), value  # type: ignore[misc]
                 done += len(part)
                 continue
-            limit = now.size * now.length // 2
+            known.tokens = made.size * made.length // 2
+            if not splits:
+                raise ModelError(asked, f"{_what(made)} does not fit into memory; {done} were finished", _advice(made))
+            del made
             _free()
-            if now.size == 1:
-                prompt = now.prompts[0].id
-                raise ModelError(
-                    asked,
-                    f"prompt '{prompt}' of {now.length} tokens alone does not fit into memory; {done} were finished",
-                    "use a shorter prompt, a smaller dtype or a larger device",
-                )
-            del now, made
-            waiting[:0] = _halves(part)
+            waiting[:0] = _halves(part, prompts)
 
 
-def _halves(rows: list[int]) -> list[tuple[list[int], Batch | None]]:
+def _halves(rows: list[int], prompts: Sequence[Prompt]) -> list[tuple[list[int], Sequence[Prompt], Batch | None]]:
     middle = (len(rows) + 1) // 2
-    return [(rows[:middle], None), (rows[middle:], None)]
+    return [(rows[:middle], prompts[:middle], None), (rows[middle:], prompts[middle:], None)]
+
+
+def _what(batch: Batch) -> str:
+    if batch.size == 1:
+        return f"prompt '{batch.prompts[0].id}' of {batch.length} tokens alone"
+    return f"a batch of {batch.size} rows x {batch.length} tokens whose edit is bound to these rows"
+
+
+def _advice(batch: Batch) -> str:
+    if batch.size == 1:
+        return "use a shorter prompt, a smaller dtype or a larger device"
+    return "use fewer rows, a smaller dtype or a larger device"
 
 
 def _tried(run: Callable[[Batch], T], batch: Batch) -> tuple[T | None, bool]:
@@ -104,17 +167,15 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def encoder(model: Any, prompts: Sequence[Any], **options: Any) -> Callable[[Sequence[int]], tuple[list[int], Batch]]:
-    """The `split` of `backed_off` for prompts of a model.
+def encoder(model: Any, **options: Any) -> Again:
+    """The `again` of `backed_off` for a model.
 
     Args:
         model: a loaded model.
-        prompts: all of them, in the order that the row numbers mean.
         options: `system`, `suffix`, `raw` of `prompts.encode`.
     """
-    from .prompts import encode
 
-    def split(rows: Sequence[int]) -> tuple[list[int], Batch]:
-        return list(rows), encode(model, [prompts[row] for row in rows], **options)
+    def again(prompts: Sequence[Prompt]) -> Batch:
+        return encode(model, prompts, **options)
 
-    return split
+    return again

@@ -75,7 +75,7 @@ class Edit:
     @property
     def rows(self) -> int | None:
         """Rows of the batch that its tensors are bound to, in that order; None if any batch will do."""
-        bound = ("strength", "vector", "centre", "value")
+        bound = ("strength", "vector", "centre", "value", "unit", "origin")
         sizes = {
             len(value)
             for part in self.parts

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .answers import generate
+from .backoff import encoder, run_batches
 from .edits import Edit, site_modules
 from .errors import DataError, PromptError
 from .evaluation.judge import Judge, PhraseJudge
@@ -24,7 +25,6 @@ from .models.wrapper import save
 from .progress import Progress
 from .prompts import Prompt, PromptSet, batches
 from .prompts.batch import Batch
-from .remote.split import sessions
 from .traced.measure import kl_divergence, refusal_score
 from .traced.read import residuals
 from .traced.write import edit_blocks
@@ -93,6 +93,7 @@ def score(
     Raises:
         DirectionError: the edit does not fit the model.
         DataError: NaN or infinite logits.
+        ModelError: a single prompt does not fit into memory (larger batches are halved).
         RemoteError: the server refuses or fails; says why and what to do.
     """
     n, facts = len(prompts.prompts), anatomy(model)
@@ -128,7 +129,10 @@ def score(
                     found.append((model.output.logits[:, -1], stream))
         return found
 
-    for (rows, _batch), (logits, stream) in sessions(prompts.batches, measure, remote=remote):
+    # An edit whose tensors are bound to the rows of a batch cannot follow when it is halved.
+    again = encoder(model) if edit is None or edit.rows is None else None
+    asked = f"score prompts on {facts.name}"
+    for (rows, _batch), (logits, stream) in run_batches(prompts.batches, measure, again, remote=remote, asked=asked):
         plain = None if reference is None else reference[rows]
         if residual is not None and stream is not None:
             residual[rows] = stream[:, 0].cpu()
@@ -138,9 +142,7 @@ def score(
         if keep_logits:
             logits_rows.append((rows, logits.float().cpu()))
     if not bool(torch.isfinite(found).all()):
-        raise DataError(
-            f"score prompts on {facts.name}", "NaN or infinite logits", "check the edit's strength and the dtype"
-        )
+        raise DataError(asked, "NaN or infinite logits", "check the edit's strength and the dtype")
     kept_logits = None
     if keep_logits:
         kept_logits = torch.empty(n, logits_rows[0][1].shape[-1])

@@ -56,16 +56,18 @@ class Fits:
     ) -> list[Fitted]:
         """Every method with every seed; those named in `once`, and what depends on no seed, with the first one only.
 
-        Methods that cannot be fitted on these prompts are left out, and `refused` says why.
+        Controls are fitted with whole pairs of seeds (`control_seeds`). Methods that cannot be fitted on these prompts
+        are left out, and `refused` says why.
         """
         found: list[Fitted] = []
-        with track(len(defences) * len(seeds), "fits", progress) as advance:
-            for one in defences:
-                for seed in seeds:
+        plan = [(one, control_seeds(seeds) if _control(one) else seeds) for one in defences]
+        with track(sum(len(own) for _, own in plan), "fits", progress) as advance:
+            for one, own in plan:
+                for seed in own:
                     if isinstance(one, Defence):
-                        if seed == seeds[0]:
+                        if seed == own[0]:
                             found.append(Fitted(one.name, seed, one))
-                    elif seed == seeds[0] or (one not in once and not self._seedless(one, found)):
+                    elif seed == own[0] or (one not in once and not self._seedless(one, found)):
                         try:
                             found.append(Fitted(one, seed, self.one(one, seed)))
                         except RefusalPluginError as error:
@@ -103,6 +105,19 @@ class Fits:
         if self._data.seed != seed:
             self._data = self._data.reseed(seed)
         return self._data
+
+
+def _control(one: str | Defence) -> bool:
+    return isinstance(one, str) and one in REGISTRY and REGISTRY[one].control
+
+
+def control_seeds(seeds: Sequence[int]) -> list[int]:
+    """The seeds of a control: of each pair 2k, 2k + 1 both, since its two draws are opposite (`defences.addition`).
+
+    An odd number of draws would leave one of them unopposed, and its chance overlap with what decides about refusal in
+    the figure.
+    """
+    return sorted({half for seed in seeds for half in (seed & ~1, seed | 1)})
 
 
 def defence_prompts(model: Any, *, media_pairs: int = 60, renderings: int = 1) -> PromptSet:

@@ -75,7 +75,9 @@ def measure(
                 tried = [price.strength, *(k * price.strength for k in plan.strengths if wide)]
                 kinds: list[Kind] = ["matched"]
                 kinds += ["grid" for _ in tried[1:]]
-                base = prices.get((AT_STRENGTH_OF.get(f.name, ""), f.seed))
+                of = AT_STRENGTH_OF.get(f.name, "")
+                # A control has both seeds of a pair, what it controls for perhaps only one of them.
+                base = prices.get((of, f.seed), prices.get((of, f.seed ^ 1)))
                 if base is not None and graded:
                     tried.append(base.strength)
                     kinds.append("same_strength")

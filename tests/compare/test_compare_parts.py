@@ -13,6 +13,7 @@ from refusal_plugin.comparison.arena import Price
 from refusal_plugin.comparison.cells import Cell, brr, brr_change, change, matched_row, row, share
 from refusal_plugin.comparison.claims import adjusted, claims, judge, negated
 from refusal_plugin.comparison.edit_size import edit_size
+from refusal_plugin.comparison.fits import control_seeds
 from refusal_plugin.comparison.ledger import Ledger, key_of
 from refusal_plugin.comparison.results import between, verdicts
 from refusal_plugin.edits import Edit, SiteEdit, addition
@@ -305,3 +306,9 @@ def test_the_control_model_must_gain_nothing() -> None:
     found = {c.id: c.verdict for c in claims({}, {}, {"image": NONE}, {"image": power(NONE)}, rows)}
     assert found == {"control-mars": "failed", "control-sarsteer": "held"}
     assert adjusted([]) == []
+
+
+def test_controls_are_drawn_in_opposite_pairs_whatever_seeds_are_asked_for() -> None:
+    assert control_seeds([0]) == [0, 1]
+    assert control_seeds([0, 1, 2]) == [0, 1, 2, 3]
+    assert control_seeds([5]) == [4, 5]
