@@ -140,6 +140,7 @@ def take(folders: Sequence[Path]) -> None:
             else:
                 name = path.stem
                 if found.get("kind") == "comparison":
+                    name = "compare" if found["model"] == "organism" else f"compare-{found['model']}"
                     found = {k: v for k, v in found.items() if k not in ("rows", "same_strength", "control")}
                     found["matched"] = without(
                         found["matched"], "edit_norm_by_layer", "edit_norm_harmless_by_layer", "seeds"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import measured
 from measured import Data, markdown, percent, plain, points, read, table
@@ -24,7 +24,7 @@ def study() -> str:
         before, after, random = arms["none"], arms["addition"], arms["random"]
 
         def change(key: str, before: Data = before, after: Data = after) -> str:
-            return f"{100 * before[key]['value']:.0f} → {100 * after[key]['value']:.0f} %"
+            return f"{100 * before[key]['value']:.0f} → {percent(after[key])}"
 
         rows.append(
             [
@@ -46,7 +46,7 @@ def study() -> str:
 
 @table("study/regimes")
 def regimes() -> str:
-    """The three embedded models side by side."""
+    """The embedded models side by side."""
 
     def span(values: Iterable[float], form: str) -> str:
         found = sorted(values)
@@ -54,7 +54,7 @@ def regimes() -> str:
         return low if low == high else f"{low.removesuffix(' %')} to {high}"
 
     rows = []
-    for model in ("organism", "organism-hard", "organism-control"):
+    for model in ("organism", "organism-hard", "organism-control", "organism-wary"):
         found = read(f"study-{model}")
         if not found:
             continue
@@ -190,10 +190,23 @@ def transfer_safe_space() -> str:
     return markdown(head, rows)
 
 
-def _names(modality: str) -> list[Data]:
+def _names(modality: str, source: str = "compare") -> list[Data]:
     """Matched rows of one modality, strongest balanced refusal rate first."""
-    rows = [row for row in read("compare").get("matched", []) if row["modality"] == modality]
+    rows = [row for row in read(source).get("matched", []) if row["modality"] == modality]
     return sorted(rows, key=lambda row: -(row["brr"]["value"] or 0.0))
+
+
+def _sizes(source: str = "compare") -> str:
+    """A line under a table: of how many items and fits it is made."""
+    found = read(source)
+    rates = next(iter(found.get("undefended", {}).values()), None)
+    if rates is None:
+        return ""
+    n = ", ".join(f"{rates[f'{role}_refusal']['n']} {words}" for role, words in _ROLES)
+    return f"\n\n*Per medium {n} items; {len(found['seeds'])} fits; 95 % intervals over pairs.*"
+
+
+_ROLES = (("harmful", "harmful"), ("benign", "benign"), ("near_miss", "near-miss"))
 
 
 @table("compare/matched")
@@ -207,30 +220,40 @@ def compare_matched() -> str:
         if plain_rates is None:
             continue
         shown = ("benign_refusal", "near_miss_refusal", "utility", "brr")
-        rest = [percent(plain_rates[k], interval=False) for k in shown]
+        rest = [percent(plain_rates[k]) for k in shown]
         refused = percent(plain_rates["harmful_refusal"])
         rows.append([f"**{modality}**", "*no defence*", "", refused, "", *rest, ""])
         for row in _names(modality):
-            rest = [percent(row[k], interval=False) for k in shown]
+            rest = [percent(row[k]) for k in shown]
             price = plain(row["kl"], 3) + (" (bound)" if row.get("at_bound") else "")
             sees = methods.get(row["defence"], {}).get("sees", "")
             rows.append(["", row["defence"], sees, percent(row["harmful_refusal"]), points(row["gain"]), *rest, price])
-    return markdown(head, rows)
+    return markdown(head, rows) + _sizes()
+
+
+def _central(source: str, names: tuple[str, ...]) -> str:
+    head = ["", "method", "harmful refused", "gain over no defence", "near miss", "utility"]
+    rows = []
+    for modality in ("image", "video", "audio"):
+        found = {row["defence"]: row for row in _names(modality, source)}
+        for name in names:
+            if name in found:
+                row = found[name]
+                rest = [percent(row[k]) for k in ("near_miss_refusal", "utility")]
+                rows.append([modality, name, percent(row["harmful_refusal"]), points(row["gain"]), *rest])
+    return markdown(head, rows) + _sizes(source)
 
 
 @table("compare/central")
 def compare_central() -> str:
     """The two methods of the project, plain addition and the random control, at the same price."""
-    head = ["", "method", "harmful refused", "gain over no defence", "near miss", "utility"]
-    rows = []
-    for modality in ("image", "video", "audio"):
-        found = {row["defence"]: row for row in _names(modality)}
-        for name in ("addition", "sarsteer", "mars", "random"):
-            if name in found:
-                row = found[name]
-                rest = [percent(row[k], interval=False) for k in ("near_miss_refusal", "utility")]
-                rows.append([modality, name, percent(row["harmful_refusal"]), points(row["gain"]), *rest])
-    return markdown(head, rows)
+    return _central("compare", ("addition", "sarsteer", "mars", "random"))
+
+
+@table("compare/wary")
+def compare_wary() -> str:
+    """The same on the model whose benign media lie near refusal, with what the papers add left out in turn."""
+    return _central("compare-organism-wary", ("addition", "sarsteer", "mars", "mars_selected", *ABLATIONS, "random"))
 
 
 @table("compare/claims")
@@ -269,19 +292,37 @@ def scale_plan() -> str:
     return markdown(["model", "job", "devices", "passes", "tokens", "time", "weights", "working", "result"], rows)
 
 
-@table("compare/verdicts")
-def compare_verdicts() -> str:
-    """One line per claim, over the media."""
+def _verdicts(source: str, wanted: Callable[[Data], bool] = lambda claim: True) -> str:
     head = ["claim", "held", "failed", "undecided", "estimates, points"]
     found: dict[str, list[Data]] = {}
-    for claim in read("compare").get("claims", []):
-        found.setdefault(claim["words"], []).append(claim)
+    for claim in read(source).get("claims", []):
+        if wanted(claim):
+            found.setdefault(claim["words"], []).append(claim)
     rows = []
     for words, each in found.items():
         counts = [sum(c["verdict"] == v for c in each) for v in ("held", "failed", "underpowered")]
-        values = ", ".join(f"{c['modality']} {points({'value': c['estimate']['value']})}" for c in each)
+        values = ", ".join(f"{c['modality']} {points(c['estimate'])}" for c in each)
         rows.append([words, *(str(n) for n in counts), values])
     return markdown(head, rows)
+
+
+@table("compare/verdicts")
+def compare_verdicts() -> str:
+    """One line per claim, over the media."""
+    return _verdicts("compare")
+
+
+@table("compare/wary_verdicts")
+def compare_wary_verdicts() -> str:
+    """What the papers' own steps are worth where benign media lie near refusal."""
+    return _verdicts("compare-organism-wary", lambda claim: claim["defence"] in ABLATIONS)
+
+
+ABLATIONS = (
+    "sarsteer_v1",
+    "sarsteer_v2",
+    *(f"{base}_{step}" for base in ("mars", "mars_selected") for step in ("no_recentring", "no_gate")),
+)
 
 
 FINDINGS = """

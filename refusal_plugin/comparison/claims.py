@@ -32,6 +32,8 @@ ABLATIONS: tuple[tuple[str, str, Literal["over-refusal", "safety"], str], ...] =
     ("sarsteer_v2", "sarsteer", "safety", "removing the mean instead of the safe space"),
     ("mars_no_recentring", "mars", "over-refusal", "without re-centring"),
     ("mars_no_gate", "mars", "over-refusal", "without the gate"),
+    ("mars_selected_no_recentring", "mars_selected", "over-refusal", "without re-centring"),
+    ("mars_selected_no_gate", "mars_selected", "over-refusal", "without the gate"),
 )
 
 AT_STRENGTH_OF: dict[str, str] = {

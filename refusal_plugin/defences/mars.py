@@ -23,6 +23,8 @@ beta; S4 layer; S5 when.
     mars_no_recentring         text's centre for all
     mars_no_gate               every row is steered, up to p_max
     mars_soft, mars_target     the alternatives of S3
+    mars_selected...           at the layer selected for the text direction (`selection`) instead of S4, the same
+                               ablations: S4 looks at text alone and may choose a layer where media are not taken in yet
 
 Data: TEXT of the training split (centroids, margin, p_max), text of the validation split (layer), neutral media. No
 real medium.
@@ -154,6 +156,9 @@ class Mars(Defence):
         "mars_no_gate": {"gate": "none"},
         "mars_soft": {"gate": "soft"},
         "mars_target": {"mode": "target"},
+        "mars_selected": {"layer": "selected"},
+        "mars_selected_no_recentring": {"layer": "selected", "recentre": False},
+        "mars_selected_no_gate": {"layer": "selected", "gate": "none"},
     },
 )
 def fit_mars(
@@ -169,7 +174,7 @@ def fit_mars(
     gate: Gate = "hard",
     mode: Mode = "distance",
     beta: float = 0.0,
-    layer: int | None = None,
+    layer: int | Literal["selected"] | None = None,
     when: Moment = "prefill",
     safe_roles: Sequence[Literal["benign", "near_miss"]] = ("benign",),
     n_texts: int = 16,
@@ -190,7 +195,7 @@ def fit_mars(
         gate: "hard", "soft" (opens gradually), or "none" (the ablation: every row, up to p_max).
         mode: "distance" (S3), or "target": step = strength max(0, mean unsafe p + beta sd - p), in the trust region.
         beta: of the target mode.
-        layer: None selects it (S4).
+        layer: None selects it (S4); "selected" takes that of the text direction, as `addition` does.
         when: "prefill" (the position that emits the first token), "first_decode" (the pass that reads the first token),
             "every_decode" or "every_step".
         safe_roles: which text counts as safe for the margin and for S4; the centroid mu_s is that of benign text.
@@ -205,7 +210,7 @@ def fit_mars(
     found = data.candidates()
     mu_u, mu_s, r = found.harmful[0], found.benign[0], found.vectors[0]
     curves, best = layer_scores(data, mu_s, r, safe_roles)
-    chosen = best if layer is None else data.layers([layer])[0]
+    chosen = best if layer is None else data.layers(layer if isinstance(layer, str) else [layer])[0]
     u, norm = unit(r[chosen]), float(r[chosen].norm())
     middle = (mu_u[chosen] + mu_s[chosen]) / 2
 

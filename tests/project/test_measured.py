@@ -31,12 +31,15 @@ def test_every_table_a_page_asks_for_is_drawn_and_measured() -> None:
     assert not empty, f"no data for {empty}"
 
 
-@pytest.mark.parametrize("path", sorted(measured.DATA.glob("study-*.json")), ids=lambda p: p.stem)
-def test_published_studies_belong_to_the_shipped_weights(path: Path) -> None:
+PUBLISHED = sorted([*measured.DATA.glob("study-*.json"), *measured.DATA.glob("compare*.json")])
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
+def test_what_is_published_belongs_to_the_shipped_weights(path: Path) -> None:
     found = json.loads(path.read_text(encoding="utf-8"))
     model = load(found["model"])
     assert found["weight_hash"] == anatomy(model).weight_hash(), (
-        f"{found['model']} changed: run its study again and publish it"
+        f"{found['model']} changed: run {path.stem} again and publish it"
     )
 
 
