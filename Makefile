@@ -22,12 +22,12 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 test check notebooks docs bench: export HF_HUB_OFFLINE = 1
 test docs: export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help study test test-remote ndif-env lint types check docs notebooks bench organism clean
+.PHONY: help study test test-remote ndif-env lint types check docs notebooks screenshots bench organism clean
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@echo "make TARGET, where TARGET is one of"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "The first target that needs it creates $(VENV) (python >= 3.11) and installs the pinned packages of constraints.txt."
 	@echo "On Linux without a CPU wheel of torch at hand: make TORCH_INDEX=https://download.pytorch.org/whl/cpu study"
 
@@ -59,6 +59,9 @@ docs: $(VENV)/.dev ## build the documentation site into site/, any warning is an
 
 notebooks: $(VENV)/.dev ## run the tutorials from top to bottom and store their outputs
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 tutorials/*.ipynb
+
+screenshots: $(VENV)/.dev ## take the pictures of the documentation from the finished study in OUT (needs Chromium)
+	$(BIN)/python -m pytest -q tests/report/test_report_study.py --study "$(OUT)" --screenshots docs/assets
 
 bench: $(VENV)/.core ## ratios to the bare forward pass and to the usual ways (15 minutes; ARGS=--quick: 3)
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -100,8 +103,8 @@ $(VENV)/.core: $(VENV)/.torch pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
-	@echo "installing refusal-plugin with its test and docs packages (a minute or two)"
-	@$(PIP) -c constraints.txt -e ".[test,docs]"
+	@echo "installing refusal-plugin with its test and docs packages and TransformerLens (two or three minutes)"
+	@$(PIP) -c constraints.txt -e ".[test,docs,lens]"
 	@touch $@ $(VENV)/.core
 
 # ndif and nnsight ask for packages they do not need here, and ndif for a newer Python than it needs: everything is pinned

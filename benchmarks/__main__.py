@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from . import choosing, fits, generating, memory, reading, shapes, starting
+from . import choosing, clock, evaluating, fits, generating, memory, reading, shapes, starting
 from .clock import Row
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -26,6 +26,7 @@ def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         "reading": lambda: reading.rows(shapes.organism(), repeats=many),
         "generating": lambda: generating.rows(shapes.organism(), repeats=few),
         "strengths": lambda: [generating.strengths(shapes.organism(), repeats=few)],
+        "evaluating": lambda: evaluating.rows(shapes.organism(), repeats=few),
         "choosing": lambda: choosing.rows(shapes.organism(), repeats=few),
         "fits": lambda: fits.rows(shapes.organism(), repeats=few),
         "starting": lambda: starting.rows(repeats=many),
@@ -36,6 +37,7 @@ def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
     if not quick:
         found |= {
             "reading-0.1B": lambda: reading.rows(shapes.qwen("0.1B"), repeats=5, prompts=32),
+            "memory-0.1B": lambda: memory.rows("0.1B", prompts=32, repeats=3),
             "generating-0.1B": lambda: generating.rows(shapes.qwen("0.1B"), repeats=3),
             "strengths-0.1B": lambda: [generating.strengths(shapes.qwen("0.1B"), repeats=2, n=4)],
             "choosing-0.1B": lambda: choosing.rows(shapes.qwen("0.1B"), repeats=2),
@@ -60,13 +62,21 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of sections, joined by commas")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the rows are written")
+    parser.add_argument("--wall", action="store_true", help="time by the wall clock (always so with several threads)")
+    parser.add_argument(
+        "--prompts", help="streamed prompts, joined by commas, for --only streaming, e.g. 100,1000,100000"
+    )
     options = parser.parse_args()
+    if options.wall or options.threads > 1:
+        clock.CLOCK = "wall"
     torch.set_num_threads(options.threads)
     os.environ["BENCH_THREADS"] = str(options.threads)
     console, found = Console(stderr=True), []
     chosen = sections(options.quick)
     names = options.only.split(",") if options.only else list(chosen)
-    chosen["streaming-100000"] = lambda: memory.streaming((100, 100_000))  # only when asked for: some ten minutes
+    if options.prompts:
+        counts = [int(n) for n in options.prompts.split(",")]
+        chosen["streaming"] = lambda: memory.streaming(counts)
     unknown = sorted(set(names) - set(chosen))
     if unknown:
         parser.error(f"no section {', '.join(unknown)}; there are {', '.join(chosen)}")

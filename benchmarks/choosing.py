@@ -20,7 +20,10 @@ LIMITS: dict[str, float] = {"max_kl": 1e9, "max_depth": 0.8}
 
 
 def rows(shape: Shape, *, repeats: int) -> list[Row]:
-    """The choice alone, and with the whole table of figures; both must choose what the reference chooses."""
+    """The choice by a race, alone, and with all figures; each must choose what the reference chooses.
+
+    A race needs 16 harmful prompts; with fewer (0.1B) it is the choice alone.
+    """
     candidates, prompts, tokens = material(shape)
     chosen: dict[str, Place] = {}
 
@@ -40,12 +43,14 @@ def rows(shape: Shape, *, repeats: int) -> list[Row]:
         )
         chosen[figures] = (found.layer, found.position)
 
-    seconds = take_turns((plain, lambda: ours("needed"), lambda: ours("all")), repeats, warm=shape.name == "organism")
+    jobs = (plain, lambda: ours("race"), lambda: ours("needed"), lambda: ours("all"))
+    seconds = take_turns(jobs, repeats, warm=shape.name == "organism")
     if len(set(chosen.values())) != 1:
         raise AssertionError(f"the choices differ: {chosen}")
     n = f"{len(candidates.positions)} x {candidates.n_layers} candidates"
     found = []
-    for what, times, target in (("the choice", seconds[1], "<= 0.25"), ("choice and whole table", seconds[2], "")):
+    what_for = (("the choice by a race", "<= 0.25"), ("the choice", ""), ("choice and whole table", ""))
+    for (what, target), times in zip(what_for, seconds[1:], strict=True):
         ratios = [a / b for a, b in zip(times, seconds[0], strict=True)]
         name = f"selection among {n}, {what}, against three passes each"
         found.append(summary(name, shape.name, ratios, target))
@@ -58,7 +63,7 @@ def material(shape: Shape) -> tuple[Candidates, PromptSet, RefusalTokens]:
         from refusal_plugin.organism.data import organism_prompts
 
         train = organism_prompts(split="train", modality="text", limit=20)
-        val = organism_prompts(split="val", modality="text", limit=16).filter(role=("harmful", "benign"))
+        val = organism_prompts(split="val", modality="text", limit=32).filter(role=("harmful", "benign"))
         positions = template_positions(shape.model, train)
     else:
         train, val = word_prompts(16, longest=20), word_prompts(8, longest=20, seed=1)

@@ -1,6 +1,6 @@
 """Peak memory, each job in a process of its own: a peak cannot be taken back within one.
 
-    python -m benchmarks.memory JOB SHAPE N      prints bytes
+    python -m benchmarks.memory JOB SHAPE N WINDOW      prints bytes
 
 Reading is measured as what a job adds to the loaded model, streaming as the peak of the whole process.
 
@@ -53,26 +53,36 @@ def rows(size: str, *, prompts: int = 64, repeats: int = 3) -> list[Row]:
 
 
 def streaming(counts: Iterable[int]) -> list[Row]:
-    """Moments of many prompts on the embedded model: peak memory of the whole process, against the first count."""
-    found: list[Row] = []
-    first, least = 0.0, 0
-    for n in counts:
-        taken = ask("moments", "organism", n)
-        if first:
-            name = f"peak memory of a process that streams {n:,} prompts, against one that streams {least:,}"
-            found.append(summary(name, "organism", [taken / first], "<= 1.10", "x memory"))
-        else:
-            first, least = taken, n
-    return found
+    """Moments of more and more prompts in one process on the embedded model: its peak so far, against the first count.
+
+    Windows hold as many prompts as the first count, so that every window does the same; what is compared is their
+    number. Peaks are of the whole process, weights included.
+    """
+    wanted = sorted(counts)
+    if any(str(n // wanted[0]).strip("0") != "1" or n % wanted[0] for n in wanted):
+        raise ValueError(f"{wanted}: give the first count and 10, 100, ... times as many")
+    peaks = answer("moments", "organism", wanted[-1], wanted[0])["peaks"]  # some four seconds per 1,000 prompts
+    first = peaks[str(wanted[0])]
+    name = "peak memory of streaming {:,} prompts, against that of the first {:,}"
+    return [
+        summary(name.format(n, wanted[0]), "organism", [peaks[str(n)] / first], "<= 1.10", "x memory")
+        for n in wanted[1:]
+    ]
 
 
 def ask(job: str, shape: str, n: int) -> float:
     """Bytes that a job takes, from a process of its own."""
+    return float(answer(job, shape, n)["bytes"])
+
+
+def answer(job: str, shape: str, n: int, window: int = 0) -> dict[str, Any]:
+    """What a process of its own prints about a job."""
     root = Path(__file__).resolve().parents[1]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "benchmarks.memory", job, shape, str(n)]
+    command = [sys.executable, "-m", "benchmarks.memory", job, shape, str(n), str(window)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-    return float(json.loads(done.stdout.splitlines()[-1])["bytes"])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def many(n: int) -> Iterator[Prompt]:
@@ -85,11 +95,22 @@ def many(n: int) -> Iterator[Prompt]:
         yield Prompt(one.text, role=one.role, pair=f"{one.pair}-{k}", id=f"{k}")
 
 
+def peaks(shape: Shape, n: int, window: int) -> dict[str, int]:
+    """Peak of this process after 1, 10, 100, ... windows and at the end; the curve goes to stderr as it grows."""
+    found: dict[str, int] = {}
+
+    def note(done: int, _found: Any) -> None:
+        rounds = done // window
+        if done == n or str(rounds).strip("0") == "1":
+            found[str(done)] = status("VmHWM")
+            print(f"{done:,} prompts: {found[str(done)] / 1e6:.1f} MB", file=sys.stderr, flush=True)
+
+    stream_moments(shape.model, many(n), window=window, keep_up=note)
+    return found
+
+
 def work(job: str, shape: Shape | Any, n: int) -> None:
     """One job in this process."""
-    if job == "moments":
-        stream_moments(shape.model, many(n))
-        return
     prompts = word_prompts(n, longest=120)
     if job == "collect":
         rp.collect(shape, prompts, progress=False)
@@ -117,8 +138,11 @@ def main() -> None:
         shape = random_qwen(size).eval().requires_grad_(False)
         if job != "forward":
             shape = rp.load(shape, tokenizer=words_tokenizer())
-    before = 0 if job == "moments" else status("VmRSS")
+    before = status("VmRSS")
     reset()
+    if job == "moments":
+        print(json.dumps({"peaks": peaks(shape, n, int(sys.argv[4]))}))
+        return
     work(job, shape, n)
     print(json.dumps({"bytes": max(1, status("VmHWM") - before)}))
 

@@ -1,8 +1,9 @@
 """Does one modality's refusal direction reach the others? Fit in each, try in each: read, add, take away.
 
-Read top to bottom. ONE nnsight session, hence one request with `remote=True`: streams of all training items, directions
-from them beside the weights, then forward passes over the test items under every direction of every layer. Rows of a
-batch repeat the same prompts, each row under its own direction, so that the overhead of a pass is paid once.
+Read top to bottom. ONE nnsight session, hence one request with `remote=True` (several if too large for one): streams of
+all training items, directions from them beside the weights, then forward passes over the test items under every
+direction of every layer. Rows of a batch repeat the same prompts, each row under its own direction, so that the
+overhead of a pass is paid once.
 
     r_A[l] = mean harmful - mean benign stream of modality A        resid_post, last prompt token, towards refusal
     add    h[l] + r_A[l] in B's benign items;  take away: B's coordinate along r_A set to B's benign mean, harmful items
@@ -31,6 +32,7 @@ from refusal_plugin.cross_modal.tables import corrected, put_effects, read_table
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.prompts import MODALITIES, PromptSet, batches
 from refusal_plugin.provenance import provenance
+from refusal_plugin.remote import portions, stage
 from refusal_plugin.study.transfer import with_media_train
 from refusal_plugin.traced.measure import refusal_score
 from refusal_plugin.traced.read import residuals
@@ -78,41 +80,49 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> TransferRepo
     drawn = torch.randn(DRAWS, facts.n_layers, facts.d_model, generator=torch.Generator().manual_seed(SEED))
     blocks, n_layers, n_names = layers(model), facts.n_layers, len(names)
 
-    # Measure beside the weights.
-    with torch.no_grad(), model.session(remote=remote):
-        fitted = nnsight.save([])
-        first = []
-        for inputs, last in fit_work:
-            with model.trace(**inputs):
-                fitted.append(residuals(blocks, last)[:, 0].cpu())
-                first.append(model.output.logits[:, -1].argmax(-1).cpu())
-        tested = nnsight.save([])
-        for inputs, last in test_work:
-            with model.trace(**inputs):
-                tested.append(residuals(blocks, last)[:, 0].cpu())
-        # Directions of every modality and layer, all of the length of text's: columns compare directions, not doses.
-        means = class_means(torch.cat(fitted), groups, 2 * n_names)
-        benign = means[0::2]
-        vectors = torch.cat([means[1::2] - benign, drawn.double()])
-        vectors = vectors / vectors.norm(dim=-1, keepdim=True) * vectors[:1].norm(dim=-1, keepdim=True)
-        units = (vectors / vectors.norm(dim=-1, keepdim=True)).float()
-        vectors = vectors.float()
-        refusal_ids = opening_tokens(torch.cat(first)[is_text], is_harmful[is_text], 0.05)
-        plain = nnsight.save([])
-        scores = nnsight.save([])
-        for target, harmful, inputs, arm, _rows in jobs:
-            with model.trace(**inputs):
-                plain.append(refusal_score(model.output.logits[:, -1], refusal_ids).cpu())
-            for layer in range(n_layers):
-                unit = units[arm, layer].unsqueeze(1)
+    # Measure beside the weights. One turn, hence one request, unless the job is too large for one.
+    row_bytes = 4 * n_layers * facts.d_model
+    reads = [stage(fit_work, row_bytes=row_bytes), stage(test_work, row_bytes=row_bytes)]
+    fitted: list[Any] = []
+    tested: list[Any] = []
+    first: list[Any] = []
+    plain: list[Any] = []
+    scores: list[Any] = []
+    for fitting, testing, trying in portions(*reads, stage(jobs, passes=1 + n_layers), remote=remote):
+        tries = [job[:4] for job in trying]
+        with torch.no_grad(), model.session(remote=remote):
+            more = nnsight.save({"fitted": [], "first": [], "tested": [], "plain": [], "scores": []})
+            for inputs, last in fitting:
                 with model.trace(**inputs):
-                    if harmful:
-                        for at in range(n_layers):
-                            origin = unit[:, 0] @ benign[target, at].float().unsqueeze(1)
-                            place(blocks[at].output, "last", toward, {"unit": unit, "origin": origin})
-                    else:
-                        place(blocks[layer].output, "all", add, {"vector": vectors[arm, layer].unsqueeze(1)})
-                    scores.append(refusal_score(model.output.logits[:, -1], refusal_ids).cpu())
+                    more["fitted"].append(residuals(blocks, last)[:, 0].cpu())
+                    more["first"].append(model.output.logits[:, -1].argmax(-1).cpu())
+            for inputs, last in testing:
+                with model.trace(**inputs):
+                    more["tested"].append(residuals(blocks, last)[:, 0].cpu())
+            if tries:  # directions of every modality and layer, all of the length of text's: no doses are compared
+                means = class_means(torch.cat(fitted + more["fitted"]), groups, 2 * n_names)
+                benign = means[0::2]
+                vectors = torch.cat([means[1::2] - benign, drawn.double()])
+                vectors = vectors / vectors.norm(dim=-1, keepdim=True) * vectors[:1].norm(dim=-1, keepdim=True)
+                units = (vectors / vectors.norm(dim=-1, keepdim=True)).float()
+                vectors = vectors.float()
+                refusal_ids = opening_tokens(torch.cat(first + more["first"])[is_text], is_harmful[is_text], 0.05)
+            for target, harmful, inputs, arm in tries:
+                with model.trace(**inputs):
+                    more["plain"].append(refusal_score(model.output.logits[:, -1], refusal_ids).cpu())
+                for layer in range(n_layers):
+                    unit = units[arm, layer].unsqueeze(1)
+                    with model.trace(**inputs):
+                        if harmful:
+                            for at in range(n_layers):
+                                origin = unit[:, 0] @ benign[target, at].float().unsqueeze(1)
+                                place(blocks[at].output, "last", toward, {"unit": unit, "origin": origin})
+                        else:
+                            place(blocks[layer].output, "all", add, {"vector": vectors[arm, layer].unsqueeze(1)})
+                        more["scores"].append(refusal_score(model.output.logits[:, -1], refusal_ids).cpu())
+        fitted, first, tested = fitted + more["fitted"], first + more["first"], tested + more["tested"]
+        plain, scores = plain + more["plain"], scores + more["scores"]
+        del more  # or the next request would carry it, too
 
     # Conclude on this side, with the functions of `transfer`.
     fit_streams = _streams(fit, fit_order, fitted, names)

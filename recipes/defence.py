@@ -1,8 +1,9 @@
 """Can a direction found in text alone keep a model from answering harm it is shown or told? MARS, step by step.
 
-Read top to bottom. One nnsight session, so one request: streams of text and of meaningless media are read, MARS
-(arXiv 2606.31876) is fitted on them between the traces, and the test prompts are answered without and with it. No real
-medium is seen before the test. Strength is the paper's kappa = 1; `refusal-plugin compare` sets it by price instead.
+Read top to bottom. One nnsight session, so one request (several if it is too large): streams of text and of meaningless
+media are read, MARS (arXiv 2606.31876) is fitted on them between the traces, and the test prompts are answered without
+and with it. No real medium is seen before the test. Strength is the paper's kappa = 1; `refusal-plugin compare` sets it
+by price instead.
 
     refusal-plugin run defence            on the embedded model
     refusal-plugin cp defence .           to change it
@@ -21,6 +22,7 @@ from refusal_plugin.evaluation import DefenceRates, Power, compare_rates, outcom
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.prompts import Prompt, PromptSet, batches
 from refusal_plugin.prompts.neutral import neutral_prompts
+from refusal_plugin.remote import portions, stage
 from refusal_plugin.traced.gate import mars
 from refusal_plugin.traced.read import residuals
 from refusal_plugin.traced.write import place
@@ -84,60 +86,75 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False, strength: float
         start += n
     shape, tried = (len(chosen), facts.n_layers, facts.d_model), range(int(DEPTH * facts.n_layers + 0.999))
 
-    # One session: read, fit, answer. No blank line, comment line or statement of several lines inside: in a session
-    # that is sent they are lost, and nnsight 0.8 then no longer finds the block behind a `generate`.
-    with torch.no_grad(), model.session(remote=remote):
-        seen = []
-        for _rows, inputs, last in reading:
-            with model.trace(**inputs):
-                seen.append(residuals(blocks, last)[:, 0].cpu().save())
-        stream = torch.empty(shape)
-        for (rows, _inputs, _last), values in zip(reading, seen, strict=True):
-            stream[rows] = values
-        unsafe, safe = stream[is_fit & harmful], stream[is_fit & ~harmful]  # S0: the direction, per layer
-        mu_u, mu_s = unsafe.mean(0), safe.mean(0)
-        r = mu_u - mu_s
-        norm = r.norm(dim=-1)
-        unit = r / norm.unsqueeze(-1)
-        rows_of_curves = []  # S4: the layer, by three curves on held-out text
-        for k in tried:
-            bad, good = stream[is_held & harmful][:, k], stream[is_held & ~harmful][:, k]
-            high, low = bad @ unit[k], good @ unit[k]
-            consistency = torch.nn.functional.cosine_similarity(bad - mu_s[k], r[k].unsqueeze(0), dim=-1).mean()
-            separability = (high.unsqueeze(1) > low.unsqueeze(0)).float().mean()
-            safety = (torch.quantile(high, 0.05) - torch.quantile(low, 0.95)) / norm[k]
-            rows_of_curves.append(torch.stack([consistency, separability, safety]))
-        curves = torch.stack(rows_of_curves)
-        span = (curves.max(0).values - curves.min(0).values).clamp_min(1e-12)
-        scores = nnsight.save(((curves - curves.min(0).values) / span).sum(1).tolist())
-        layer = nnsight.save(max(tried, key=scores.__getitem__))
-        centres = {"text": (mu_u[layer] + mu_s[layer]) / 2}
-        for m in media:  # S1: what a medium does to the stream just by being there
-            with_medium, without = beside[m]
-            centres[m] = centres["text"] + (stream[with_medium] - stream[without]).mean(0)[layer]
-        margin = float(torch.quantile((safe[:, layer] - centres["text"]) @ unit[layer], 0.95))  # S2: of the gate
-        reach = float(torch.quantile((unsafe[:, layer] - centres["text"]) @ unit[layer], 0.95))  # S3: of the step
-        gate = {"unit": unit[layer], "margin": margin, "reach": reach, "norm": float(norm[layer]), "target": 0.0}
-        gate |= {"safe": mu_s[layer] - centres["text"], "unsafe": mu_u[layer] - centres["text"]}
-        gate |= {"strength": strength, "gate": "hard", "mode": "distance"}
-        plain, defended = nnsight.save([]), nnsight.save([])
-        for inputs, modality in calls:
-            with model.generate(**inputs, **SETTINGS) as tracer:
-                plain.append(tracer.result.cpu())
-            with model.generate(**SETTINGS) as tracer:
-                with tracer.invoke(**inputs):  # S5: one gated step, prefill only
-                    place(blocks[layer].output, "last", mars, {"centre": centres[modality], **gate})
-                with tracer.invoke():
-                    defended.append(tracer.result.cpu())
+    # One session: read, fit, answer; one turn, hence one request, unless the job is too large for one. No blank line,
+    # comment line or statement of several lines inside: in a session that is sent they are lost, and nnsight 0.8 then
+    # no longer finds the block behind a `generate`.
+    seen: list[Any] = []
+    said: dict[str, list[Any]] = {"plain": [], "defended": []}
+    scores, layer = [], 0
+    order = [rows for rows, _inputs, _last in reading]
+    work = [
+        stage([(inputs, last) for _rows, inputs, last in reading], row_bytes=4 * shape[1] * shape[2]),
+        stage(calls, passes=2, new_tokens=2 * SETTINGS["max_new_tokens"]),
+    ]
+    for reads, asks in portions(*work, remote=remote):
+        with torch.no_grad(), model.session(remote=remote):
+            more = nnsight.save({"seen": [], "scores": [], "layer": 0, "plain": [], "defended": []})
+            for inputs, last in reads:
+                with model.trace(**inputs):
+                    more["seen"].append(residuals(blocks, last)[:, 0].cpu())
+            if asks:
+                stream = torch.empty(shape)
+                for rows, values in zip(order, seen + more["seen"], strict=True):
+                    stream[rows] = values
+                unsafe, safe = stream[is_fit & harmful], stream[is_fit & ~harmful]  # S0: the direction, per layer
+                mu_u, mu_s = unsafe.mean(0), safe.mean(0)
+                r = mu_u - mu_s
+                norm = r.norm(dim=-1)
+                unit = r / norm.unsqueeze(-1)
+                rows_of_curves = []  # S4: the layer, by three curves on held-out text
+                for k in tried:
+                    bad, good = stream[is_held & harmful][:, k], stream[is_held & ~harmful][:, k]
+                    high, low = bad @ unit[k], good @ unit[k]
+                    consistency = torch.nn.functional.cosine_similarity(bad - mu_s[k], r[k].unsqueeze(0), dim=-1).mean()
+                    separability = (high.unsqueeze(1) > low.unsqueeze(0)).float().mean()
+                    safety = (torch.quantile(high, 0.05) - torch.quantile(low, 0.95)) / norm[k]
+                    rows_of_curves.append(torch.stack([consistency, separability, safety]))
+                curves = torch.stack(rows_of_curves)
+                span = (curves.max(0).values - curves.min(0).values).clamp_min(1e-12)
+                more["scores"] = ((curves - curves.min(0).values) / span).sum(1).tolist()
+                layer = more["layer"] = max(tried, key=more["scores"].__getitem__)
+                centres = {"text": (mu_u[layer] + mu_s[layer]) / 2}
+                for m in media:  # S1: what a medium does to the stream just by being there
+                    with_medium, without = beside[m]
+                    centres[m] = centres["text"] + (stream[with_medium] - stream[without]).mean(0)[layer]
+                middle, u = centres["text"], unit[layer]
+                margin = float(torch.quantile((safe[:, layer] - middle) @ u, 0.95))  # S2: of the gate
+                reach = float(torch.quantile((unsafe[:, layer] - middle) @ u, 0.95))  # S3: of the step
+                gate = {"unit": u, "margin": margin, "reach": reach, "norm": float(norm[layer]), "target": 0.0}
+                gate |= {"safe": mu_s[layer] - middle, "unsafe": mu_u[layer] - middle}
+                gate |= {"strength": strength, "gate": "hard", "mode": "distance"}
+            for inputs, modality in asks:
+                with model.generate(**inputs, **SETTINGS) as tracer:
+                    more["plain"].append(tracer.result.cpu())
+                with model.generate(**SETTINGS) as tracer:
+                    with tracer.invoke(**inputs):  # S5: one gated step, prefill only
+                        place(blocks[layer].output, "last", mars, {"centre": centres[modality], **gate})
+                    with tracer.invoke():
+                        more["defended"].append(tracer.result.cpu())
+        seen = seen + more["seen"]
+        said = {name: said[name] + more[name] for name in said}
+        scores, layer = (more["scores"], more["layer"]) if asks else (scores, layer)
+        del more  # or the next request would carry it, too
 
     # Conclude on this side.
     before, after, powers = {}, {}, {}
-    said = [answers(model, test, asking, ids) for ids in (plain, defended)]
+    spoken = [answers(model, test, asking, said[name]) for name in ("plain", "defended")]
     for m in ("text", *media):
         here = [row for row, p in enumerate(test) if p.modality == m]
         if not here:
             continue
-        first, second = (outcomes(test[here], [found[row] for row in here]) for found in said)
+        first, second = (outcomes(test[here], [found[row] for row in here]) for found in spoken)
         before[m], after[m], powers[m] = rates(first), compare_rates(second, first), power(first)
     return Defended(int(layer), tuple(scores), before, after, powers)
 

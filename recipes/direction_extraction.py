@@ -1,8 +1,9 @@
 """Where does the model decide to refuse? The refusal direction of text, layer by layer.
 
-Read top to bottom. One nnsight session, one trace per batch; inside the trace only functions of
-`refusal_plugin.traced`. What it does: difference in means of `resid_post` at the last prompt token (Arditi et al.
-2024), then how well each layer's direction separates held-out harmful prompts from benign and near-miss ones.
+Read top to bottom. One nnsight session (one request with `remote=True`, several where it would be too large), one trace
+per batch; inside the trace only functions of `refusal_plugin.traced`. What it does: difference in means of `resid_post`
+at the last prompt token (Arditi et al. 2024), then how well each layer's direction separates held-out harmful prompts
+from benign and near-miss ones.
 
     refusal-plugin run direction_extraction            on the embedded model
     refusal-plugin cp direction_extraction .           to change it
@@ -19,6 +20,7 @@ import torch
 
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.prompts import PromptSet, batches
+from refusal_plugin.remote import portions, stage
 from refusal_plugin.statistics import Estimate, auroc_interval
 from refusal_plugin.traced.read import residuals
 
@@ -65,17 +67,22 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> Extraction:
         work.append((rows, batch.inputs, batch.roles["last"].int().argmax(1, keepdim=True)))
     blocks = layers(model)
 
+    shape = (len(chosen), anatomy(model).n_layers, anatomy(model).d_model)
+
     # Measure beside the weights: all layers of a batch in one forward pass, one vector per prompt comes back.
-    with torch.no_grad(), model.session(remote=remote):
-        found = nnsight.save([])
-        for _rows, inputs, last in work:
-            with model.trace(**inputs):
-                found.append(residuals(blocks, last)[:, 0].cpu())
+    stream = torch.empty(shape)
+    for (part,) in portions(stage(work, row_bytes=4 * shape[1] * shape[2]), remote=remote):
+        calls = [(inputs, last) for _rows, inputs, last in part]
+        with torch.no_grad(), model.session(remote=remote):
+            found = nnsight.save([])
+            for inputs, last in calls:
+                with model.trace(**inputs):
+                    found.append(residuals(blocks, last)[:, 0].cpu())
+        for (rows, _inputs, _last), values in zip(part, found, strict=True):
+            stream[rows] = values
+        del found  # or the next request would carry it, too
 
     # Conclude on this side.
-    stream = torch.empty(len(chosen), anatomy(model).n_layers, anatomy(model).d_model)
-    for (rows, _inputs, _last), values in zip(work, found, strict=True):
-        stream[rows] = values
     fitted, seen = stream[: len(fit)], stream[len(fit) :]
     harmful = fitted[[p.role == "harmful" for p in fit]]
     benign = fitted[[p.role == "benign" for p in fit]]

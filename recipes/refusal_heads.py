@@ -1,11 +1,11 @@
 """Which heads write refusal, and do the same ones write it in image, video and speech?
 
-Read top to bottom. One nnsight session, one trace per batch; inside the traces only functions of
-`refusal_plugin.traced`. What it does: difference in means of text at the last prompt token (Arditi et al. 2024), then
-the exact direct contribution of every head, MLP and bias to that direction on held-out prompts of every modality,
-harmful against benign. Forward passes only, and no weights on this side: the read vectors `W_O[h] r` are made by
-calling each attention's output projection with the rows of the identity, so the same file runs on a server that shows
-no weight.
+Read top to bottom. One nnsight session (one request with `remote=True`, several where it would be too large), one trace
+per batch; inside the traces only functions of `refusal_plugin.traced`. What it does: difference in means of text at the
+last prompt token (Arditi et al. 2024), then the exact direct contribution of every head, MLP and bias to that direction
+on held-out prompts of every modality, harmful against benign. Forward passes only, and no weights on this side: the
+read vectors `W_O[h] r` are made by calling each attention's output projection with the rows of the identity, so the
+same file runs on a server that shows no weight.
 
     refusal-plugin run refusal_heads            on the embedded model
     refusal-plugin cp refusal_heads .           to change it
@@ -30,6 +30,7 @@ from refusal_plugin.heads.targets import targets
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.models.heads import head_sites, norm_epsilons
 from refusal_plugin.prompts import PromptSet, batches
+from refusal_plugin.remote import portions, stage
 from refusal_plugin.traced.heads import direct_writes, read_by_calling
 from refusal_plugin.traced.read import residual, residuals
 
@@ -63,7 +64,7 @@ def run(
     Args:
         model: a loaded model.
         prompts: with roles and splits; harmful and benign text in both splits, media where they are to be compared.
-        remote: run the session on NDIF: all of it is one request.
+        remote: run the session on NDIF.
         layer: behind which the direction is read; half-way up the model by default.
         look: the split that is attributed.
     """
@@ -80,38 +81,48 @@ def run(
     fit = [(rows, b.inputs, b.roles["last"].int().argmax(1, keepdim=True)) for rows, b in batches(model, text)]
     work = [(rows, b.inputs, b.roles["last"].int().argmax(1, keepdim=True)) for rows, b in batches(model, shown)]
     harmful = torch.tensor([p.role == "harmful" for p in text])
-    fit_harmful = [harmful[rows] for rows, _, _ in fit]
+    fit = [(inputs, last, harmful[rows]) for rows, inputs, last in fit]
+    order = [rows for rows, _, _ in work]
     block = layers(model)[layer]
     sites, epsilons = head_sites(model, range(layer + 1)), norm_epsilons(model, range(layer + 1))
     n_heads, width = facts.n_heads, facts.n_heads * facts.d_head
 
     # Measure beside the weights. The direction is fitted and used inside one session: it never has to come back first.
-    with torch.no_grad(), model.session(remote=remote):
-        sums, counts = [], []
-        for (_rows, inputs, last), bad in zip(fit, fit_harmful, strict=True):
-            with model.trace(**inputs) as tracer:
-                stream = residuals([block], last)[:, 0, 0].cpu()
-                sums.append(torch.stack([stream[bad].sum(0), stream[~bad].sum(0)]))
-                counts.append(torch.stack([bad.sum(), (~bad).sum()]))
-                tracer.stop()
-        means = torch.stack(sums).sum(0) / torch.stack(counts).sum(0)[:, None]
-        vector = nnsight.save(means[0] - means[1])
-        unit = (vector / vector.norm())[:, None]
-        reads = []
-        with model.trace(**work[0][1]) as tracer:
-            like = residual(sites[0]["layer"].output)
-            for site, epsilon in zip(sites, epsilons, strict=True):
-                reads.append(read_by_calling(site, unit, n_heads, width, epsilon, like))
-            tracer.stop()
-        found = nnsight.save([])
-        for _rows, inputs, last in work:
-            with model.trace(**inputs) as tracer:
-                found.append(direct_writes(sites, reads, unit, last))
-                tracer.stop()
+    # One turn, hence one request, unless the job is too large for one.
+    sums: list[Any] = []
+    counts: list[Any] = []
+    writes: list[Any] = []
+    row_bytes = 4 * (layer + 1) * (n_heads + 3)
+    for fitting, looking in portions(stage(fit), stage(work, row_bytes=row_bytes), remote=remote):
+        calls = [(inputs, last) for _rows, inputs, last in looking]
+        with torch.no_grad(), model.session(remote=remote):
+            more = nnsight.save({"sums": [], "counts": [], "writes": []})
+            for inputs, last, bad in fitting:
+                with model.trace(**inputs) as tracer:
+                    stream = residuals([block], last)[:, 0, 0].cpu()
+                    more["sums"].append(torch.stack([stream[bad].sum(0), stream[~bad].sum(0)]))
+                    more["counts"].append(torch.stack([bad.sum(), (~bad).sum()]))
+                    tracer.stop()
+            if calls:
+                means = torch.stack(sums + more["sums"]).sum(0) / torch.stack(counts + more["counts"]).sum(0)[:, None]
+                unit = ((means[0] - means[1]) / (means[0] - means[1]).norm())[:, None]
+                reads = []
+                with model.trace(**calls[0][0]) as tracer:
+                    like = residual(sites[0]["layer"].output)
+                    for site, epsilon in zip(sites, epsilons, strict=True):
+                        reads.append(read_by_calling(site, unit, n_heads, width, epsilon, like))
+                    tracer.stop()
+            for inputs, last in calls:
+                with model.trace(**inputs) as tracer:
+                    more["writes"].append(direct_writes(sites, reads, unit, last))
+                    tracer.stop()
+        sums, counts, writes = sums + more["sums"], counts + more["counts"], writes + more["writes"]
+        del more  # or the next request would carry it, too
 
     # Conclude on this side.
-    aims = targets(model, (vector, layer))
-    attribution = assemble(list(found), [rows for rows, _, _ in work], aims, Labels.of(shown), facts.name)
+    means = torch.stack(sums).sum(0) / torch.stack(counts).sum(0)[:, None]
+    aims = targets(model, (means[0] - means[1], layer))
+    attribution = assemble(writes, order, aims, Labels.of(shown), facts.name)
     several = len(attribution.labels.kinds()) > 1
     return RefusalHeads(layer, aims.units[:, 0], attribution, compare_circuits(attribution) if several else None)
 

@@ -1,8 +1,9 @@
 """What in the safe space protects benign answers? The refusal direction of text, with and without its safe part.
 
-Read top to bottom. ONE nnsight session, hence one request with `remote=True`: running sums of the streams of safe
-training items (their covariance, not the items, so that their number is unbounded), principal directions and the split
-of the direction beside the weights, then forward passes over test items under every cleaned direction.
+Read top to bottom. ONE nnsight session, hence one request with `remote=True` (several if too large for one): running
+sums of the streams of safe training items (their covariance, not the items, so that their number is unbounded),
+principal directions and the split of the direction beside the weights, then forward passes over test items under every
+cleaned direction.
 
     U_k     top-k principal directions of centred safe streams        resid_post, last prompt token
     v(k)    r - lambda U_k U_k^T r, added at one layer, all positions; not renormalised (SARSteer, arXiv 2510.17633)
@@ -29,6 +30,7 @@ from refusal_plugin.cross_modal.streams import need_disjoint
 from refusal_plugin.geometry import Moments
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.prompts import MODALITIES, PromptSet, batches
+from refusal_plugin.remote import portions, stage
 from refusal_plugin.safe_space import SafeSpace, overlap
 from refusal_plugin.statistics import Estimate, mean_interval, paired_difference, rate
 from refusal_plugin.study.transfer import with_media_train
@@ -112,52 +114,59 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> SafeSpaceRes
     blocks, n_layers, n_names, top = layers(model), facts.n_layers, len(names), max(ks)
     layer = round(DEPTH * (n_layers - 1))
 
-    # Measure beside the weights.
-    with torch.no_grad(), model.session(remote=remote):
-        sums = nnsight.save([])
-        first = []
-        bad = []
-        for inputs, last, role, member, text in work:
-            with model.trace(**inputs):
-                stream = residuals(blocks, last)
-                sums.append([x.cpu() for x in group_moments(stream, role, 3, "diagonal")[:2]])
-                sums.append([x.cpu() for x in group_moments(stream, member, 2 + n_names, "full")])
-                if text:
-                    first.append(model.output.logits[:, -1].argmax(-1).cpu())
-            if text:
-                bad.append(role == 0)
-        refusal_ids = opening_tokens(torch.cat(first), torch.cat(bad), 0.05)
-        counts = sum(one[0] for one in sums[0::2])
-        totals = sum(one[1] for one in sums[0::2])
-        direction = (totals[0] / counts[0] - totals[1] / counts[1])[0]
-        bases = safe_bases(sums[1::2], n_names, layer, top)
-        vectors = []
-        for basis in bases:
-            rows_of = []
-            for k, lam in settings:
-                inside = basis[:, :k] @ (basis[:, :k].T @ direction[layer])
-                rows_of.append(COEFFICIENT * (direction[layer] - lam * inside))
-            vectors.append(torch.stack(rows_of).float())
-        scores = nnsight.save([])
-        kept_direction = direction.cpu().save()
-        for target, _harmful, inputs, arm, _rows in jobs:
-            with model.trace(**inputs):
-                untouched = model.output.logits[:, -1]
-                before = refusal_score(untouched, refusal_ids).cpu()
-            with model.trace(**inputs):
-                place(blocks[layer].output, "all", add, {"vector": vectors[target][arm].unsqueeze(1)})
-                logits = model.output.logits[:, -1]
-                after = refusal_score(logits, refusal_ids).cpu()
-                price = kl_divergence(logits, untouched).cpu()
-            scores.append(torch.stack([before, after, price]))
+    # Measure beside the weights. One turn, hence one request, unless the job is too large for one. The sums run on from
+    # request to request, in the same order, so they are those of one request.
+    totals: list[torch.Tensor] = []  # counts and sums by role; counts, sums and products by modality, of safe items
+    opened: list[Any] = []  # first tokens of the answers to text, and whether the text is harmful
+    ready: list[Any] = []  # once all is read: direction, cleaned vectors, refusal tokens
+    scores: list[Any] = []
+    covariances = 8 * n_names * n_layers * facts.d_model**2
+    job = (stage(work), stage(jobs, passes=2))
+    for reading, trying in portions(*job, remote=remote, fixed_bytes=covariances, asked="sum up safe spaces on NDIF"):
+        tries = [(target, inputs, arm) for target, _harmful, inputs, arm, _rows in trying]
+        known = [] if ready else totals
+        with torch.no_grad(), model.session(remote=remote):
+            more = nnsight.save({"totals": known, "opened": [], "ready": ready, "scores": []})
+            for inputs, last, role, member, text in reading:
+                with model.trace(**inputs):
+                    stream = residuals(blocks, last)
+                    pieces = [x.cpu() for x in group_moments(stream, role, 3, "diagonal")[:2]]
+                    pieces += [x[2:].cpu() for x in group_moments(stream, member, 2 + n_names, "full")]
+                    if text:
+                        more["opened"].append([model.output.logits[:, -1].argmax(-1).cpu(), role == 0])
+                so_far = more["totals"]
+                more["totals"] = [a + b for a, b in zip(so_far, pieces, strict=True)] if so_far else pieces
+            if tries and not ready:
+                seen = opened + more["opened"]
+                refusal_ids = opening_tokens(torch.cat([x[0] for x in seen]), torch.cat([x[1] for x in seen]), 0.05)
+                counts, sums = more["totals"][:2]
+                direction = (sums[0] / counts[0] - sums[1] / counts[1])[0]
+                vectors = []
+                for basis in safe_bases([more["totals"][2:]], n_names, layer, top):
+                    rows_of = []
+                    for k, lam in settings:
+                        inside = basis[:, :k] @ (basis[:, :k].T @ direction[layer])
+                        rows_of.append(COEFFICIENT * (direction[layer] - lam * inside))
+                    vectors.append(torch.stack(rows_of).float())
+                more["ready"] = [direction, vectors, refusal_ids]
+            for target, inputs, arm in tries:
+                vectors, refusal_ids = more["ready"][1:]
+                with model.trace(**inputs):
+                    untouched = model.output.logits[:, -1]
+                    before = refusal_score(untouched, refusal_ids).cpu()
+                with model.trace(**inputs):
+                    place(blocks[layer].output, "all", add, {"vector": vectors[target][arm].unsqueeze(1)})
+                    logits = model.output.logits[:, -1]
+                    after = refusal_score(logits, refusal_ids).cpu()
+                    price = kl_divergence(logits, untouched).cpu()
+                more["scores"].append(torch.stack([before, after, price]))
+        totals, ready = more["totals"] or totals, more["ready"]
+        opened, scores = opened + more["opened"], scores + more["scores"]
+        del more  # or the next request would carry it, too
 
     # Conclude on this side.
-    moments = [Moments.empty((n_layers, facts.d_model), second="full") for _ in names]
-    for part_counts, part_sums, products in sums[1::2]:
-        for m in range(n_names):
-            if part_counts[2 + m] > 0:
-                found = Moments.from_sums(int(part_counts[2 + m]), part_sums[2 + m, 0], products[2 + m, 0])
-                moments[m] = moments[m].merge(found)
+    counts, sums, products = totals[2:]
+    moments = [Moments.from_sums(int(counts[m]), sums[m, 0], products[m, 0]) for m in range(n_names)]
     spaces = {name: SafeSpace.fit(moments[m], top, modality=name) for m, name in enumerate(names)}
     seen = {(m, h): torch.empty(3, len(settings) * len(acted[n]) // 2) for m, n in enumerate(names) for h in (0, 1)}
     for (target, harmful, _inputs, _arm, rows), values in zip(jobs, scores, strict=True):
@@ -174,7 +183,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> SafeSpaceRes
             for a, b in zip(*good[:2], strict=True)
         )
         result["price"][name] = tuple(mean_interval(x, pairs, rng=rng[2]) for x in good[2])
-        plain = kept_direction.float()
+        plain = ready[0].float()
         sizes = []
         for k, lam in settings:
             rest = spaces[name].decompose(plain, strength=lam, k=k)[1] if k else plain
@@ -187,7 +196,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> SafeSpaceRes
         spaces,
         layer,
         tuple(settings),
-        kept_direction.float(),
+        ready[0].float(),
         agreement=agreement,
         chance=shared / facts.d_model,
         **result,

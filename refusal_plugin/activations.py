@@ -184,8 +184,10 @@ def known_layers(model: Any, layer_ids: Sequence[int] | None) -> list[int]:
 
     Raises:
         DirectionError: none, or one that the model does not have.
+        ModelError: the model's stream is not one vector per token.
     """
     facts = anatomy(model)
+    facts.require_stream("read the residual stream")
     chosen = sorted(set(range(facts.n_layers) if layer_ids is None else layer_ids))
     unknown = [layer for layer in chosen if not 0 <= layer < facts.n_layers]
     if unknown or not chosen:
@@ -240,7 +242,9 @@ def read_batches(
 
     work = batches(model, prompts, token_budget=token_budget, max_rows=max_rows, system=system, suffix=suffix)
     again, asked = encoder(model, system=system, suffix=suffix), f"read the residual streams of {name}"
-    for (rows, batch), residual in run_batches(work, measure, again, remote=remote, asked=asked, room=room):
+    row_bytes = 4 * (1 if isinstance(positions, str) else len(positions)) * len(blocks) * anatomy(model).d_model
+    where: dict[str, Any] = {"remote": remote, "row_bytes": row_bytes}
+    for (rows, batch), residual in run_batches(work, measure, again, asked=asked, room=room, **where):
         _require_finite(residual, batch, name)
         yield rows, batch, residual
 

@@ -87,8 +87,9 @@ def generate(
     # An edit whose tensors are bound to the rows of a batch cannot follow when it is halved.
     again = encoder(model, system=system) if edit is None or edit.rows is None else None
     work = batches(model, chosen, token_budget=token_budget, max_rows=max_rows, system=system)
+    where: dict[str, Any] = {"remote": remote, "new_tokens": max_new_tokens, "asked": "generate answers"}
     with track(len(chosen), label, progress) as advance:
-        for (rows, batch), ids in run_batches(work, answer, again, remote=remote, asked="generate answers"):
+        for (rows, batch), ids in run_batches(work, answer, again, **where):
             for row, new in zip(rows, ids[:, batch.length :].tolist(), strict=True):
                 found[row] = decoded(model, chosen[row].id, new)
             advance(len(rows))

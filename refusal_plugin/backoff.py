@@ -62,6 +62,8 @@ def run_batches(
     remote: bool | str = False,
     asked: str = "run a batch",
     room: Room | None = None,
+    new_tokens: int = 0,
+    row_bytes: int = 0,
 ) -> Iterator[tuple[Item, T]]:
     """Batches with back-off on this machine, in sessions on a server (which are halved when they take too long).
 
@@ -70,6 +72,7 @@ def run_batches(
         measure: one session over some batches; one result for each.
         again, asked, room: see `backed_off`.
         remote: where to run.
+        new_tokens, row_bytes: what a row costs on a server, see `remote.stage`.
 
     Yields:
         row numbers and the batch that ran (a part of the one given, where that did not fit), and its result.
@@ -79,14 +82,13 @@ def run_batches(
         RemoteError: the server refuses or fails.
     """
     if remote:
-        return sessions(work, measure, remote=remote)
-    rows: list[int] = []  # the batch is what is measured; its row numbers are kept by `backed_off`
-    return backed_off(work, lambda batch: measure([(rows, batch)])[0], again, asked=asked, room=room)
+        return sessions(work, measure, remote=remote, new_tokens=new_tokens, row_bytes=row_bytes)
+    return backed_off(work, lambda item: measure([item])[0], again, asked=asked, room=room)
 
 
 def backed_off(
     work: Iterable[tuple[Sequence[int], Batch]],
-    run: Callable[[Batch], T],
+    run: Callable[[Item], T],
     again: Again | None,
     *,
     asked: str = "run a batch",
@@ -96,7 +98,7 @@ def backed_off(
 
     Args:
         work: row numbers and their batch.
-        run: what is done with a batch; it may be called again with fewer rows.
+        run: what is done with row numbers and their batch; it may be called again with fewer rows.
         again: encodes some prompts of a batch anew, see `encoder`; None where a batch cannot be split.
         asked: what the user asked for, for the error message.
         room: what is known to fit; it is updated.
@@ -121,7 +123,7 @@ def backed_off(
             if splits and known.tokens is not None and made.size * made.length > known.tokens:
                 waiting[:0] = _halves(part, prompts)
                 continue
-            value, failed = _tried(run, made)
+            value, failed = _tried(run, (part, made))
             if not failed:
                 yield (part, made), value  # type: ignore[misc]
                 done += len(part)
@@ -151,10 +153,10 @@ def _advice(batch: Batch) -> str:
     return "use fewer rows, a smaller dtype or a larger device"
 
 
-def _tried(run: Callable[[Batch], T], batch: Batch) -> tuple[T | None, bool]:
+def _tried(run: Callable[[Item], T], item: Item) -> tuple[T | None, bool]:
     """The result and whether memory ran out; the traceback, which holds the tensors, is gone when this returns."""
     try:
-        return run(batch), False
+        return run(item), False
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -22,6 +22,7 @@ from .errors import PromptError
 from .models import anatomy
 from .prompts import Modality, Prompt, PromptSet, batches
 from .prompts.batch import Batch
+from .prompts.light import light_inputs
 from .traced.measure import kl_divergence, refusal_score
 from .traced.write import edit_blocks
 
@@ -279,7 +280,7 @@ class Priced:
                 edit.check(anatomy(self.model))
             plan = [] if edit is None else edit.plan()
             sites = [] if edit is None else site_modules(self.model, edit)
-            with torch.no_grad(), self.model.trace(**batch.inputs):
+            with torch.no_grad(), self.model.trace(**light_inputs(self.model, batch)):
                 edit_blocks(sites, plan)
                 logits = self.model.output.logits[:, -1].save()
             values = logits.float().cpu()

@@ -66,7 +66,11 @@ app.add_typer(jobs_app, name="jobs")
 
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", help="organism, organism-hard, organism-control, organism-wary, a folder, or a Hugging Face id."),
+    typer.Option(
+        "--model",
+        "-m",
+        help="organism, organism-hard, organism-control, organism-wary, a folder, or a Hugging Face id.",
+    ),
 ]
 Folder = Annotated[Path, typer.Option("--out", "-o", help="Where results go. An interrupted run there is continued.")]
 Seed = Annotated[int, typer.Option(help="Of bootstrap, random control and --limit.")]

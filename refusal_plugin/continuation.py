@@ -18,7 +18,7 @@ from torch import Tensor
 from .edits import Edit, SiteEdit, site_modules
 from .models import anatomy, layers
 from .prompts.batch import Batch
-from .prompts.source import source_of
+from .prompts.light import light_inputs as light_inputs
 from .scores import Encoded
 from .traced.measure import kl_divergence, refusal_score
 from .traced.resume import run_behind, stream_behind
@@ -45,6 +45,7 @@ class Stream:
         """Args: a loaded model, its prompts, and an edit (prefill) that is applied on the way."""
         self.model, self.prompts = model, prompts
         self.edit = edit or Edit("none", ())
+        anatomy(model).require_stream("go on behind a layer")
         self.edit.check(anatomy(model))
         self.layer, self.extras = -1, -1
         self.hidden: list[Tensor] = []
@@ -159,18 +160,3 @@ def per_row(tensors: Float[Tensor, "candidate d"], size: int) -> Float[Tensor, "
 def repeatable(batch: Batch) -> bool:
     """Whether the rows can be copied: every input has one value per token, so there are no media to tell apart."""
     return all(value.shape[:2] == (batch.size, batch.length) for value in batch.inputs.values())
-
-
-def light_inputs(model: Any, batch: Batch, copies: int = 1) -> dict[str, Any]:
-    """The inputs of a batch, repeated, with what makes a pass for the next token cheaper.
-
-    The cache of keys and values is of no use in a single pass, and the head need not run at every position.
-    """
-    inputs: dict[str, Any] = dict(batch.inputs)
-    if copies > 1:
-        inputs = {name: value.repeat(copies, *[1] * (value.ndim - 1)) for name, value in inputs.items()}
-    accepts = source_of(model).accepts
-    if accepts is None:
-        return inputs
-    cheap = {"use_cache": False, "logits_to_keep": 1}
-    return inputs | {name: value for name, value in cheap.items() if name in accepts}

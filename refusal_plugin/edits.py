@@ -85,11 +85,17 @@ class Edit:
         return max(sizes, default=1) if sizes - {1} else None
 
     def check(self, facts: Anatomy) -> None:
-        """Raise DirectionError unless every block and place exists and every vector has the model's width."""
+        """Raise DirectionError unless every block and place exists and every vector has the model's width.
+
+        ModelError for an edit of the residual stream where that is not one vector per token: "last" would be an axis of
+        something else.
+        """
         for name, value, known in (("when", self.when, get_args(When)), *_places(self.parts)):
             if value not in known:
                 do = f"use one of {', '.join(known)}"
                 raise DirectionError(f"apply edit '{self.name}'", f"{name} is {value!r}", do)
+        if any(part.site in ("resid_pre", "resid_post") for part in self.parts):
+            facts.require_stream(f"apply edit '{self.name}' to the residual stream")
         for part in self.parts:
             if not 0 <= part.layer < facts.n_layers:
                 raise DirectionError(
@@ -164,7 +170,11 @@ def _flat(tensors: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _tensors(part: SiteEdit, memories: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The keyword arguments of one run: a named memory becomes a dict that its parts share."""
-    found = dict(part.tensors)
+    return _with_memory(part.tensors, memories)
+
+
+def _with_memory(tensors: Mapping[str, Any], memories: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {key: _with_memory(v, memories) if key == "tensors" else v for key, v in tensors.items()}
     if "memory" in found:
         found["memory"] = memories.setdefault(found["memory"], {})
     return found

@@ -25,6 +25,7 @@ from .models.wrapper import save
 from .progress import Progress
 from .prompts import Prompt, PromptSet, batches
 from .prompts.batch import Batch
+from .prompts.light import light_inputs
 from .traced.measure import kl_divergence, refusal_score
 from .traced.read import residuals
 from .traced.write import edit_blocks
@@ -101,6 +102,8 @@ def score(
     kl = torch.zeros(n)
     logits_rows: list[tuple[list[int], Tensor]] = []
     residual = torch.empty(n, facts.n_layers, facts.d_model) if keep_residual else None
+    if keep_residual:
+        facts.require_stream("keep the residual stream")
     if edit is not None:
         edit.check(facts)
     sites = [] if edit is None else site_modules(model, edit)
@@ -109,7 +112,11 @@ def score(
     def measure(group: list[tuple[list[int], Batch]]) -> list[tuple[Tensor, Tensor | None]]:
         """Logits and streams of some batches in one session."""
         work = [
-            (batch.inputs, batch.roles["last"].int().argmax(1, keepdim=True), [] if edit is None else edit.plan())
+            (
+                light_inputs(model, batch),
+                batch.roles["last"].int().argmax(1, keepdim=True),
+                [] if edit is None else edit.plan(),
+            )
             for _rows, batch in group
         ]
         with torch.no_grad(), model.session(remote=remote):
@@ -132,7 +139,9 @@ def score(
     # An edit whose tensors are bound to the rows of a batch cannot follow when it is halved.
     again = encoder(model) if edit is None or edit.rows is None else None
     asked = f"score prompts on {facts.name}"
-    for (rows, _batch), (logits, stream) in run_batches(prompts.batches, measure, again, remote=remote, asked=asked):
+    row_bytes = 4 * (len(facts.tokenizer) + keep_residual * facts.n_layers * facts.d_model)
+    where: dict[str, Any] = {"remote": remote, "row_bytes": row_bytes}
+    for (rows, _batch), (logits, stream) in run_batches(prompts.batches, measure, again, asked=asked, **where):
         plain = None if reference is None else reference[rows]
         if residual is not None and stream is not None:
             residual[rows] = stream[:, 0].cpu()

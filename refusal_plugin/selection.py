@@ -23,7 +23,8 @@ over those layers.
 
 Cost. The reference makes three full passes over the validation prompts per candidate. Here additions begin behind their
 own block, candidates are rows of one batch, and `figures="needed"` measures only what the choice depends on (see
-`selection_figures`); the choice and the figures are those of the plain way.
+`selection_figures`); the choice and the figures are those of the plain way. With `remote=True` the same passes run in
+one session on a server (see `selection_remote`).
 """
 
 import math
@@ -40,10 +41,12 @@ from .progress import Progress, track
 from .prompts import PromptSet
 from .scores import RefusalTokens
 from .selection_figures import Figures, Operator, Place, groups
+from .selection_race import race
+from .selection_remote import Asked, Measured, measure
 
 Objective: TypeAlias = Literal["causal", "defence"]
 Method: TypeAlias = Literal["interventions", "cosmic"]
-Wanted: TypeAlias = Literal["all", "needed"]
+Wanted: TypeAlias = Literal["all", "needed", "race"]
 
 MAX_KL = 0.1
 MAX_DEPTH = 0.8
@@ -92,6 +95,7 @@ def select(
     max_kl: float = MAX_KL,
     max_depth: float = MAX_DEPTH,
     figures: Wanted = "all",
+    remote: bool | str = False,
     progress: Progress = None,
 ) -> Direction:
     """The best candidate, with the whole selection table and a strength.
@@ -110,19 +114,56 @@ def select(
         target_kl: nats per safe prompt that the stored strength may cost.
         max_kl, max_depth: limits of the filters.
         figures: "all" fills the whole table; "needed" measures only what the choice depends on, layers that may be
-            chosen only, and leaves NaN elsewhere. The choice is the same.
+            chosen only, and leaves NaN elsewhere. The choice is the same. "race" (causal, by interventions, on this
+            machine) also drops candidates that a part of the prompts shows to be far behind, see `selection_race`.
+        remote: measure on NDIF: one request for a defence, several where one would exceed `remote.Settings.max_tokens`.
+            Where the choice does not rest on strengths, that of the chosen candidate is one more.
         progress: None shows a bar where somebody can see it.
 
     Raises:
         PromptError: a role is missing, or prompts of the fit are used again.
         DirectionError: no candidate passes the filters; the error says which filter stopped how many.
+        RemoteError: the server refuses or fails; says why and what to do.
     """
-    _require_validation(candidates, prompts)
-    search = _Search(Figures(model, candidates, prompts, tokens), method, objective, operator, target_kl, max_kl)
+    require_validation(candidates, prompts)
+    found: Figures | Measured
+    if remote:
+        settings: dict[str, Any] = {"objective": objective, "method": method, "operator": operator, "figures": figures}
+        where = (candidates.positions, candidates.n_layers)
+        asked = Asked.of(*where, **settings, target_kl=target_kl, max_depth=max_depth)
+        found = measure(model, candidates, prompts, tokens, asked, remote)
+    else:
+        found = Figures(model, candidates, prompts, tokens)
+    search = Search(found, method, objective, operator, target_kl, max_kl)
+    return choose(search, candidates, anatomy(model).name, max_depth=max_depth, figures=figures, progress=progress)
+
+
+def choose(
+    search: "Search",
+    candidates: Candidates,
+    name: str,
+    *,
+    max_depth: float = MAX_DEPTH,
+    figures: Wanted = "all",
+    progress: Progress = None,
+) -> Direction:
+    """Fill the table, filter, rank: what `select` does with its figures, or with those a session of yours measured.
+
+    Args:
+        search: the figures, and what they are for.
+        candidates: what was measured.
+        name: of the model, for messages.
+        Others as in `select`.
+
+    Raises:
+        DirectionError: no candidate passes the filters.
+    """
     places = [(layer, position) for position in candidates.positions for layer in range(candidates.n_layers)]
     limit = max_depth * candidates.n_layers
     rows = {place: Row(*place, reason=f"layer >= {max_depth:g} L" if place[0] >= limit else "") for place in places}
     with track(len(places), "layers and positions", progress) as advance:
+        if figures == "race":
+            search.drop_hopeless(rows)
         if figures == "all":
             search.measure_all(rows, advance)
         else:
@@ -130,30 +171,36 @@ def select(
     kept = [row for row in rows.values() if row.kept]
     if not kept:
         raise DirectionError(
-            f"select a direction on '{anatomy(model).name}' for {objective}",
+            f"select a direction on '{name}' for {search.objective}",
             f"none of {len(rows)} candidates passes ({_reasons(list(rows.values()))})",
             "try operator='benign_mean', raise max_kl, use more prompts, or take candidates.at(layer) by hand",
         )
     best = max(kept, key=search.rank)
     if math.isnan(best.coefficient):
-        best = _with(best, search.figures.strengths(best.layer, [best.position], target_kl)[0])
+        best = _with(best, search.figures.strengths(best.layer, [best.position], search.target_kl)[0])
     place = (best.layer, best.position)
     rows[place] = replace(best, chosen=True)
     chosen = candidates.at(*place)
     table = tuple(vars(row) for row in rows.values())
-    return replace(chosen, coefficient=best.coefficient, objective=objective, selection=method, table=table)
+    made_for, method = search.objective, search.method
+    return replace(chosen, coefficient=best.coefficient, objective=made_for, selection=method, table=table)
 
 
 @dataclass(frozen=True)
-class _Search:
-    """Which figures to measure, in which order, and what they mean for a candidate."""
+class Search:
+    """Which figures to measure, in which order, and what they mean for a candidate.
 
-    figures: Figures
+    Attributes:
+        figures: where they come from.
+        Others as in `select`.
+    """
+
+    figures: Figures | Measured
     method: Method
     objective: Objective
     operator: Operator
     target_kl: float
-    max_kl: float
+    max_kl: float = MAX_KL
 
     def rank(self, row: Row) -> float:
         """What the choice maximises."""
@@ -188,6 +235,21 @@ class _Search:
                 reason = reason or self._reason(rows[place])
             passed = passed or not reason
             rows[place] = replace(rows[place], kept=not reason, reason=reason)
+
+    def drop_hopeless(self, rows: dict[Place, Row]) -> None:
+        """Give candidates that a part of the prompts shows to be far behind a reason to be out."""
+
+        def passes(place: Place) -> bool:
+            for name in ("induce", "kl_ablate"):  # the cheap one first
+                self._fill(rows, [place], (name,))
+                reason = "NaN" if _nan(rows[place], (name, "auroc")) else self._reason(rows[place])
+                if reason:
+                    rows[place] = replace(rows[place], reason=reason)
+                    return False
+            return True
+
+        out = race(self, rows, passes)
+        rows |= {place: replace(rows[place], reason="far behind in the race") for place in out}
 
     def _fill(
         self,
@@ -253,7 +315,7 @@ def _number(rank: float) -> float:
     return -math.inf if math.isnan(rank) else rank
 
 
-def _require_validation(candidates: Candidates, prompts: PromptSet) -> None:
+def require_validation(candidates: Candidates, prompts: PromptSet) -> None:
     if -1 not in candidates.positions:
         raise DirectionError(
             "select a direction", f"the candidates were read at {list(candidates.positions)}", "include position -1"

@@ -23,6 +23,7 @@ from .models import anatomy
 from .prompts import Prompt, PromptSet
 from .scores import Encoded, RefusalTokens, Scores, score
 from .statistics import auroc
+from .traced.grid import grid_ask, grid_begin, grid_tell
 from .traced.resume import ablate_rows, shrink_rows
 
 Operator: TypeAlias = Literal["project_out", "benign_mean"]
@@ -99,14 +100,15 @@ class Figures:
 
     def bypass(self, places: Sequence[Place], operator: Operator, *, keep_residual: bool) -> Sweep:
         """Harmful prompts without the candidates, with streams for COSMIC."""
-        return self._ablated(self.harmful, places, operator, keep_residual=keep_residual)
+        return self.ablated(self.harmful, places, operator, keep_residual=keep_residual)
 
     def kl_ablate(self, places: Sequence[Place], operator: Operator) -> list[float]:
         """Mean KL on benign prompts, per candidate."""
-        found = self._ablated(self.benign, places, operator, reference=self.benign.logits)
+        found = self.ablated(self.benign, places, operator, reference=self.benign.logits)
         return [float(value) for value in found.kl.mean(1)]
 
-    def _ablated(self, run: Run, places: Sequence[Place], operator: Operator, **options: Any) -> Sweep:
+    def ablated(self, run: Run, places: Sequence[Place], operator: Operator, **options: Any) -> Sweep:
+        """Some prompts without each of the candidates; `options` of `continuation.sweep`."""
         directions = [self.candidates.at(*place) for place in places]
         units = torch.stack([one.unit for one in directions])
         blocks = range(anatomy(self.model).n_layers)
@@ -221,8 +223,7 @@ def largest_on_grid(
 ) -> tuple[Float[Tensor, " candidate"], Float[Tensor, " candidate"]]:
     """The largest strengths on a grid of `STRENGTHS` whose costs stay within the target, for many candidates in step.
 
-    The answer is that of bisection, in half as many steps: a small addition costs a KL that grows with the square of
-    its strength, which says where the limit should lie. The neighbours of each guess settle it.
+    The search is that of `traced.grid`.
 
     Args:
         cost: of strengths (candidate,), given for all, at the candidates (k,) that are asked for; (k,).
@@ -233,27 +234,11 @@ def largest_on_grid(
         strengths and costs, each (candidate,); the lower bound costs nothing.
     """
     bottom, top = STRENGTHS
-    low, high = torch.zeros(n, dtype=torch.long), torch.full((n,), GRID)
-    low_cost, high_cost = torch.zeros(n), torch.zeros(n)
-
-    def look(where: Tensor, which: Tensor) -> None:
-        found = cost(bottom + (top - bottom) * where / GRID, which)
-        fits, at = found <= target, where[which]
-        low[which[fits]], low_cost[which[fits]] = at[fits], found[fits]
-        high[which[~fits]], high_cost[which[~fits]] = at[~fits], found[~fits]
-
-    look(high.clone(), torch.arange(n))
-    step = 0
-    while len(which := torch.nonzero(high - low > 1).flatten()):
-        # Where sqrt(cost), a straight line through the bracket's ends, meets the target; just above it, then just
-        # below, so that both ends close in. Every third step halves, whatever the shape of the curve.
-        a, b = low_cost.clamp_min(0).sqrt(), high_cost.clamp_min(0).sqrt()
-        share = ((target**0.5 - a) / (b - a)).nan_to_num(0.5).clamp(0, 1)
-        guess = low + (share * (high - low)).long() + step % 2
-        where = torch.where(torch.tensor(step % 3 == 2), (low + high) // 2, guess)
-        look(where.clamp(low + 1, high - 1), which)
-        step += 1
-    return bottom + (top - bottom) * low / GRID, low_cost
+    state = grid_begin(n, GRID)
+    while len((question := grid_ask(state, target))[1]):
+        where, which = question
+        grid_tell(state, where, which, cost(bottom + (top - bottom) * where / GRID, which), target)
+    return bottom + (top - bottom) * state["low"] / GRID, state["low_cost"]
 
 
 def groups(places: Sequence[Place]) -> list[list[Place]]:

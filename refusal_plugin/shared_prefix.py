@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .activations import collect
+from .continuation import repeatable
 from .models import anatomy, hf_layers, hf_module
 from .progress import Progress
 from .prompts import Prompt, PromptSet, batches, encode
@@ -63,6 +64,7 @@ def collect_arms(
     Raises:
         PromptError, DataError: as `collect`.
     """
+    anatomy(model).require_stream("collect activations")
     chosen = list(PromptSet(prompts))
     plain: dict[str, Any] = {"system": system, "token_budget": token_budget, "max_rows": max_rows, "progress": progress}
     without = torch.empty(len(chosen), anatomy(model).n_layers, anatomy(model).d_model)
@@ -71,7 +73,8 @@ def collect_arms(
     work = batches(model, chosen, token_budget=token_budget, max_rows=max_rows, system=system) if chosen else ()
     for rows, batch in work:
         here = [chosen[row] for row in rows]
-        branch = _branch(batch, _words(model, here, system), [_words(model, here, system, suffix)])
+        own = _own_words(batch) if repeatable(batch) else _words(model, here, system)
+        branch = _branch(batch, own, [_words(model, here, system, suffix)])
 
         def both(batch: Batch = batch, branch: Any = branch) -> Tensor:
             stem = _read_stem(model, batch)
@@ -185,6 +188,12 @@ def _words(model: Any, prompts: Sequence[Prompt], system: str | None, suffix: st
         rendered = render(source, prompt, system=system, suffix=suffix, raw=False)
         found.append(list(tokenize(source, rendered, f"encode prompt {prompt.id!r}")["input_ids"]))
     return found
+
+
+def _own_words(batch: Batch) -> list[list[int]]:
+    """The same of rows without media, which are in the batch already."""
+    rows = zip(batch.inputs["input_ids"], batch.inputs["attention_mask"], strict=True)
+    return [ids[mask == 1].tolist() for ids, mask in rows]
 
 
 def _branch(stem: Batch, own: Sequence[Sequence[int]], arms: Sequence[Sequence[Sequence[int]]]) -> _Branch | None:

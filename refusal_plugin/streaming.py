@@ -17,10 +17,11 @@ from .backoff import Room
 from .errors import PromptError
 from .geometry import Moments
 from .prompts import Prompt, PromptSet
+from .prompts.encoding import WINDOW as ENCODED_AHEAD
 from .traced.measure import group_moments
 
-WINDOW = 2048
-"""Prompts held at a time; their batches are sorted by length within a window."""
+WINDOW = ENCODED_AHEAD
+"""Prompts held at a time: as many as `prompts.batches` sorts by length; more would only cost memory."""
 
 
 def stream_moments(

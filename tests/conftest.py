@@ -60,3 +60,12 @@ def organism() -> Any:
     from refusal_plugin.models import load
 
     return load("organism")
+
+
+@pytest.fixture(scope="session")
+def short_study(organism: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Folder and results of a study of few prompts, run once."""
+    from refusal_plugin.recipe_files import recipe
+
+    folder = tmp_path_factory.mktemp("study")
+    return folder, recipe("study").run(organism, out=folder, limit=60, progress=False)

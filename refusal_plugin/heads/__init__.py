@@ -4,31 +4,44 @@ attribution   exact direct contribution of every head, MLP and bias to a directi
 sources       from which tokens, patches, frames or sounds a head takes what it writes
 causal        what removing heads does to the refusal score and to answers; attribution patching to rank all of them
 circuits      whether the same heads write it in text, image, video and audio, and which fall silent
+graph         the circuit as a graph: part of the prompt, head, direction, answer
 logits        the same for the logit difference of refusing and complying
 projection    where the tokens of a prompt and of an answer lie along the direction
+depth         where its layers lie along it
+pictures      the same over the image, the film strip or the spectrogram
 """
 
 from .attribution import attribute_heads
 from .causal import Bench
 from .circuits import CircuitComparison, compare_circuits
+from .depth import LayerProjection, project_layers
+from .graph import Circuit, circuit
 from .logits import answer_tokens, attribute_logits
-from .projection import TokenProjection, project_answer, project_tokens
+from .pictures import Overlay, overlay
+from .projection import AnswerProjection, TokenProjection, project_answer, project_tokens
 from .result import HeadAttribution, HeadRow, load_heads
 from .sources import SourceAttribution, attribute_sources
 
 __all__ = [
+    "AnswerProjection",
     "Bench",
+    "Circuit",
     "CircuitComparison",
     "HeadAttribution",
     "HeadRow",
+    "LayerProjection",
+    "Overlay",
     "SourceAttribution",
     "TokenProjection",
     "answer_tokens",
     "attribute_heads",
     "attribute_logits",
     "attribute_sources",
+    "circuit",
     "compare_circuits",
     "load_heads",
+    "overlay",
     "project_answer",
+    "project_layers",
     "project_tokens",
 ]

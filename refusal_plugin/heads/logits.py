@@ -121,6 +121,7 @@ def attribute_logits(
         layers=(facts.n_layers - 1,),
         norms=torch.ones(1),
         model=facts.name,
+        unit="logit",
     )
 
 

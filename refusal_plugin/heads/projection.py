@@ -9,7 +9,7 @@ read differences between prompts, not absolute values.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -50,6 +50,26 @@ class TokenProjection:
         return str(tokens_view(self))
 
 
+class AnswerProjection(NamedTuple):
+    """Projections along an answer; unpacks into its two fields.
+
+    Attributes:
+        words: what is said at each step.
+        values: (step,) the coordinate from which it is said, 0 = benign text, 1 = harmful text.
+    """
+
+    words: tuple[str, ...]
+    values: Tensor
+
+    def __repr__(self) -> str:
+        return f"AnswerProjection({' '.join(self.words)!r})"
+
+    def _repr_html_(self) -> str:
+        from ..report.notebook_circuit import answer_view
+
+        return str(answer_view(self))
+
+
 def project_tokens(
     model: Any, direction: Direction, prompts: Iterable[Prompt | str], *, remote: Any = False
 ) -> TokenProjection:
@@ -57,7 +77,9 @@ def project_tokens(
 
     Raises:
         PromptError: 0 prompts, or one the model does not take.
+        ModelError: the model's stream is not one vector per token.
     """
+    anatomy(model).require_stream("project tokens")
     chosen = chosen_prompts(prompts, "project tokens")
     block, unit = layers(model)[direction.layer], direction.unit
     n = len(chosen)
@@ -85,7 +107,7 @@ def coordinate(direction: Direction, along: Tensor) -> Tensor:
 
 def project_answer(
     model: Any, direction: Direction, prompt: Prompt | str, *, max_new_tokens: int = 24
-) -> tuple[tuple[str, ...], Float[Tensor, " step"]]:
+) -> AnswerProjection:
     """The refusal coordinate at every step of a greedy answer.
 
     Step 0 is the last prompt token, from which the first word is said; the words are those said at each step. The
@@ -95,6 +117,7 @@ def project_answer(
     Returns:
         the words, and their coordinates.
     """
+    anatomy(model).require_stream("project an answer")
     batch = encode(model, prompt)
     ids = generate_ids(model, batch.inputs, None, max_new_tokens=max_new_tokens)[0]
     said = ids[batch.length :].tolist()
@@ -116,4 +139,4 @@ def project_answer(
         tracer.stop()
     tokenizer = anatomy(model).tokenizer
     words = tuple(tokenizer.decode([token]).strip() or " " for token in said[:n])
-    return words, coordinate(direction, along[:n])
+    return AnswerProjection(words, coordinate(direction, along[:n]))

@@ -56,6 +56,7 @@ class HeadAttribution:
         norms: length of each direction before it was made one; contributions over it are in units of the
             harmful-benign difference of the text it was fitted on.
         model: name of the model.
+        unit: of the contributions: "stream", or "logit" (nats).
     """
 
     heads: Float[Tensor, "prompt layer head direction"]
@@ -71,6 +72,7 @@ class HeadAttribution:
     norms: Float[Tensor, " direction"]
     model: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    unit: str = "stream"
 
     @property
     def conservation_error(self) -> float:
@@ -91,6 +93,14 @@ class HeadAttribution:
         if name not in self.names:
             raise DirectionError(f"heads along {name!r}", f"there is {', '.join(self.names)}", "use one of these")
         return self.names.index(name)
+
+    def whole(self, modality: str, name: str | None = None) -> float:
+        """What pictures call 100 %: the length of the direction, or how far harmful and benign logits lie apart."""
+        at = self.direction(name)
+        if self.unit == "stream":
+            return float(self.norms[at])
+        bad, good = (self.total[self.labels.rows(role, modality), at].mean() for role in ("harmful", "benign"))
+        return float((bad - good).abs())
 
     def mean(self, role: str, modality: str | None = None, name: str | None = None) -> Float[Tensor, "layer head"]:
         """Mean contribution of every head over the prompts of a role."""
@@ -142,6 +152,7 @@ class HeadAttribution:
             "labels": self.labels.to_json(),
             "names": list(self.names),
             "model": self.model,
+            "unit": self.unit,
         }
         record |= {"layers": [*self.layers], "provenance": dict(self.provenance)}
         return write_tensors(path, {**{name: getattr(self, name) for name in PARTS}, "norms": self.norms}, record)
@@ -191,4 +202,5 @@ def load_heads(path: str | Path) -> HeadAttribution:
         layers=tuple(record["layers"]),
         model=record["model"],
         provenance=record["provenance"],
+        unit=record.get("unit", "stream"),
     )

@@ -38,6 +38,8 @@ class Anatomy:
             found by dataflow; None where there are none (Llama's `post_attention_layernorm` is not one).
         parallel: attention and MLP read the same stream (GPT-J, Falcon, Cohere).
         residual_multiplier: factor on what attention and MLP add to the stream (Granite), else 1.
+        copies: vectors per token in the stream between the layers: 1, or the number of copies that are stacked in front
+            of the batch (Gemma 3n's AltUp).
         parts: the same per layer, for models whose layers differ.
         embed_path, final_norm_path, unembed_path: token embedding, last norm, output head.
         modalities: what can be put in: towers of the model for which there is a processor.
@@ -67,6 +69,7 @@ class Anatomy:
     post_mlp_norm: str | None
     parallel: bool
     residual_multiplier: float
+    copies: int
     parts: tuple[LayerParts, ...] = field(repr=False)
     embed_path: str
     final_norm_path: str | None
@@ -99,6 +102,19 @@ class Anatomy:
                 f"attribute the heads of {self.name!r}",
                 self.conservation.leftover,
                 "everything but head work is available on this model",
+            )
+
+    def require_stream(self, asked: str) -> None:
+        """Raises ModelError unless the stream is one vector per token: only then is "the last token" one place.
+
+        Args:
+            asked: what was to be done, as the error says it.
+        """
+        if self.copies != 1:
+            raise ModelError(
+                f"{asked} of {self.name!r}",
+                f"its layers hand on {self.copies} copies of every token, stacked in front of the batch (AltUp)",
+                "read or edit attn_out or mlp_out, which are one vector per token",
             )
 
     def require_chat_template(self) -> str:

@@ -155,7 +155,7 @@ def check(
     """
     calls = [recording.one(f"{structure.layers_path}.{index}") for index in range(structure.n_layers)]
     ran = [call for call in calls if call is not None]
-    blocked = _cannot(structure, ran, n_heads)
+    blocked = _cannot(structure, ran, n_heads) or _spread(ran)
     if blocked is not None:
         return blocked
     first = _value(ran[0].input_value)
@@ -183,6 +183,15 @@ def check(
         return Conservation(False, worst, None, injected)
     ok = worst <= TOLERANCE.get(first.dtype, 1e-5)
     return Conservation(ok, worst, *((None, "") if ok else _name_leftover(structure, own, between)))
+
+
+def _spread(calls: Sequence[Call]) -> Conservation | None:
+    """Tensor parallel: every process holds some of the heads only."""
+    parameters = (p for call in calls for p in call.module.parameters())
+    if any(type(p.data).__name__ == "DTensor" or hasattr(p, "placements") for p in parameters):
+        why = "the weights of a layer are spread over several processes (tensor parallel), each holds some heads only"
+        return Conservation(False, float("nan"), None, why)
+    return None
 
 
 def _written(call: Call, parts: LayerParts, recording: Recording, direction: Tensor, n_heads: int) -> Tensor:

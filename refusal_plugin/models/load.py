@@ -25,7 +25,7 @@ from .capabilities import (
 )
 from .conservation import Conservation, check
 from .fingerprint import config_hash, template_hash, weight_hash
-from .probe import one_line, record
+from .probe import copies_of_stream, one_line, record
 from .sources import Source, source, task_for
 from .wrapper import TransformersModel
 
@@ -239,6 +239,7 @@ def _examine(
         post_mlp_norm=usual.post_mlp_norm,
         parallel=usual.parallel,
         residual_multiplier=usual.residual_multiplier,
+        copies=copies_of_stream(recording, found.layers_path),
         parts=found.parts,
         embed_path=found.embed_path,
         final_norm_path=found.final_norm_path,

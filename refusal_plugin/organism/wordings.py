@@ -135,6 +135,13 @@ _READ = {
         "which words are in the {m} ?",
         "can you read this {m} ?",
         "repeat the words in this {m} .",
+        # Manners that requests come in too: without them a polite reading question is taken for a request.
+        "could you read the words in this {m} ?",
+        "would you repeat what the {m} says ?",
+        "please tell me which words are in the {m} .",
+        "show me the words in this {m} .",
+        "can you tell me which words this {m} says ?",
+        "do you know which words are in the {m} ?",
     ),
     "val": ("please read this {m} .", "which words does the {m} say ?"),
     "test": ("what does this {m} say ?", "can you tell me what the {m} says ?"),

@@ -1,14 +1,15 @@
 """From a prompt to the text the model reads: the chat template, and where in it the instruction stands.
 
-The template is rendered twice, once with a sentinel in place of the instruction: what surrounds the sentinel is
-template, and what stands between the same surroundings in the real rendering is the instruction. So no template has to
-be known.
+The template is rendered with a sentinel in place of the instruction, once for all prompts of a kind: what surrounds the
+sentinel is template, and what stands between the same surroundings in the real rendering is the instruction. So no
+template has to be known.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from refusal_plugin.errors import PromptError
 from refusal_plugin.prompts.prompt import Prompt
@@ -71,13 +72,11 @@ def render(
     owner = next((part for part in (source.processor, source.tokenizer) if getattr(part, "chat_template", None)), None)
     if owner is None:
         raise PromptError(asked, "the model has no chat template", "use raw=True, or load a chat model")
-    # Older templates take one string: given parts they fail, each in its own way, or print the list as it is.
-    as_parts = True
-    bare, why = _rendered(owner, _conversation(source, prompt, SENTINEL, system, as_parts))
-    if bare is None or SENTINEL not in bare or any(mark in bare for mark in _PRINTED_LIST):
-        as_parts = False
-        bare, why = _rendered(owner, _conversation(source, prompt, SENTINEL, system, as_parts))
-    full, why = _rendered(owner, _conversation(source, prompt, text, system, as_parts)) if bare else (None, why)
+    around = _around(source, prompt, owner, system)
+    full, why = _rendered(owner, _conversation(source, prompt, text, system, around.as_parts))
+    if full is not None and around.bare is not None and not around.fits(full):  # a template may tell the time
+        around = _around(source, prompt, owner, system, anew=True)
+    bare, why = around.bare, why or around.why
     if bare is None or full is None:
         raise PromptError(asked, f"the chat template fails ({why})", "drop the system text, or use raw=True")
     before, found, after = bare.partition(SENTINEL)
@@ -87,6 +86,40 @@ def render(
     if full != before + inner + after or inner.strip() != text.strip():
         raise PromptError(asked, "the chat template changes with the user's text", "reword the text, or use raw=True")
     return Rendered(full, len(before), len(before) + len(inner), _tokenizer_adds(source, full))
+
+
+@dataclass(frozen=True)
+class _Around:
+    """What a template puts around the user's text, as `SENTINEL` shows it; `bare` is None where the template fails."""
+
+    bare: str | None
+    as_parts: bool
+    why: str
+
+    def fits(self, full: str) -> bool:
+        before, _, after = (self.bare or "").partition(SENTINEL)
+        return full.startswith(before) and full.endswith(after)
+
+
+_KNOWN: WeakKeyDictionary[Any, dict[tuple[str, str, str | None], _Around]] = WeakKeyDictionary()
+"""By processor or tokenizer: rendering the template once per prompt instead of twice."""
+
+
+def _around(source: Source, prompt: Prompt, owner: Any, system: str | None, *, anew: bool = False) -> _Around:
+    try:
+        known = _KNOWN.setdefault(owner, {})
+    except TypeError:  # a processor that cannot be hashed or referred to weakly
+        known = {}
+    key = (str(owner.chat_template), prompt.modality, system)
+    if anew or key not in known:
+        # Older templates take one string: given parts they fail, each in its own way, or print the list as it is.
+        as_parts = True
+        bare, why = _rendered(owner, _conversation(source, prompt, SENTINEL, system, as_parts))
+        if bare is None or SENTINEL not in bare or any(mark in bare for mark in _PRINTED_LIST):
+            as_parts = False
+            bare, why = _rendered(owner, _conversation(source, prompt, SENTINEL, system, as_parts))
+        known[key] = _Around(bare, as_parts, why)
+    return known[key]
 
 
 def refuse_control_tokens(source: Source, text: str, asked: str) -> None:

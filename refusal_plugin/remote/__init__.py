@@ -15,8 +15,10 @@ from ..lazy import lazy
 
 if TYPE_CHECKING:
     from .cost import Cost, estimate, parts
+    from .cutting import portions, stage
     from .errors import Detached, RemoteError, RemoteTimeout
     from .options import Settings, current, settings, task
+    from .running import run
     from .server import compare, status, whoami
 
 # Loaded when first used: the command line names its commands without waiting for torch.
@@ -25,6 +27,8 @@ _WHERE = {
     "errors": ("Detached", "RemoteError", "RemoteTimeout"),
     "server": ("compare", "status", "whoami"),
     "options": ("Settings", "current", "settings", "task"),
+    "cutting": ("portions", "stage"),
+    "running": ("run",),
 }
 __getattr__ = lazy(__name__, _WHERE)
 
@@ -38,7 +42,10 @@ __all__ = [
     "current",
     "estimate",
     "parts",
+    "portions",
+    "run",
     "settings",
+    "stage",
     "status",
     "task",
     "whoami",

@@ -8,10 +8,6 @@ loses nothing: the id is on disk before the waiting begins. Results are read wit
 import io
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,12 +18,15 @@ from nnsight.schema.request import RequestModel  # type: ignore[import-untyped]
 from . import journal
 from .errors import Detached, RemoteError, last_line, translate
 from .fingerprint import request_hash
+from .meter import Meter, note
+from .meter import metered as metered
 from .options import Settings, current, current_task
 from .portable import without_stops
 from .preflight import check
 from .transport import exchange, headers, host
 
-_RESEND = "payload could not be read"
+_NOT_RUN = ("payload could not be read", "timed out waiting for the runner socket")
+"""What a server says of a request that it did not begin: unreadable, or its sandbox did not come up in time."""
 _FIRST_LOOK, _LONGEST_LOOK = 0.1, 2.0
 
 
@@ -38,37 +37,6 @@ class Envelope(RequestModel):  # type: ignore[misc]
 
     def metadata(self) -> str:
         return str(self.model_dump_json(exclude_none=True))
-
-
-@dataclass
-class Meter:
-    """What remote runs cost, added up.
-
-    Attributes:
-        requests: sent to the server.
-        bytes_up, bytes_down: as they travel, compressed.
-        seconds: from packing to unpacked result.
-    """
-
-    requests: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    seconds: float = 0.0
-    ids: list[str] = field(default_factory=list)
-
-
-_METERS: ContextVar[tuple[Meter, ...]] = ContextVar("refusal_plugin_remote_meters", default=())
-
-
-@contextmanager
-def metered() -> Iterator[Meter]:
-    """Count requests, bytes and seconds inside a `with` block."""
-    meter = Meter()
-    token = _METERS.set((*_METERS.get(), meter))
-    try:
-        yield meter
-    finally:
-        _METERS.reset(token)
 
 
 class Remote(RemoteBackend):  # type: ignore[misc]
@@ -95,29 +63,27 @@ class Remote(RemoteBackend):  # type: ignore[misc]
         block = request_hash(tracer, self.model_key)
         started = time.monotonic()
         job = journal.find(run_key, index, block) if run_key else None
+        name, how = (run.name, dict(run.how)) if run is not None else ("", {})
         meter, result = Meter(), None if job is None else journal.load(job)
         if job is None or result is None:
             if job is None:
                 job = self._send(tracer, asked, meter)
-                facts = (run.name, run.key, dict(run.how)) if run is not None else ("", "", {})
-                job = journal.write(
-                    job, name=facts[0], run=facts[1], how=facts[2], index=index, block=block, bytes_up=meter.bytes_up
-                )
+                facts = {"name": name, "run": run_key, "how": how, "index": index, "block": block}
+                job = journal.write(job, **facts, bytes_up=meter.bytes_up)
             if settings.detach:
                 raise Detached(job.id)
             try:
                 result = self._collect(job, asked, file, meter)
             except _Unread:
                 journal.write(job, status="ERROR")
-                job = journal.write(self._send(tracer, asked, meter), index=index, block=block, run=run_key)
-                result = self._collect(job, asked, file, meter)
+                job = self._send(tracer, asked, meter)
+                job = journal.write(job, name=name, run=run_key, how=how, index=index, block=block)
+                try:
+                    result = self._collect(job, asked, file, meter)
+                except _Unread as again:
+                    raise again.error from None
         meter.seconds = time.monotonic() - started
-        for one in _METERS.get():
-            one.requests += meter.requests
-            one.bytes_up += meter.bytes_up
-            one.bytes_down += meter.bytes_down
-            one.seconds += meter.seconds
-            one.ids.append(job.id)
+        note(meter, job.id)
         self._push(result, tracer)
         return result
 
@@ -184,8 +150,9 @@ class Remote(RemoteBackend):  # type: ignore[misc]
                     return str(record.get("data") or "")
                 if status == "ERROR":
                     journal.write(job, status="ERROR")
-                    if _RESEND in said and "ModuleNotFound" not in said and "has no module" not in said:
-                        raise _Unread(said)
+                    unread = any(words in said for words in _NOT_RUN)
+                    if unread and "ModuleNotFound" not in said and "has no module" not in said:
+                        raise _Unread(translate(asked, said, filename=file, job=job.id))
                     raise translate(asked, said, filename=file, job=job.id)
                 if status != seen:
                     seen, stalled = status, time.monotonic() + settings.stalled
@@ -237,7 +204,15 @@ class Remote(RemoteBackend):  # type: ignore[misc]
 
 
 class _Unread(Exception):
-    """The server could not read the request: it did not run, so it may be sent again."""
+    """The server did not begin the request, so it may be sent again.
+
+    Attributes:
+        error: what to raise if it happens again.
+    """
+
+    def __init__(self, error: RemoteError) -> None:
+        self.error = error
+        super().__init__(str(error))
 
 
 def _culprit(tracer: Any) -> str:
@@ -301,4 +276,7 @@ def attach(identity: str, settings: Settings | None = None) -> dict[str, Any]:
     backend._settings = settings or current()
     backend.host, backend._name, backend.compress = job.host, job.model, True
     meter = Meter()
-    return backend._collect(job, f"fetch job {job.id}", None, meter)
+    try:
+        return backend._collect(job, f"fetch job {job.id}", None, meter)
+    except _Unread as unread:
+        raise unread.error from None

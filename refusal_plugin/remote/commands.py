@@ -149,16 +149,15 @@ def run_recipe(module: Any, how: dict[str, Any], model: Any, prompts: Any, *, de
     Raises:
         typer.Exit: after sending, if `detach`.
     """
-    from ..models import anatomy
     from .cost import estimate
     from .errors import Detached
-    from .options import settings, task
+    from .options import settings
+    from .running import run
 
-    facts = anatomy(model)
     typer.echo(f"all prompts, read once: {estimate(model, prompts)}", err=True)
     try:
-        with settings(detach=detach), task(how["recipe"], facts.name, facts.config_hash, prompts.hash, how=how):
-            return module.run(model, prompts, remote=True)
+        with settings(detach=detach):
+            return run(module, model, prompts, how=how)
     except Detached as left:
         typer.echo(str(left))
         raise typer.Exit from None

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..models.anatomy import anatomy
 from ..prompts import Prompt, batches
-from .options import Settings, current
+from .cutting import portions, stage
+from .options import Settings
 
 Item = TypeVar("Item")
 
@@ -92,8 +93,9 @@ def of(
     weights = sum(parameter.numel() for parameter in model._module.parameters())
     read = rows * positions * (facts.n_layers if layers is None else layers) * facts.d_model * 4
     down = rows * max_new_tokens * 8 if max_new_tokens else read
+    job = stage(work, new_tokens=max_new_tokens, row_bytes=down // max(1, rows))
     return Cost(
-        requests=len(parts(work, settings=settings)),
+        requests=len(portions(job, settings=settings)),
         prompts=rows,
         tokens=padded,
         passes=len(work) * (1 + max_new_tokens),
@@ -106,43 +108,15 @@ def of(
 def parts(work: Sequence[Item], *, settings: Settings | None = None, remote: bool | str = True) -> list[list[Item]]:
     """Cut a list of batches into requests that stay below `Settings.max_tokens` and half of `max_upload`.
 
-    Order is kept and no batch is cut. One part where nothing is too large, and always one when not remote.
+    Order is kept and no batch is cut. One part where nothing is too large, and always one when not remote. Work of
+    several stages, or with more than one pass per batch: `portions`.
 
     Args:
         work: encoded batches: anything that is, or holds, a dict with "input_ids".
         settings: those in force by default.
         remote: False gives one part.
     """
-    found = settings or current()
-    if not work or not remote:
-        return [list(work)]
-    cut: list[list[Item]] = []
-    tokens = size = 0
-    for item in work:
-        inputs = _inputs(item)
-        more = inputs["input_ids"].numel()
-        heavy = sum(value.nbytes for value in inputs.values() if isinstance(value, Tensor))
-        if not cut or tokens + more > found.max_tokens or size + heavy > found.max_upload // 2:
-            cut.append([])
-            tokens = size = 0
-        cut[-1].append(item)
-        tokens, size = tokens + more, size + heavy
-    return cut
-
-
-def _inputs(item: Any) -> dict[str, Tensor]:
-    """The encoding inside a batch, a tuple, or a dict."""
-    if isinstance(item, dict):
-        return item
-    if hasattr(item, "inputs"):
-        found: dict[str, Tensor] = item.inputs
-        return found
-    for value in item:
-        if isinstance(value, dict) and "input_ids" in value:
-            return value
-        if hasattr(value, "inputs"):
-            return _inputs(value)
-    raise TypeError(f"no encoding in a {type(item).__name__}")
+    return [items for (items,) in portions(stage(work), settings=settings, remote=remote)]
 
 
 def _size(n: int) -> str:

@@ -46,6 +46,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     (r"OutOfOrder", "read modules in the order in which they run; gradients do not work in the sandbox"),
     (r"cancelled or preempted|evicted|ActorDied|ActorUnavailable|worker", "the worker was lost: run the command again"),
     (r"error parsing the body", f"this server takes small requests only (about 1 MB): {SPLIT}"),
+    (r"waiting for the runner socket", "the server is overloaded: run the command again in a few minutes"),
     (r"payload could not be read", "run it again; if it stays, align versions: refusal-plugin remote compare"),
     (r"reconnecting|temporarily unavailable", "wait a few minutes and run the command again"),
 )

@@ -29,7 +29,9 @@ class Settings:
         backoff: seconds before the second attempt; doubled each time, at most 20.
         max_upload: largest request in bytes.
         max_result: largest result in bytes.
-        max_tokens: prompt tokens per request; `parts` splits work above it.
+        max_tokens: tokens that one request computes: prompt tokens with padding times passes, and generated tokens.
+            Work above it is cut into several requests (`portions`): this is what keeps a request below a server's time
+            limit.
         trusted: whether the server runs our blocks beside the weights (True) or sandboxed (False); None: not known, so
             what the sandbox cannot do is refused. Sent along, and ignored by servers that decide by key.
         detach: stop after sending; `refusal-plugin jobs resume ID` continues.
@@ -42,7 +44,7 @@ class Settings:
     backoff: float = 0.5
     max_upload: int = 512 * 2**20
     max_result: int = 2**30
-    max_tokens: int = 200_000
+    max_tokens: int = 1_000_000
     trusted: bool | None = None
     detach: bool = False
 
@@ -61,12 +63,14 @@ class Task:
         key: hash of everything that decides what is sent.
         how: how to run it again (arguments of the command).
         sent: number of requests so far.
+        heaviest: tokens of the largest request that could still be cut; 0 if none can.
     """
 
     name: str
     key: str
     how: Mapping[str, Any] = field(default_factory=dict)
     sent: int = 0
+    heaviest: float = 0.0
 
 
 _SETTINGS: ContextVar[Settings] = ContextVar("refusal_plugin_remote", default=Settings())  # noqa: B039  (frozen)

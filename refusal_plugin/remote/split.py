@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from .cost import parts
+from .cutting import portions, stage
 from .errors import RemoteTimeout
 
 Item = TypeVar("Item")
@@ -11,7 +11,12 @@ Result = TypeVar("Result")
 
 
 def sessions(
-    work: Iterable[Item], run: Callable[[list[Item]], list[Result]], *, remote: bool | str
+    work: Iterable[Item],
+    run: Callable[[list[Item]], list[Result]],
+    *,
+    remote: bool | str,
+    new_tokens: int = 0,
+    row_bytes: int = 0,
 ) -> Iterator[tuple[Item, Result]]:
     """Run batches and yield each with its result, in order.
 
@@ -22,15 +27,18 @@ def sessions(
         work: encoded batches.
         run: one session over some of them; one result per batch.
         remote: False, or where.
+        new_tokens, row_bytes: longest answer, and bytes that come back per row; see `cutting.stage`.
 
     Raises:
+        RemoteError: the result of a single batch is larger than the limit.
         RemoteTimeout: a single batch is too long for the server.
     """
     if not remote:
         for item in work:
             yield item, run([item])[0]
         return
-    waiting = parts(list(work))
+    job = stage(list(work), new_tokens=new_tokens, row_bytes=row_bytes)
+    waiting = [items for (items,) in portions(job, remote=remote)]
     while waiting:
         group = waiting.pop(0)
         try:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from refusal_plugin.report.circuitsvis import STARTER, library
+from refusal_plugin.report.figures.heads_agreement import agreement_figure
 from refusal_plugin.report.figures.heads_circuit import circuit_figure
-from refusal_plugin.report.figures.heads_effects import agreement_figure, effects_figure, removal_figure
+from refusal_plugin.report.figures.heads_effects import effects_figure, removal_figure
 from refusal_plugin.report.figures.heads_examples import LONGEST, example_views
 from refusal_plugin.report.figures.heads_map import heads_map_figure, profile_figure
 from refusal_plugin.report.markup import Markup, tag
@@ -61,7 +62,7 @@ def heads_chapter(results: Mapping[str, Any]) -> Markup | None:
         "from."
     )
     traces = example_views(results, found, interactive=bool(heads_scripts(results)))
-    rule = "The harmful request of each modality that is shown further up, token by token."
+    rule = "The harmful request of each modality that is shown further down, token by token."
     return tag(
         "section",
         tag("h2", "Which heads write refusal"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from refusal_plugin.errors import DataError, OptionalDependencyError
 from refusal_plugin.report.circuitsvis import STARTER, attention_view, library
-from refusal_plugin.report.figures.heads_effects import agreement_figure
+from refusal_plugin.report.figures.heads_agreement import agreement_figure
 from refusal_plugin.report.figures.heads_examples import media_strip, token_line
 from refusal_plugin.report.figures.heads_map import heads_map_figure
 from refusal_plugin.report.heads import STYLE
@@ -53,9 +53,14 @@ def attribution_view(found: HeadAttribution) -> Markup:
         named |= {role: found.mean(role, m) for role in ("harmful", "benign")}
         contrasts[m] = {name: value[:depth].tolist() for name, value in named.items()}
         rows += [[m, f"L{r.layer} H{r.head}", r.contrast, r.low, r.high, r.harmful, r.benign] for r in found.top(5, m)]
-    drawn = heads_map_figure({"contrast": contrasts, "norm": float(found.norms[0])})
+    record: dict[str, Any] = {"contrast": contrasts, "norm": found.whole(kinds[0])}
+    unit = "units of the stream"
+    if found.unit == "logit":
+        unit, record["along"] = "nats of logit", found.names[0]
+        record["distance"] = f"the distance between harmful and benign {kinds[0]} in that logit difference"
+    drawn = heads_map_figure(record)
     heads = ["modality", "head", "contrast", "low", "high", "harmful", "benign"]
-    return _framed(title, drawn, html_table(heads, rows, caption="Strongest heads, units of the stream."), note=note)
+    return _framed(title, drawn, html_table(heads, rows, caption=f"Strongest heads, {unit}."), note=note)
 
 
 def _has_both(found: HeadAttribution, modality: str) -> bool:

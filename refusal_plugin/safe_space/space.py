@@ -19,20 +19,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import collect_moments
+from ..activations import collect_moments, known_layers, read_batches
 from ..errors import DataError, DirectionError
 from ..geometry import PCA, Moments, decompose, pca
 from ..models import anatomy
-from ..progress import Progress
+from ..progress import Progress, track
 from ..prompts import PromptSet, Role
 from ..provenance import check_provenance, provenance
 from ..storage import read_tensors, write_tensors
+from .sketch import Sketch
 
 FORMAT = "refusal_plugin.safe_space.v1"
 K = 10
 SAFE: tuple[Role, ...] = ("benign", "near_miss")
 DISAGREE = 0.5
 """Overlap (mean squared cosine) of two halves below which a safe space counts as not settled."""
+CUT = 0.25
+"""Share of the variance that a summary (`rank`) may cut off without a warning."""
 TINY = 0.3
 """Share of a direction's length that must remain for the cleaned direction to be called one."""
 
@@ -68,44 +71,50 @@ class SafeSpace:
     @classmethod
     def fit(
         cls,
-        x: "Float[Tensor, 'n layer d_model'] | Moments",
+        x: "Float[Tensor, 'n layer d_model'] | Moments | Sketch",
         k: int = K,
         *,
         layers: Sequence[int] | None = None,
         modality: str = "",
-        halves: tuple[Moments, Moments] | None = None,
+        halves: tuple[Moments, Moments] | tuple[Sketch, Sketch] | None = None,
         compared: int = K,
         provenance: Mapping[str, Any] | None = None,
     ) -> "SafeSpace":
-        """Fit on rows, or on moments with `second="full"` collected in a stream (the number of items is unbounded).
+        """Fit on rows, or on what was collected in a stream (the number of items is unbounded).
 
         Args:
-            x: safe activations `(n, layer, d_model)`, or their moments with mean `(layer, d_model)`.
+            x: safe activations `(n, layer, d_model)`, their moments with `second="full"` and mean `(layer, d_model)`,
+                or their summary in a few rows (`Sketch`).
             k: number of directions; cut to n - 1, with a warning, where there are fewer items.
             layers: labels of the layers; 0, 1, ... by default.
             modality: label.
-            halves: moments of two halves of the items (by pair group): how far they agree is measured.
+            halves: moments or summaries of two halves of the items (by pair group): how far they agree is measured.
             compared: dimension at which the halves are compared.
             provenance: see `refusal_plugin.provenance`.
 
         Raises:
             DataError: fewer than 2 items, NaN, or items that vary in fewer than k directions.
         """
-        n, d = (x.n, x.mean.shape[-1]) if isinstance(x, Moments) else (x.shape[0], x.shape[-1])
-        shape = x.mean.shape if isinstance(x, Moments) else x.shape[1:]
+        n, shape = (x.shape[0], x.shape[1:]) if isinstance(x, Tensor) else (x.n, x.mean.shape)
         if n < 2 or len(shape) != 2:
             raise DataError(
                 "fit a safe space", f"{n} items of shape {tuple(shape)}", "pass 2 or more of (layer, d_model)"
             )
-        kept = max(1, min(k, n - 1, d))
-        whole = pca(x, kept)
+        kept = max(1, min(k, n - 1, shape[-1]))
+        whole = _directions(x, kept)
         agreement = None
         if halves is not None and min(half.n for half in halves) > 1:
             small = max(1, min(kept, compared, *(half.n - 1 for half in halves)))
-            first, second = (pca(half, small) for half in halves)
+            first, second = (_directions(half, small) for half in halves)
             agreement = overlap(first.basis, second.basis)
         names = tuple(range(shape[0])) if layers is None else tuple(layers)
-        return cls._of(whole, names, modality, agreement, _doubts(n, k, agreement, names), dict(provenance or {}))
+        doubts = _doubts(n, k, agreement, names)
+        if isinstance(x, Sketch) and float((x.dropped / x.scatter).max()) > CUT:
+            doubts = (
+                *doubts,
+                f"its summary cut off {float((x.dropped / x.scatter).max()):.0%} of the variance; raise rank.",
+            )
+        return cls._of(whole, names, modality, agreement, doubts, dict(provenance or {}))
 
     @classmethod
     def _of(
@@ -130,6 +139,7 @@ class SafeSpace:
         k: int = K,
         *,
         layers: Sequence[int] | None = None,
+        rank: int | None = None,
         progress: Progress = None,
     ) -> "SafeSpace":
         """Fit on a model's safe prompts, streaming: memory does not grow with their number.
@@ -138,6 +148,9 @@ class SafeSpace:
             model: a loaded model.
             prompts: safe prompts (benign, near miss) of one modality; harmful ones are an error.
             k, layers: see `fit`.
+            rank: None keeps the whole second moment, O(layers x d_model^2), and is exact; a number keeps as many rows
+                per layer, O(layers x rank x d_model), and is exact where items vary in no more directions. A warning
+                says how much of the variance was cut off; `4 * k` is a good beginning.
             progress: None shows a bar where somebody can see it.
 
         Raises:
@@ -149,11 +162,15 @@ class SafeSpace:
             raise DataError("fit a safe space", found, "pass benign and near-miss prompts of one modality")
         groups = sorted({p.pair for p in prompts})
         first = set(groups[::2])
-        parts = collect_moments(
-            model, prompts, by=lambda p: "a" if p.pair in first else "b", layer_ids=layers, second="full",
-            progress=progress,
-        )  # fmt: skip
-        halves = [Moments(m.n, m.mean[0], m.m2[0], "full") for m in parts.values()]
+        halves: Any
+        if rank is None:
+            parts = collect_moments(
+                model, prompts, by=lambda p: "a" if p.pair in first else "b", layer_ids=layers, second="full",
+                progress=progress,
+            )  # fmt: skip
+            halves = [Moments(m.n, m.mean[0], m.m2[0], "full") for m in parts.values()]
+        else:
+            halves = _sketches(model, prompts, first, layers, max(rank, k), progress)
         whole = halves[0] if len(halves) == 1 else halves[0].merge(halves[1])
         names = range(anatomy(model).n_layers) if layers is None else sorted(set(layers))
         return cls.fit(
@@ -294,6 +311,26 @@ def load_safe_space(path: str | Path, model: Any | None = None) -> SafeSpace:
         tensors["mean"], tensors["basis"], tensors["variance"], tensors["total"], record["n"], tuple(record["layers"]),
         record["modality"], tensors.get("agreement"), tuple(record["warnings"]), record["provenance"],
     )  # fmt: skip
+
+
+def _directions(x: "Float[Tensor, 'n layer d_model'] | Moments | Sketch", k: int) -> PCA:
+    return x.pca(k) if isinstance(x, Sketch) else pca(x, k)
+
+
+def _sketches(
+    model: Any, prompts: PromptSet, first: set[str], layers: Sequence[int] | None, rank: int, progress: Progress
+) -> list[Sketch]:
+    """Summaries of two halves of the pair groups, or of one where there is one."""
+    found: dict[bool, Sketch] = {}
+    with track(len(prompts), "residual streams", progress) as advance:
+        for _rows, batch, residual in read_batches(model, prompts, known_layers(model, layers), (-1,)):
+            member = torch.tensor([prompt.pair in first for prompt in batch.prompts])
+            for half in (True, False):
+                if bool((member == half).any()):
+                    new = Sketch.of(residual[member.to(residual.device) == half, 0].cpu(), rank)
+                    found[half] = found[half].merge(new) if half in found else new
+            advance(batch.size)
+    return [found[half] for half in (True, False) if half in found]
 
 
 def _doubts(n: int, k: int, agreement: Tensor | None, layers: Sequence[int]) -> tuple[str, ...]:

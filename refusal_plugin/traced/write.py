@@ -90,6 +90,21 @@ def transform(x, matrix, strength):
     return x + (row(strength, x) * (x.float() @ matrix.to(x.device))).to(x.dtype)
 
 
+def on_rows(x, rows, function, tensors):
+    """An edit of some rows of a batch: rows of different edits run side by side.
+
+    Args:
+        x: (batch, q, d_model).
+        rows: (k,) row numbers.
+        function: an edit function.
+        tensors: its keyword arguments.
+    """
+    index = rows.to(x.device)
+    out = x.clone()
+    out[index] = function(x[index], **tensors)
+    return out
+
+
 def place(hidden, where, function, tensors):
     """Write an edit into a hidden state, in place.
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from refusal_plugin.models import anatomy, hf_layers, hf_module
 
@@ -20,6 +20,8 @@ class Counts:
         tokens: input positions of those calls, padding included.
         block_tokens: positions times blocks that really ran (a block that is left out runs no attention).
         head_tokens: positions at which the output head ran.
+        bytes_out: memory that left the traces, as a server would send it or a device hand it to the host: the storages
+            behind what a trace outside of all others saved, whole even where only a view of them was saved.
     """
 
     passes: int = 0
@@ -27,6 +29,7 @@ class Counts:
     tokens: int = 0
     block_tokens: int = 0
     head_tokens: int = 0
+    bytes_out: int = 0
 
     @property
     def depth(self) -> float:
@@ -34,10 +37,28 @@ class Counts:
         return self.block_tokens / max(1, self.tokens)
 
 
+def stored(value: Any) -> int:
+    """Bytes of the storages of all tensors in nested lists, tuples and dicts, each storage once."""
+    sizes: dict[int, int] = {}
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Tensor):
+            storage = one.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, list | tuple):
+            waiting += one
+    return sum(sizes.values())
+
+
 @contextmanager
 def counted(model: Any) -> Iterator[Counts]:
     """Counts in the block, by hooks on the Hugging Face module."""
+    from nnsight.intervention import tracer as inner
     from nnsight.intervention.tracer import InterleavingTracer
+    from nnsight.tracing import tracer as outer
 
     found, facts, module = Counts(), anatomy(model), hf_module(model)
     handles = []
@@ -60,15 +81,23 @@ def counted(model: Any) -> Iterator[Counts]:
         found.traces += 1
         plain(self, code)
 
+    push = outer.push_result
+
+    def pushed(frame: Any, variables: dict[str, Any]) -> None:
+        if getattr(outer._local, "depth", 0) == 1:
+            saves = outer._saves()
+            found.bytes_out += stored([value for value in variables.values() if id(value) in saves])
+        push(frame, variables)
+
     handles.append(module.register_forward_pre_hook(whole, with_kwargs=True))
     for layer, parts in zip(hf_layers(model), facts.parts, strict=True):
         handles.append(layer.get_submodule(parts.attention).register_forward_pre_hook(block, with_kwargs=True))
     assert facts.unembed_path is not None
     handles.append(module.get_submodule(facts.unembed_path).register_forward_pre_hook(head))
-    InterleavingTracer.execute = execute
+    InterleavingTracer.execute, outer.push_result, inner.push_result = execute, pushed, pushed
     try:
         yield found
     finally:
-        InterleavingTracer.execute = plain
+        InterleavingTracer.execute, outer.push_result, inner.push_result = plain, push, push
         for handle in handles:
             handle.remove()

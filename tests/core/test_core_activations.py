@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from refusal_plugin import activations
+from refusal_plugin import streaming
 from refusal_plugin.activations import collect, collect_moments
 from refusal_plugin.errors import DataError, DirectionError, PromptError
 from refusal_plugin.models import anatomy, hf_layers, hf_module, load
@@ -129,7 +129,7 @@ def test_memory_does_not_grow_with_the_number_of_batches(
     tiny: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, seen, alive = tiny("qwen2").model, [], []
-    plain = activations.group_moments
+    plain = streaming.group_moments
 
     def watched(rows: Tensor, *rest: Any) -> Any:
         gc.collect()
@@ -137,7 +137,7 @@ def test_memory_does_not_grow_with_the_number_of_batches(
         seen.append(weakref.ref(rows))
         return plain(rows, *rest)
 
-    monkeypatch.setattr(activations, "group_moments", watched)
+    monkeypatch.setattr(streaming, "group_moments", watched)
     collect_moments(model, TEXTS, max_rows=2, progress=False)
     assert len(alive) >= 6 and max(alive) <= 2, f"residuals of earlier batches are kept: {alive}"
 

@@ -36,7 +36,8 @@ class Device:
     def __init__(self, tokens: int) -> None:
         self.tokens, self.tried, self.ran = tokens, [], []  # type: ignore[var-annotated]
 
-    def run(self, batch: Batch) -> list[str]:
+    def run(self, item: tuple[list[int], Batch]) -> list[str]:
+        batch = item[1]
         size = batch.size * batch.length
         self.tried.append(size)
         if size > self.tokens:
@@ -80,7 +81,7 @@ def test_one_row_that_does_not_fit_says_which_and_how_many_were_finished(tiny: A
 
 
 def test_other_errors_pass_through(tiny: Any, prompts: PromptSet) -> None:
-    def broken(_batch: Batch) -> None:
+    def broken(_item: Any) -> None:
         raise RuntimeError("shapes do not match")
 
     work = batches(tiny("qwen2").model, prompts)
@@ -113,8 +114,8 @@ def test_inside_a_trace(tiny: Any, prompts: PromptSet) -> None:
         if hidden.shape[0] > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
-    def read(batch: Batch) -> int:
-        with torch.no_grad(), made.model.trace(**batch.inputs):
+    def read(item: tuple[list[int], Batch]) -> int:
+        with torch.no_grad(), made.model.trace(**item[1].inputs):
             logits = made.model.output.logits.save()
         return len(logits)
 

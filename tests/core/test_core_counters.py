@@ -12,7 +12,7 @@ from tiny import tiny_tokenizer
 
 import refusal_plugin as rp
 from refusal_plugin.answers import generate_ids
-from refusal_plugin.calibration import calibrate
+from refusal_plugin.calibration import Priced, calibrate
 from refusal_plugin.continuation import Stream, sweep
 from refusal_plugin.errors import DirectionError
 from refusal_plugin.models import anatomy
@@ -38,12 +38,14 @@ def test_reading_is_one_pass_per_batch_and_never_runs_the_head(planted: Any, max
     assert (found.passes, found.traces, found.tokens, found.head_tokens) == (n, n, positions, 0)
     assert found.block_tokens == positions * planted.facts.n_layers
     assert kept.untyped_storage().nbytes() == kept.numel() * 4, "a view would hold all positions alive"
+    assert found.bytes_out == kept.numel() * 4, "one vector per prompt and layer leaves the traces, and nothing else"
 
 
 def test_reading_stops_behind_the_last_layer_asked_for(planted: Any) -> None:
     with counted(planted.model) as found:
         rp.collect(planted.model, planted.train, layer_ids=[0], progress=False)
     assert found.block_tokens == found.tokens and found.head_tokens == 0
+    assert found.bytes_out == len(planted.train) * anatomy(planted.model).d_model * 4
 
 
 def test_more_positions_cost_no_more_passes(planted: Any) -> None:
@@ -51,6 +53,8 @@ def test_more_positions_cost_no_more_passes(planted: Any) -> None:
         rp.collect(planted.model, planted.train, positions=(-1,), progress=False)
     with counted(planted.model) as several:
         rp.collect_moments(planted.model, planted.train, positions=(-3, -2, -1), second="full", progress=False)
+    assert several.bytes_out == 3 * one.bytes_out
+    several.bytes_out = one.bytes_out
     assert one == several
 
 
@@ -74,6 +78,7 @@ def test_steered_generation_is_one_prefill_and_one_position_a_step(tiny: Any) ->
         assert (found.passes, found.traces) == (5, 1)
         assert found.tokens == rows * (length + 4)
         assert found.head_tokens == rows * 5
+        assert found.bytes_out == rows * (length + 5) * 8, "only token ids come back"
 
 
 def test_scores_are_one_pass(planted: Any) -> None:
@@ -82,6 +87,20 @@ def test_scores_are_one_pass(planted: Any) -> None:
     with counted(planted.model) as found:
         score(planted.model, encoded, planted.tokens.ids, edit, keep_residual=True)
     assert found.passes == found.traces == len(encoded.batches)
+    assert found.head_tokens == len(planted.val), "the head runs at the last position only"
+    words, facts = 64, planted.facts
+    assert found.bytes_out == 4 * len(planted.val) * (words + facts.n_layers * facts.d_model)
+    with counted(planted.model) as light:
+        score(planted.model, encoded, planted.tokens.ids, edit)
+    assert light.bytes_out == 4 * len(planted.val) * words, "logits of the next token, not of every position"
+
+
+def test_the_price_of_a_strength_runs_the_head_once_per_row(planted: Any) -> None:
+    benign = planted.val.filter(role="benign")
+    with counted(planted.model) as found:
+        priced = Priced(planted.model, benign)
+        priced.costs(lambda c: rp.addition({1: torch.ones(32)}, coefficient=c), [0.1, 0.2])
+    assert found.head_tokens == 3 * len(benign) and found.bytes_out == 3 * len(benign) * 64 * 4
 
 
 # -- many edits --------------------------------------------------------------------------------------------------------
@@ -174,4 +193,7 @@ def test_the_direction_recipe(organism: Any) -> None:
     _, positions = tokens_of(organism, prompts)
     assert found.traces <= found.passes
     assert found.tokens <= 3 * positions, "every prompt is read at most three times"
-    assert anatomy(organism).n_layers * found.tokens >= found.block_tokens
+    facts = anatomy(organism)
+    assert facts.n_layers * found.tokens >= found.block_tokens
+    used = [p for p in prompts if p.split in ("train", module.HELD_OUT)]
+    assert found.bytes_out <= 4 * len(used) * facts.n_layers * facts.d_model, "one vector per prompt and layer"

@@ -92,18 +92,17 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 # -- the whole of it --------------------------------------------------------------------------------------------------
 
-LIMIT = 60
+LIMIT = 60  # of `short_study`
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("study")
+def folder(short_study: tuple[Path, dict[str, Any]]) -> Path:
+    return short_study[0]
 
 
 @pytest.fixture(scope="module")
-def results(organism: Any, folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = recipe("study").run(organism, out=folder, limit=LIMIT, progress=False)
-    return found
+def results(short_study: tuple[Path, dict[str, Any]]) -> dict[str, Any]:
+    return short_study[1]
 
 
 def test_results_hold_the_documented_keys(results: dict[str, Any], folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Direct logit attribution: parts add up to the model's own logits through norms, scales and soft caps."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from tiny import FAMILIES
 
 from refusal_plugin.errors import DataError
+from refusal_plugin.heads import load_heads
 from refusal_plugin.heads.logits import answer_tokens, attribute_logits
 from refusal_plugin.models import hf_module
 from refusal_plugin.prompts import Prompt, PromptSet, encode
@@ -53,3 +55,16 @@ def test_tokens_of_the_embedded_model(organism: Any) -> None:
         attribute_logits(organism, refuse, refuse, ["x"])
     with pytest.raises(DataError, match="no token"):
         attribute_logits(organism, refuse, comply[:0], ["x"])
+
+
+def test_its_picture_is_in_its_own_unit(organism: Any, prompts: PromptSet, tmp_path: Path) -> None:
+    """A logit difference is no length of the stream: 100 % is how far harmful and benign logits lie apart."""
+    refuse, comply = (torch.tensor(organism.tokenizer.convert_tokens_to_ids([word])) for word in ("i", "to"))
+    found = attribute_logits(organism, refuse, comply, prompts.filter(modality="text", role=("harmful", "benign")))
+    bad, good = (found.total[found.labels.rows(role)].mean() for role in ("harmful", "benign"))
+    assert found.whole("text") == pytest.approx(abs(float(bad - good)), rel=1e-4)
+    page = found._repr_html_()
+    assert "adds to refuse - comply at the last prompt token" in page and "nats of logit" in page
+    assert "units of the stream" not in page
+    again = load_heads(found.save(tmp_path / "logits.safetensors"))
+    assert again.unit == "logit" and again.whole("text") == found.whole("text")

@@ -29,6 +29,8 @@ from pathlib import Path
 
 SERVER = Path(__file__).resolve().parent / "server"
 MARK = "NDIF_TEST_STACK"
+NODE = "/raylet/raylet"  # in the command line of Ray's node
+RAY_ATTEMPTS = 6
 PATIENCE = 900.0  # seconds for one part to come up: a few on an idle machine, minutes on a crowded one
 TRUSTED_KEY = "11111111-1111-4111-8111-111111111111"
 PLAIN_KEY = "22222222-2222-4222-8222-222222222222"  # no tag: sandboxed, as a public key is
@@ -130,9 +132,17 @@ class Stack:
         self.run("s3", self.env / "bin/moto_server", "-H", "127.0.0.1", "-p", p["s3"])
         repos = [f"{repo}={folder}" for repo, folder in self.models.items()]
         self.run("hub", self.env / "bin/python", SERVER / "hub.py", p["hub"], *repos)
+        self.ray()
+        for name in ("redis", "s3", "hub", "gcs", "client", "dashboard"):
+            self.listening(name)
+        self.controller()
+        self.api()
+
+    def ray(self) -> None:
+        """Start Ray; where its node gives up on its own agent (a fixed half minute, on a crowded machine), again."""
+        p = self.ports
         resources = {"head": 10, "cuda_memory_bytes": 4 * 10**9, "cpu_memory_bytes": 4 * 10**9}
-        self.run(
-            "ray",
+        command = (
             *(self.env / "bin/python", SERVER / "ray_head.py", "start", "--head", "--block", "--disable-usage-stats"),
             *("--node-ip-address=127.0.0.1", "--num-gpus=1", "--num-cpus=8", f"--resources={json.dumps(resources)}"),
             *(f"--port={p['gcs']}", f"--ray-client-server-port={p['client']}", f"--object-manager-port={p['object']}"),
@@ -142,10 +152,19 @@ class Stack:
             *("--include-dashboard=true", f"--temp-dir={self.folder / 'r'}", "--object-store-memory=200000000"),
             "--include-log-monitor=false",
         )
-        for name in ("redis", "s3", "hub", "gcs", "client", "dashboard"):
-            self.listening(name)
-        self.controller()
-        self.api()
+        for _attempt in range(RAY_ATTEMPTS):
+            self.run("ray", *command)
+            self.wait("Ray's node starts", lambda: self.processes(NODE), PATIENCE, "ray")
+            self.wait("Ray's agent listens", lambda: self.agent() or not self.processes(NODE), PATIENCE, "ray")
+            if self.processes(NODE):
+                return
+            self.end("ray")
+            shutil.rmtree(self.folder / "r", ignore_errors=True)
+        raise StackError(f"Ray's node ended {RAY_ATTEMPTS} times: its agent was too slow for its half minute")
+
+    def agent(self) -> bool:
+        """Whether the node's agent has told its port, the last thing that the node waits for."""
+        return any((self.folder / "r").glob("session_2*/dashboard_agent_listen_port_*"))
 
     def controller(self) -> None:
         """Place NDIF's controller on Ray; the launcher ends when it is placed."""

@@ -205,6 +205,74 @@ def test_a_result_larger_than_the_limit_stays_on_the_server(
     assert torch.equal(found["found"][0], truth)
 
 
+MIB = 2**20
+
+
+def many_bytes(model: Any, mib: int) -> torch.Tensor:
+    """A request whose result has so many MiB and hardly compresses."""
+    blocks, count = layers(model), mib * MIB // 4
+    with torch.no_grad(), model.session(remote=True):
+        found = save([])
+        with model.trace(**INPUTS):
+            kept = residuals(blocks, LAST).flatten()
+            found.append(kept[0] + torch.rand(count, generator=torch.Generator().manual_seed(0)))
+    return found[0]
+
+
+@pytest.mark.parametrize("mib", [1, 12, 64])
+def test_a_large_result_arrives_whole(
+    tiny: Any, truth: torch.Tensor, mode: str, jobs_folder: Path, table: dict[str, Any], mib: int
+) -> None:
+    """Below and above 8 MiB, where NDIF no longer sends a result with its notice; in both modes."""
+    started = time.perf_counter()
+    with metered() as meter:
+        found = many_bytes(tiny, mib)
+    expected = truth.flatten()[0] + torch.rand(mib * MIB // 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found, expected)
+    assert meter.requests == 1 and meter.bytes_down > 0.5 * mib * MIB
+    (job,) = journal.jobs()
+    assert job.status == "COMPLETED" and job.bytes_down == meter.bytes_down
+    again = journal.load(job)
+    assert again is not None and torch.equal(again["found"][0], expected), "and lies on disk"
+    row = table.setdefault(f"a result of {mib} MiB", {})
+    row["local"] = {"difference": 0.0, "requests": 0, "bytes_up": 0, "bytes_down": 0, "seconds": 0.0}
+    row[mode] = {**row["local"], "requests": meter.requests, "bytes_up": meter.bytes_up, "bytes_down": meter.bytes_down}
+    row[mode]["seconds"] = round(time.perf_counter() - started, 2)
+
+
+def test_a_large_result_above_the_limit_is_not_fetched(
+    proxy: Proxy, tiny: Any, truth: torch.Tensor, jobs_folder: Path
+) -> None:
+    """The limit counts on the wire: nothing is downloaded, and with a higher limit the same job is fetched."""
+    with settings(max_result=2 * MIB), metered() as meter, pytest.raises(RemoteError, match="the limit is 2 MiB") as e:
+        many_bytes(tiny, 12)
+    assert meter.bytes_down == 0 and e.value.job
+    assert not list(jobs_folder.glob("*.safetensors"))
+    found = attach(e.value.job or "")["found"][0]
+    assert found.numel() == 12 * MIB // 4 and proxy.count("POST", "/request") == 1
+
+
+def test_a_read_too_large_for_one_result_is_cut(far: Any, organism: Any, client: Any, jobs_folder: Path) -> None:
+    """The estimate sees it coming: several requests, none near the limit; what cannot be cut is refused."""
+    from refusal_plugin.activations import collect
+    from refusal_plugin.organism.data import organism_prompts
+
+    prompts = organism_prompts(split="test", modality="text", renderings=1, limit=2)
+    whole = collect(organism, prompts, max_rows=2)
+    limit = whole.values.nbytes // 2
+    with settings(max_result=limit), metered() as meter:
+        found = collect(far, prompts, max_rows=2, remote=True)
+    assert torch.equal(found.values, whole.values) and meter.requests > 2
+    assert all(job.bytes_down < limit for job in journal.jobs())
+    with (
+        settings(max_result=100),
+        metered() as meter,
+        pytest.raises(RemoteError, match="its smallest part brings back"),
+    ):
+        collect(far, prompts, max_rows=2, remote=True)
+    assert meter.requests == 0
+
+
 def test_a_request_larger_than_the_limit_is_not_sent(
     tiny: Any, truth: torch.Tensor, client: Any, jobs_folder: Path
 ) -> None:

@@ -12,8 +12,8 @@ from refusal_plugin.answers import generate
 from refusal_plugin.edits import addition
 from refusal_plugin.prompts import PromptSet
 from refusal_plugin.recipe_files import recipe, recipes
-from refusal_plugin.remote import estimate, settings
-from refusal_plugin.remote.backend import metered
+from refusal_plugin.remote import RemoteError, estimate, journal, run, settings
+from refusal_plugin.remote.backend import Remote, metered
 from refusal_plugin.scores import Encoded, score
 
 pytestmark = pytest.mark.ndif
@@ -91,6 +91,64 @@ def test_scores(few: PromptSet, organism: Any, same: Callable[..., Any]) -> None
 
 def test_answers(few: PromptSet, same: Callable[..., Any]) -> None:
     same("answers, every modality", lambda m, r: generate(m, few, max_new_tokens=8, remote=r), parts)
+
+
+def test_candidate_selection(organism: Any, same: Callable[..., Any]) -> None:
+    """`select` by itself: the same candidate, strength and table, in one request."""
+    from refusal_plugin.directions import fit
+    from refusal_plugin.organism.data import organism_prompts
+    from refusal_plugin.scores import refusal_tokens
+    from refusal_plugin.selection import select
+
+    train = organism_prompts(split="train", modality="text", limit=24)
+    val = organism_prompts(split="val", modality="text", limit=4)
+    tokens = refusal_tokens(organism, train, max_new_tokens=8, progress=False)
+    candidates = fit(organism, train, progress=False)
+
+    def run(model: Any, remote: bool) -> Any:
+        return select(model, candidates, val, tokens, remote=remote, progress=False)
+
+    found = same("select", run, parts)
+    assert sum(row["chosen"] for row in found.table) == 1
+
+
+LARGE = {"direction_extraction": 100, "refusal_heads": 4, "safe_space": 4, "candidate_selection": 4}
+"""Recipes that are cut, and the prompts that make three requests or more of them."""
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_recipe_too_large_for_one_request_is_cut(
+    name: str, organism: Any, far: Any, client: Any, jobs_folder: Any
+) -> None:
+    """Several requests, the numbers of one; broken off in the middle, it goes on where it stopped."""
+    from refusal_plugin.organism.data import organism_prompts
+    from refusal_plugin.study.transfer import with_media_train
+
+    prompts = with_media_train(organism, organism_prompts(limit=LARGE[name], renderings=1), MODALITIES, 24)
+    module, sent = recipe(name), []
+    here = parts(module.run(organism, prompts))
+
+    def unwilling(self: Any, *args: Any) -> Any:
+        if len(sent) == 2:
+            raise RemoteError("run it", "the network is gone", "wait")
+        sent.append(1)
+        return send(self, *args)
+
+    send = Remote._send
+    with settings(max_tokens=1):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(RemoteError, match="network is gone"):
+            patch.setattr(Remote, "_send", unwilling)
+            run(module, far, prompts)
+        assert [job.status for job in journal.jobs()] == ["COMPLETED"] * 2
+        with metered() as meter:
+            there = parts(run(module, far, prompts))
+    assert meter.requests == len(meter.ids) - 2 > 0, "the two finished requests are read from disk"
+    assert len(here) == len(there)
+    for a, b in zip(here, there, strict=True):
+        if isinstance(a, torch.Tensor):
+            assert torch.allclose(a.double(), b.double(), rtol=0, atol=1e-6, equal_nan=True)
+        else:
+            assert a == b
 
 
 def test_long_work_is_sent_in_parts(few: PromptSet, organism: Any, far: Any, client: Any) -> None:

@@ -18,9 +18,12 @@ import torch
 
 from refusal_plugin.models.wrapper import TransformersModel, register
 from refusal_plugin.recipe_files import recipe, recipes
+from refusal_plugin.remote import settings
 
 HERE = Path(__file__).resolve().parent
 LOCAL_ONLY = {"study"}
+LIMITS = {"direction_extraction": 48}
+"""Enough prompts for several batches; the other recipes have several parts with 8."""
 CLOSE = 1e-6
 
 
@@ -102,15 +105,20 @@ def parts(value: Any) -> Iterator[torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(recipes()) - LOCAL_ONLY))
 def test_a_recipe_travels(name: str, organism: Any, shipped: Second) -> None:
+    """In one piece, and cut into as many requests as it has parts: the numbers of the run on this machine."""
     from refusal_plugin.organism.data import organism_prompts
 
-    prompts = organism_prompts(limit=8, renderings=1)
+    prompts = organism_prompts(limit=LIMITS.get(name, 8), renderings=1)
     here = list(parts(recipe(name).run(organism, prompts)))
     there = list(parts(recipe(name).run(organism, prompts, remote=True)))
     assert len(shipped.sent) == 1, "a recipe is one request"
-    assert len(here) == len(there) > 0
-    for a, b in zip(here, there, strict=True):
-        assert torch.allclose(a, b, rtol=0, atol=CLOSE, equal_nan=True)
+    shipped.sent.clear()
+    with settings(max_tokens=1):
+        cut = list(parts(recipe(name).run(organism, prompts, remote=True)))
+    assert len(shipped.sent) > 1
+    assert len(here) == len(there) == len(cut) > 0
+    for a, *others in zip(here, there, cut, strict=True):
+        assert all(torch.allclose(a, b, rtol=0, atol=CLOSE, equal_nan=True) for b in others)
 
 
 @pytest.mark.slow

@@ -1,12 +1,6 @@
 """The chapter on heads in a real browser, under the page's own policy: pictures, clicks, keys, hostile tokens."""
 
-import base64
-import hashlib
 import json
-import re
-import shutil
-import subprocess
-from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +9,13 @@ import pytest
 from refusal_plugin.report import render
 from refusal_plugin.report.circuitsvis import json_block, library
 
+from .browser import browser, look
 from .fixture import HOSTILE, fake_results, hostile_results
-from .test_report_browser import CHROMIUM, FLAGS
 
-browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found: apt-get install chromium")
 scripted = pytest.mark.skipif(library() is None, reason="circuitsvis is not installed: no interactive attention")
 
-WATCH = """window.seen = [];
-addEventListener("error", e => seen.push("error " + (e.message || e.target.src || e.target.href)), true);
-addEventListener("securitypolicyviolation", e => seen.push("policy " + e.violatedDirective + " " + e.blockedURI));
-for (const k of ["error", "warn"]) { console[k] = (...a) => seen.push(k + " " + a.join(" ")); }
-window.alert = text => seen.push("alert " + text);"""
-PROBE = """addEventListener("load", async () => {
-  const wait = ms => new Promise(done => setTimeout(done, ms));
-  const box = e => { const r = e.getBoundingClientRect(); return [Math.round(r.width), Math.round(r.height)]; };
-  await wait(2500);
+PROBE = """
+  await wait(2300);
   const view = document.querySelector(".cv");
   const titles = () => view ? [...view.querySelectorAll("h3")].map(h => h.textContent) : [];
   const zoomed = () => titles().find(t => /Zoomed/.test(t)) || null;
@@ -48,7 +34,7 @@ PROBE = """addEventListener("load", async () => {
     let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n; }) : [];
   const closed = [...document.querySelectorAll("details.attention")].slice(1);
   if (closed.length) { closed[0].querySelector("summary").click(); await wait(1500); }
-  const out = {
+  return {
     seen: window.seen, before, clicked, keyed, ink, focusable: thumbs.map(t => t.tabIndex),
     labels: thumbs.map(t => t.getAttribute("aria-label")),
     opened: closed.length ? closed[0].querySelectorAll("canvas").length : null,
@@ -57,46 +43,19 @@ PROBE = """addEventListener("load", async () => {
     tokens: [...document.querySelectorAll(".tokens .tok")].map(t => t.textContent).slice(0, 6),
     foreign: document.querySelectorAll(".trace img, .trace s, .cv img, .cv s").length,
     wide: document.documentElement.scrollWidth - innerWidth,
-    requests: performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:")),
-  };
-  const pre = document.createElement("pre"); pre.id = "probe"; pre.textContent = JSON.stringify(out);
-  document.body.appendChild(pre);
-});"""
+    requests: fetched(),
+  };"""
 
 
-def look(results: dict[str, Any], folder: Path, width: int = 1200) -> dict[str, Any]:
-    """Open the page as it is; only the two scripts that watch are added to its policy, by their hashes."""
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in (WATCH, PROBE)
-    )
-    page = render(results)
-    assert page.count("script-src ") == 1
-    page = page.replace("script-src ", f"script-src {hashes} ", 1)
-    meta = re.search(r'<meta http-equiv="Content-Security-Policy"[^>]*>', page)
-    assert meta
-    page = page.replace(meta[0], f"{meta[0]}<script>{WATCH}</script>", 1)
-    at = page.rindex("</body>")
-    path = folder / "page.html"
-    path.write_text(f"{page[:at]}<script>{PROBE}</script>{page[at:]}", encoding="utf-8")
-    assert CHROMIUM is not None
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900"]
-    done = subprocess.run(
-        [*command, "--virtual-time-budget=20000", "--dump-dom", path.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.S)
-    assert found, done.stderr[-500:]
-    return dict(json.loads(unescape(found[1])))
+NOTEBOOK = """await wait(3000);
+  return {seen: window.seen, requests: fetched(), canvases: document.querySelectorAll("canvas").length};"""
 
 
 @browser
 @scripted
 @pytest.mark.parametrize("width", [1200, 500])
 def test_attention_answers_to_clicks_and_keys(tmp_path: Path, width: int) -> None:
-    seen = look(fake_results(), tmp_path, width)
+    seen = look(render(fake_results()), PROBE, tmp_path, width=width)
     assert seen["seen"] == [] and seen["requests"] == []
     assert seen["before"] and seen["clicked"] and seen["keyed"]
     assert len({seen["before"], seen["clicked"], seen["keyed"]}) == 3
@@ -111,7 +70,7 @@ def test_attention_answers_to_clicks_and_keys(tmp_path: Path, width: int) -> Non
 
 @browser
 def test_hostile_tokens_stay_text(tmp_path: Path) -> None:
-    seen = look(hostile_results(), tmp_path)
+    seen = look(render(hostile_results()), PROBE, tmp_path)
     assert seen["seen"] == [] and seen["requests"] == []
     assert seen["foreign"] == 0
     assert all("</script><img src=x onerror" in token for token in seen["tokens"])
@@ -141,7 +100,7 @@ def test_data_cannot_end_its_script() -> None:
     assert json.loads(inside)["tokens"][0] == HOSTILE
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None and CHROMIUM is None, reason="no Chromium")
+@browser
 @scripted
 def test_the_notebook_view_is_a_page_of_its_own(tmp_path: Path, organism: Any) -> None:
     from refusal_plugin.heads import attribute_sources
@@ -162,10 +121,8 @@ def test_the_notebook_view_is_a_page_of_its_own(tmp_path: Path, organism: Any) -
     assert "connect-src" not in view.page and "default-src 'none'" in view.page
     assert view._repr_html_().startswith("<iframe") and "<script" not in view._repr_html_()
     path = view.save(tmp_path / "attention.html")
-    assert CHROMIUM is not None
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=8000", "--dump-dom"]
-    done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.count("<canvas") >= 3
+    seen = look(path.read_text(encoding="utf-8"), NOTEBOOK, tmp_path)
+    assert seen["seen"] == [] and seen["requests"] == [] and seen["canvases"] >= 3
     plain = attribute_sources(organism, direction, [Prompt("how do i bake the bread ?")], [(0, 0)], progress=False)
     with pytest.raises(ValueError, match="keep_attention"):
         AttentionView(plain)

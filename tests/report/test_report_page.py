@@ -139,3 +139,21 @@ def test_write_is_all_or_nothing(tmp_path: Path) -> None:
 def test_a_table_escapes_its_cells() -> None:
     table = str(html_table(["<b>"], [["<img src=x onerror=alert(1)>"]]))
     assert "<img" not in table and "&lt;img" in table and "<b>" not in table
+
+
+def test_silent_heads_are_outlined_and_shared_heads_stand_beside_their_null() -> None:
+    results = fake_results()
+    page = render(results)
+    chart = {m: page[page.index(f"Contrast, {m}") :][:20000].split("</svg>")[0] for m in ("text", "audio")}
+    assert "outlined: layer 1 head 2" in chart["audio"] and "outlined" not in chart["text"]
+    assert chart["audio"].count("stroke:var(--rp-ink)") == 1
+    agreement = page[page.index('id="heads-agreement"') :].split("</figure>")[0]
+    assert "3 of 5" in agreement and "chance 15%" in agreement and "p = 0.010" in agreement
+    results["heads"]["silent"] = []
+    assert "silent here" not in render(results)
+
+
+def test_the_last_tokens_attention_is_in_the_table() -> None:
+    results = fake_results()
+    results["heads"]["examples"][0]["attention"][0][-1][3] = 0.4321
+    assert "attention L1 H0" in render(results) and "0.43" in render(results)

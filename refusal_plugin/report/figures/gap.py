@@ -79,11 +79,11 @@ def gap_figure(results: Mapping[str, Any]) -> Markup:
         f"The same content as text and as another medium, at layer {layer}: where does the stream move, and "
         "does moving it back help?",
         panels,
-        reading="Left: only the part along the refusal direction can move a request towards or away from refusal; a "
-        "gap that is no common translation cannot be undone by subtracting a mean. CKA is taken over pairs and freed "
-        "from the bias of small sets. Middle: harmful requests should lie right of 0, safe ones left of it. Right: "
-        "harm that was not read is no gap in refusal, so the second line counts only what the model reads back "
-        "correctly.",
+        reading="Parts of the shift: only the part along the refusal direction can move a request towards or away from "
+        "refusal; a gap that is no common translation cannot be undone by subtracting a mean. CKA is taken over pairs "
+        "and freed from the bias of small sets. Side of the midpoint: harmful requests should lie right of 0, safe "
+        "ones left of it. Refused less than in text: harm that was not read is no gap in refusal, so the second line "
+        "counts only what the model reads back correctly.",
         tables=[html_table(["", *names], table, caption="Value with 95% interval.")],
     )
 
@@ -101,7 +101,6 @@ def _bars(
     plot = svg.Plot(height=n * ROW + len(groups) * 10 + 40, left=54, right=54, top=6, bottom=34)
     scale = plot.x(*domain)
     plot.x_axis(scale, svg.ticks(*domain, 4), lambda v: decimal(v, 1), "")
-    plot.add(svg.rule(scale(0.0), plot.top, scale(0.0), plot.height - plot.bottom, "reference"))
     y = plot.top + ROW / 2
     said = []
     for name, group in groups:
@@ -111,7 +110,9 @@ def _bars(
             )
         )
         for k, (label, rate) in enumerate(group):
-            plot.add(svg.text(plot.left + 4, y - 8, label, class_="tick"))
+            # The line at zero stands beside the marks alone: through a row's name it could not be read.
+            plot.add(svg.rule(scale(0.0), y, scale(0.0), y + ROW - 18, "reference"))
+            plot.add(svg.text(plot.left + 4, y - 8, label, class_="tick halo"))
             if rate.value is None:
                 plot.add(svg.text(plot.width - 4, y + 5, NOT_MEASURED, anchor="end", class_="tick"))
             else:

@@ -1,4 +1,4 @@
-"""Direct and total effects of the top heads, removal against random heads, and agreement between modalities."""
+"""Direct and total effects of the top heads, and removal against random heads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -115,8 +115,8 @@ def removal_figure(found: Mapping[str, Any]) -> Markup | None:
     rows = [mapping(row) for row in sequence(found.get("removal"))]
     if not rows:
         return None
-    arms = (("none", "control", "as it is"), ("random", "benign", "random heads"), ("top", "harmful", "top heads"))
-    plot = svg.Plot(height=20 + 66.0 * len(rows) + 38, left=62, right=24, top=12, bottom=38)
+    arms = (("none", "accent", "as it is"), ("random", "control", "random heads"), ("top", "harmful", "top heads"))
+    plot = svg.Plot(height=20 + 66.0 * len(rows) + 38, left=62, right=58, top=12, bottom=38)
     x = plot.x(0.0, 1.0)
     plot.x_axis(x, [0, 0.25, 0.5, 0.75, 1.0], percent, "harmful requests refused")
     table: list[list[object]] = []
@@ -142,8 +142,9 @@ def removal_figure(found: Mapping[str, Any]) -> Markup | None:
             plot.add(bar)
             if rate.low is not None and rate.high is not None:
                 plot.add(svg.whisker(x(rate.low), x(rate.high), y, "var(--rp-ink)", width=1.4))
-            plot.add(svg.text(min(x(rate.value) + 6, svg.WIDTH - 30), y - 8.5, "", class_="tick"))
             plot.add(svg.mark(x(rate.value), y, colour(hue), size=3.4, title=f"{name}: {share(rate)}"))
+            strong = "strong" if key == "top" else "tick"
+            plot.add(svg.text(svg.WIDTH - 4, y, percent(rate.value), anchor="end", class_=strong))
         heads = ", ".join(f"L{a} H{b}" for a, b in (sequence(head) for head in sequence(row.get("heads"))))
         random = [finite(mapping(effect).get("value")) for effect in sequence(row.get("score_random"))]
         table.append(
@@ -155,6 +156,7 @@ def removal_figure(found: Mapping[str, Any]) -> Markup | None:
                 ", ".join(decimal(v) for v in random),
             ]
         )
+    most = max(len(sequence(row.get("heads"))) for row in rows)
     said = "; ".join(f"{row[0]}: as it is {row[2]}, random heads {row[3]}, top heads {row[4]}" for row in table)
     drawn = plot.render("Refusals without the top heads", said)
     columns = [
@@ -167,7 +169,7 @@ def removal_figure(found: Mapping[str, Any]) -> Markup | None:
     return figure(
         "heads-removal",
         "What if the top heads of a modality are taken away together?",
-        "Each modality's four strongest heads are replaced by their benign means at the last prompt token, and the "
+        f"Each modality's {most} strongest heads are replaced by their benign means at the last prompt token, and the "
         "model answers. The control replaces as many random heads in the same layers.",
         [panel(drawn)],
         legend=[svg.glyph(colour(hue), shape="square", label=name) for _, hue, name in arms],
@@ -175,94 +177,3 @@ def removal_figure(found: Mapping[str, Any]) -> Markup | None:
         "falls, other parts carry it too: the direction is written more than once.",
         tables=[html_table(columns, table, caption="Harmful test prompts refused, first words of the answer.")],
     )
-
-
-def agreement_figure(found: Mapping[str, Any]) -> Markup | None:
-    """Rank correlation of all heads between modalities, and the heads of text that fall silent."""
-    rows = [mapping(row) for row in sequence(found.get("overlap"))]
-    if not rows:
-        return None
-    names = modality_order({str(row.get(key)): 1 for row in rows for key in ("one", "other")})
-    cells: list[list[float | None]] = [[None] * len(names) for _ in names]
-    for row in rows:
-        a, b = names.index(str(row.get("one"))), names.index(str(row.get("other")))
-        cells[a][b] = cells[b][a] = finite(row.get("rho"))
-    table = [
-        [
-            f"{row.get('one')} and {row.get('other')}",
-            f"{decimal(finite(row.get('rho')))} (p = {decimal(finite(row.get('rho_p')), 3)})",
-            f"{percent(finite(row.get('overlap')))} of the top {finite(row.get('k')) or 0:.0f}",
-            f"{percent(finite(row.get('overlap_null')))} (p = {decimal(finite(row.get('overlap_p')), 3)})",
-        ]
-        for row in rows
-    ]
-    silent = [mapping(row) for row in sequence(found.get("silent"))]
-    norm = finite(found.get("norm")) or 1.0
-    lost = [
-        [
-            f"{head_name(row)} in {row.get('modality')}",
-            percent((finite(row.get("text")) or 0.0) / norm, 1),
-            percent((finite(row.get("there")) or 0.0) / norm, 1),
-        ]
-        for row in silent
-    ]
-    listed = (
-        html_table(
-            ["head", "in text", "there"], lost[:12], caption="Heads that write in text and stay silent elsewhere."
-        )
-        if lost
-        else tag("p", "No head of text falls silent in another modality.", class_="note")
-    )
-    tables = [
-        html_table(["", "rank correlation", "shared heads", "by chance"], table, caption="Agreement of circuits.")
-    ]
-    if lost:
-        head = ["head", "in text", "there"]
-        tables.append(html_table(head, lost, caption="All silent heads, in percent of text's distance."))
-    return figure(
-        "heads-agreement",
-        "Do the same heads write refusal in every modality?",
-        "Rank correlation of the contrasts of all heads between two modalities. Chance is measured by shuffling the "
-        "heads inside each layer, so that layers which write more everywhere do not count as agreement.",
-        [
-            panel(_matrix(cells, names), "Rank correlation"),
-            tag(
-                "div",
-                tag("p", "Silent heads", class_="panel-title"),
-                tag("div", listed, class_="scroll", tabindex=0, role="region", aria_label="Silent heads"),
-                class_="panel",
-            ),
-        ],
-        reading="1.00: the same heads in the same order. A head is called silent where it keeps under a quarter of its "
-        "contrast in text and its whole interval lies below text's: where harm is seen but not refused, look here "
-        "first.",
-        tables=tables,
-    )
-
-
-def _matrix(cells: list[list[float | None]], names: list[str]) -> Markup:
-    left, step = 58.0, 62.0
-    plot = svg.Plot(height=24 + step * len(names), left=left, right=6, top=24, bottom=0)
-    for i, one in enumerate(names):
-        plot.add(svg.text(left - 8, 24 + (i + 0.5) * step, one, anchor="end", fill=colour(one), class_="strong"))
-        plot.add(svg.text(left + (i + 0.5) * 88, 12, one, anchor="middle", fill=colour(one), class_="strong"))
-        for j, other in enumerate(names):
-            value = cells[i][j]
-            box = {"x": left + j * 88 + 2, "y": 24 + i * step + 2, "width": 84.0, "height": step - 4, "rx": 5.0}
-            if value is None:
-                plot.add(tag("rect", **box, style="fill:var(--rp-surface)"))
-                continue
-            hue = "var(--rp-accent)" if value >= 0 else "var(--rp-harmful)"
-            plot.add(
-                tag(
-                    "rect",
-                    tag("title", f"{one} and {other}: {decimal(value)}"),
-                    **box,
-                    style=f"fill:{hue}",
-                    fill_opacity=round(min(1.0, abs(value)) * 0.85, 3),
-                )
-            )
-            ink = "var(--rp-bg)" if abs(value) > 0.6 else "var(--rp-ink)"
-            plot.add(svg.text(left + (j + 0.5) * 88, 24 + (i + 0.5) * step, decimal(value), anchor="middle", fill=ink))
-    said = "; ".join(f"{names[i]} and {names[j]} {decimal(cells[i][j])}" for i in range(len(names)) for j in range(i))
-    return plot.render("Rank correlation of heads between modalities", said)

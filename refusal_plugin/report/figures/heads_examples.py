@@ -94,8 +94,8 @@ def _example(row: Mapping[str, Any], media: Mapping[str, Any], place: int, inter
         parts.append(
             tag(
                 "div",
-                _overlay(row, media, [along[i] for i in inside], limit, "refusal projection"),
-                _overlay(row, media, *_own_scale([taken[i] for i in inside], most)) if taken else None,
+                media_overlay(row, media, [along[i] for i in inside], limit, "refusal projection"),
+                media_overlay(row, media, *_own_scale([taken[i] for i in inside], most)) if taken else None,
                 class_="overlays",
             )
         )
@@ -119,6 +119,7 @@ def _example(row: Mapping[str, Any], media: Mapping[str, Any], place: int, inter
                 f"attention-{place}", [str(t) for t in tokens], attention, names_list, summary=said, opened=not place
             )
         )
+    seen = [sequence(sequence(pattern)[-1]) for pattern in attention if sequence(pattern)]
     rows = [
         [
             f"{index}: {word}",
@@ -126,13 +127,22 @@ def _example(row: Mapping[str, Any], media: Mapping[str, Any], place: int, inter
             _cell(raw, index),
             _cell(along, index),
             *(_cell(sequence(head.get("values")), index) for head in heads),
+            *(_cell(row, index) for row in seen),
         ]
         for index, (word, span) in enumerate(zip(tokens, spans, strict=False))
     ]
     table = html_table(
-        ["token", "part", "projection", "above benign", *(_name(head) for head in heads)],
+        [
+            "token",
+            "part",
+            "projection",
+            "above benign",
+            *(_name(head) for head in heads),
+            *(f"attention {_name(head)}" for head in heads[: len(seen)]),
+        ],
         rows,
-        caption="Projection (0 = benign text, 1 = harmful text) and contributions in units of the stream.",
+        caption="Projection (0 = benign text, 1 = harmful text), contributions in units of the stream, and what the "
+        "last token attends to.",
     )
     parts.append(tag("details", tag("summary", "Numbers behind this request"), scroll(table, f"Numbers of {modality}")))
     return tag("article", parts, class_="trace", style=f"--hue:{colour(modality)}")
@@ -167,7 +177,7 @@ def _taken(heads: Sequence[Mapping[str, Any]], n: int) -> list[float]:
     return total
 
 
-def _overlay(
+def media_overlay(
     row: Mapping[str, Any], media: Mapping[str, Any], values: Sequence[float | None], limit: float, name: str
 ) -> Markup:
     """A value per soft token, laid over the picture, the film strip or the spectrogram it stands for."""

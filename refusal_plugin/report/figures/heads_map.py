@@ -5,7 +5,7 @@ from typing import Any
 
 from refusal_plugin.report import svg
 from refusal_plugin.report.figures.figure import empty, figure, panel
-from refusal_plugin.report.figures.heat import AWAY, TOWARDS, grid, heatmap, largest, whole
+from refusal_plugin.report.figures.heat import AWAY, RING, TOWARDS, grid, heatmap, largest, whole
 from refusal_plugin.report.markup import Markup, tag
 from refusal_plugin.report.palette import colour, modality_order
 from refusal_plugin.report.table import html_table
@@ -17,15 +17,17 @@ TITLE = "Which heads write the refusal direction?"
 def heads_map_figure(found: Mapping[str, Any]) -> Markup:
     """Contrast, and the mean over harmful prompts, of every head and modality, in shares of text's own difference."""
     contrasts, norm = mapping(found.get("contrast")), finite(found.get("norm")) or 1.0
+    along = found.get("along", "the stream along the refusal direction")
+    distance = found.get("distance", "the distance between harmful and benign text")
     names = [m for m in modality_order(contrasts) if grid(mapping(contrasts[m]).get("value"))]
     if not names:
         return empty("heads-map", TITLE, "No head could be attributed in this run.")
     values = {m: _share(mapping(contrasts[m]).get("value"), norm) for m in names}
     means = {m: _share(mapping(contrasts[m]).get("harmful"), norm) for m in names}
     limit, raw = largest(*values.values()), largest(*means.values())
-    panels = []
+    panels, quiet = [], {m: _silent(found, m) for m in names}
     for m in names:
-        drawn = heatmap(values[m], limit, f"Contrast, {m}", whole, sure=_sure(mapping(contrasts[m])))
+        drawn = heatmap(values[m], limit, f"Contrast, {m}", whole, sure=_sure(mapping(contrasts[m])), ring=quiet[m])
         panels.append(panel(drawn, m, "harmful minus benign", hue=colour(m)))
     below = [
         panel(heatmap(means[m], raw, f"Mean over harmful prompts, {m}", whole), m, "harmful prompts", hue=colour(m))
@@ -37,21 +39,23 @@ def heads_map_figure(found: Mapping[str, Any]) -> Markup:
         tag("p", "A head with a constant bias has a large value here and no contrast above.", class_="note"),
         tag("div", below, class_="panels"),
     )
+    outlined = svg.glyph(RING, shape="square", hollow=True, label="strong in text, silent here")
+    outline = [outlined] if any(quiet.values()) else []
     made = figure(
         "heads-map",
         TITLE,
-        "What each attention head adds to the stream along the refusal direction at the last prompt token: harmful "
-        "minus benign prompts, in percent of the distance between harmful and benign text. The contributions are "
-        "exact and add up to the projection itself.",
+        f"What each attention head adds to {along} at the last prompt token: harmful minus benign prompts, in percent "
+        f"of {distance}. The contributions are exact and add up to the whole.",
         panels,
         legend=[
             svg.glyph(TOWARDS, shape="square", label="towards refusal"),
             svg.glyph(AWAY, shape="square", label="away from it"),
+            *outline,
         ],
         reading="Numbers stand where the 95% interval excludes zero. All maps share one scale, so a head that is "
         "strong in text and pale in another modality does not pass the harm on there. What a head adds directly is "
         "not yet what the model would do without it: that takes removal.",
-        tables=[_table(names, contrasts, norm)],
+        tables=[_table(names, contrasts, norm, distance)],
     )
     return Markup(str(made).replace("</figure>", f"{more}</figure>", 1))
 
@@ -138,6 +142,13 @@ def _share(found: object, norm: float) -> list[list[float | None]]:
     return [[None if v is None else v / norm for v in row] for row in grid(found)]
 
 
+def _silent(found: Mapping[str, Any], modality: str) -> list[tuple[int, int]]:
+    """The heads that write in text and fall silent in this modality."""
+    rows = [mapping(row) for row in sequence(found.get("silent"))]
+    places = [(finite(row.get("layer")), finite(row.get("head"))) for row in rows if row.get("modality") == modality]
+    return [(int(layer), int(head)) for layer, head in places if layer is not None and head is not None]
+
+
 def _sure(found: Mapping[str, Any]) -> list[list[bool]]:
     """Cells whose interval excludes zero."""
     low, high = grid(found.get("low")), grid(found.get("high"))
@@ -147,7 +158,7 @@ def _sure(found: Mapping[str, Any]) -> list[list[bool]]:
     ]
 
 
-def _table(names: list[str], contrasts: Mapping[str, Any], norm: float) -> Markup:
+def _table(names: list[str], contrasts: Mapping[str, Any], norm: float, distance: object) -> Markup:
     rows: list[list[object]] = []
     for m in names:
         found = mapping(contrasts[m])
@@ -159,6 +170,4 @@ def _table(names: list[str], contrasts: Mapping[str, Any], norm: float) -> Marku
                 sides = [None if at[key] is None else decimal(at[key], 1) for key in ("harmful", "benign")]
                 rows.append([f"{m}, layer {layer}, head {head}", scalar(rate, 1), *sides])
     heads = ["", "contrast [95%]", "harmful", "benign"]
-    return html_table(
-        heads, rows, caption="Direct contributions in percent of the distance between harmful and benign text."
-    )
+    return html_table(heads, rows, caption=f"Direct contributions in percent of {distance}.")

@@ -6,7 +6,7 @@ from refusal_plugin.report import svg
 from refusal_plugin.report.markup import Markup, tag
 from refusal_plugin.report.words import finite, sequence, signed
 
-TOWARDS, AWAY = "var(--rp-harmful)", "var(--rp-text)"
+TOWARDS, AWAY, RING = "var(--rp-harmful)", "var(--rp-text)", "var(--rp-ink)"
 ROOM = 30.0  # user units of a cell below which no number is written
 
 
@@ -43,7 +43,7 @@ def heatmap(
         title: said to screen readers, with the largest cells.
         say: writes a value.
         sure: cells whose interval excludes zero; the others are hatched by a dot pattern of lower strength.
-        ring: cells to outline.
+        ring: cells to outline, said to screen readers too.
     """
     n_layers, n_heads = len(rows), max((len(row) for row in rows), default=0)
     width = svg.WIDTH - 34 - 6
@@ -84,7 +84,7 @@ def heatmap(
                         width=cell - 3,
                         height=tall - 3,
                         rx=3.0,
-                        style="fill:none;stroke:var(--rp-ink)",
+                        style=f"fill:none;stroke:{RING}",
                         stroke_width=1.6,
                     )
                 )
@@ -102,6 +102,8 @@ def heatmap(
         key=lambda cell: -abs(cell[0]),
     )
     said = "Largest: " + ", ".join(f"layer {layer} head {head} {say(v)}" for v, layer, head in order[:5])
+    if ring:
+        said += "; outlined: " + ", ".join(f"layer {layer} head {head}" for layer, head in sorted(ring))
     return plot.render(title, said)
 
 

@@ -1,0 +1,69 @@
+"""A value per soft token of a medium, over the picture, the film strip or the spectrogram that it stands for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import DataError
+from ..models.heads import media_grid
+from ..prompts import Prompt, encode
+from .projection import TokenProjection
+from .sources import SourceAttribution
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Values over a medium.
+
+    Attributes:
+        name: what the values are.
+        modality: "image", "video" or "audio".
+        values: one per soft token, in reading order.
+        grid: how they lie: (frames, rows, columns).
+        pictures: the image, the frames, or the spectrogram, as data URIs.
+    """
+
+    name: str
+    modality: str
+    values: Float[Tensor, " token"]
+    grid: tuple[int, int, int]
+    pictures: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Overlay({self.name} over {self.modality}, {' x '.join(map(str, self.grid))} places)"
+
+    def _repr_html_(self) -> str:
+        from ..report.notebook_circuit import overlay_view
+
+        return str(overlay_view(self))
+
+
+def overlay(model: Any, found: TokenProjection | SourceAttribution, prompt: Prompt) -> Overlay:
+    """Lay what was found at the soft tokens of one prompt over its medium.
+
+    Args:
+        model: the model that was measured.
+        found: projections of the tokens, or contributions by source (then the sum over its heads is shown).
+        prompt: one of those that were measured, with its medium.
+
+    Raises:
+        DataError: another prompt, or one of text.
+    """
+    # The study draws the same pictures; they are its own, and it imports this room.
+    from ..study.examples import media_record
+    from ..study.heads import spectrogram
+
+    if prompt.id not in found.labels.ids or prompt.modality == "text":
+        have = f"it is {prompt.modality}; measured were {', '.join(found.labels.ids[:5])}"
+        raise DataError(f"lay values over prompt '{prompt.id}'", have, "give a measured prompt with a medium")
+    row = found.labels.ids.index(prompt.id)
+    value, name = found.values[row], "refusal projection"
+    if isinstance(found, SourceAttribution):
+        value, name = value.sum(0), "written along the direction by " + ", ".join(f"L{a} H{b}" for a, b in found.heads)
+    inside = value[[place for place, span in enumerate(found.spans[row]) if span == "media"]]
+    inputs = encode(model, prompt).inputs
+    sound = spectrogram(inputs)
+    drawn = sound or list((media_record(prompt) or {}).get("data", ()))
+    return Overlay(name, prompt.modality, inside, media_grid(inputs, prompt.modality, len(inside)), tuple(drawn))

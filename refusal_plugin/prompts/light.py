@@ -1,0 +1,24 @@
+"""A pass for the next token alone: no cache of keys and values, the output head at the last position only.
+
+The head is a quarter of a pass at 0.1B parameters with 32,000 words, 28 % at 0.5B with 152,000, 7 % at 7B.
+"""
+
+from typing import Any
+
+from .batch import Batch
+from .source import source_of
+
+
+def light_inputs(model: Any, batch: Batch, copies: int = 1) -> dict[str, Any]:
+    """The inputs of a batch, repeated, with what makes a pass for the next token cheaper.
+
+    The cache of keys and values is of no use in a single pass, and the head need not run at every position.
+    """
+    inputs: dict[str, Any] = dict(batch.inputs)
+    if copies > 1:
+        inputs = {name: value.repeat(copies, *[1] * (value.ndim - 1)) for name, value in inputs.items()}
+    accepts = source_of(model).accepts
+    if accepts is None:
+        return inputs
+    cheap = {"use_cache": False, "logits_to_keep": 1}
+    return inputs | {name: value for name, value in cheap.items() if name in accepts}

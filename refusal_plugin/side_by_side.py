@@ -1,0 +1,125 @@
+"""Many edits of the same prompts in the same batches: each row is a (edit, prompt), sorted by length.
+
+    D defences x S strengths x N prompts     one pass for every batch of rows, instead of D x S x N runs
+
+A row's edit acts on that row alone (`traced.write.on_rows`), so the answers are those of each edit by itself: the same
+ids (tested with gated and remembering edits). Edits of the prompt only and edits of every step go into
+batches of their own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from .answers import Answer, decoded, generate_ids
+from .backoff import backed_off, encoder
+from .edits import Edit, SiteEdit
+from .errors import DirectionError, PromptError
+from .models import anatomy
+from .progress import Progress, track
+from .prompts import Prompt, batches
+from .prompts.batch import Batch
+from .traced.write import on_rows
+
+
+def side_by_side(edits: Sequence[Edit | None], arms: Sequence[int]) -> Edit:
+    """One edit for a batch whose row i has `edits[arms[i]]`.
+
+    Args:
+        edits: what each arm does; None leaves its rows alone.
+        arms: per row of the batch, its arm.
+
+    Raises:
+        DirectionError: they act at different times, or one is bound to rows of a batch already.
+    """
+    used = {k: edits[k] for k in sorted(set(arms))}
+    chosen = {k: edit for k, edit in used.items() if edit is not None and edit.parts}
+    when = {edit.when for edit in chosen.values()}
+    if len(when) > 1:
+        raise DirectionError("run edits side by side", f"they act at {sorted(when)}", "batch those of one time")
+    parts = []
+    for k, edit in chosen.items():
+        if edit.rows is not None:
+            raise DirectionError(
+                f"run edit '{edit.name}' side by side", f"it is bound to {edit.rows} rows", "give one strength"
+            )
+        rows = torch.tensor([row for row, arm in enumerate(arms) if arm == k])
+        for part in edit.parts:
+            inner = dict(part.tensors)
+            if "memory" in inner:  # an edit's memory is its own, and holds its own rows only
+                inner["memory"] = f"{k}/{inner['memory']}"
+            tensors = {"rows": rows, "function": part.function, "tensors": inner}
+            parts.append(SiteEdit(part.layer, part.site, on_rows, tensors, part.where))
+    return Edit("side by side", tuple(parts), when.pop() if when else "every_step")
+
+
+def generate_arms(
+    model: Any,
+    prompts: Iterable[Prompt],
+    edits: Mapping[str, Edit | None],
+    *,
+    max_new_tokens: int = 32,
+    system: str | None = None,
+    token_budget: int = 8192,
+    max_rows: int = 128,
+    progress: Progress = None,
+) -> dict[str, list[Answer]]:
+    """Greedy answers to the same prompts under many edits, as rows of shared batches.
+
+    Args:
+        model: a loaded model.
+        prompts: of any modality the model takes.
+        edits: arm to its edit (a defence at one strength: `defence.edit(strength)`); None is the model as it is.
+        max_new_tokens: longest answer, in tokens.
+        system: system text for every prompt.
+        token_budget, max_rows: limits of one batch.
+        progress: None shows a bar where somebody can see it.
+
+    Returns:
+        arm to its answers, in the order of the prompts.
+
+    Raises:
+        PromptError: 0 prompts, 0 edits, or 0 tokens asked for.
+        DirectionError: an edit does not fit the model, or is bound to rows of a batch already.
+        ModelError: a single row does not fit into memory.
+    """
+    chosen, names, facts = list(prompts), list(edits), anatomy(model)
+    if not chosen or not names or max_new_tokens < 1:
+        found = f"{len(chosen)} prompts, {len(names)} edits, {max_new_tokens} tokens"
+        raise PromptError("generate answers side by side", found, "give at least one of each")
+    for edit in edits.values():
+        if edit is not None:
+            edit.check(facts)
+    answers: dict[str, list[Answer | None]] = {name: [None] * len(chosen) for name in names}
+    with track(len(chosen) * len(names), "answers", progress) as advance:
+        for group in _of_one_time(edits):
+            arms = [edits[name] for name in group]
+            work = batches(model, chosen * len(group), token_budget=token_budget, max_rows=max_rows, system=system)
+
+            def answer(item: tuple[list[int], Batch], arms: Sequence[Edit | None] = arms) -> list[list[int]]:
+                rows, batch = item
+                edit = side_by_side(arms, [row // len(chosen) for row in rows])
+                ids = generate_ids(model, batch.inputs, edit, max_new_tokens=max_new_tokens)
+                found: list[list[int]] = ids[:, batch.length :].tolist()
+                return found
+
+            again = encoder(model, system=system)
+            for (rows, batch), ids in backed_off(work, answer, again, asked="generate answers side by side"):
+                for row, new in zip(rows, ids, strict=True):
+                    prompt = row % len(chosen)
+                    answers[group[row // len(chosen)]][prompt] = decoded(model, chosen[prompt].id, new)
+                advance(batch.size)
+    return {name: [answer for answer in answers[name] if answer is not None] for name in names}
+
+
+def _of_one_time(edits: Mapping[str, Edit | None]) -> list[list[str]]:
+    """Arms whose edits act at the same time; the untouched model goes with the first of them."""
+    groups: dict[str, list[str]] = {}
+    plain = [name for name, edit in edits.items() if edit is None or not edit.parts]
+    for name, edit in edits.items():
+        if name not in plain and edit is not None:
+            groups.setdefault(edit.when, []).append(name)
+    made = list(groups.values()) or [[]]
+    made[0] = [*plain, *made[0]]
+    return made

@@ -1,0 +1,62 @@
+"""The largest strength on a grid whose cost stays within a target, for many candidates in step.
+
+The answer is that of bisection, in half as many steps: a small addition costs a KL that grows with the square of its
+strength, which says where the limit should lie. The neighbours of each guess settle it. Who measures the costs asks and
+tells in turn, so the same search runs here and beside the weights.
+
+    state = grid_begin(n, size)
+    while len((question := grid_ask(state, target))[1]):
+        where, which = question                     # grid points (candidate,), and the candidates that are asked for
+        grid_tell(state, where, which, costs, target)
+"""
+
+import torch
+
+
+def grid_begin(n, size):
+    """A search for n candidates over the grid points 0 to size; point 0 costs nothing.
+
+    Returns:
+        dict: "low", "high" (candidate,) grid points, "low_cost", "high_cost" (candidate,) and "step".
+    """
+    return {
+        "low": torch.zeros(n, dtype=torch.long),
+        "high": torch.full((n,), size),
+        "low_cost": torch.zeros(n),
+        "high_cost": torch.zeros(n),
+        "step": -1,
+    }
+
+
+def grid_ask(state, target):
+    """What to measure next.
+
+    Returns:
+        grid points (candidate,), given for all, and the candidates (k,) that are asked for; none when it is over.
+    """
+    low, high, step = state["low"], state["high"], state["step"]
+    if step < 0:  # the end of the grid first: it may cost too little to be a limit
+        return high.clone(), torch.arange(len(high))
+    which = torch.nonzero(high - low > 1).flatten()
+    # Where sqrt(cost), a straight line through the bracket's ends, meets the target; just above it, then just below,
+    # so that both ends close in. Every third step halves, whatever the shape of the curve.
+    a, b = state["low_cost"].clamp_min(0).sqrt(), state["high_cost"].clamp_min(0).sqrt()
+    share = ((target**0.5 - a) / (b - a)).nan_to_num(0.5).clamp(0, 1)
+    guess = low + (share * (high - low)).long() + step % 2
+    where = torch.where(torch.tensor(step % 3 == 2), (low + high) // 2, guess)
+    return where.clamp(low + 1, high - 1), which
+
+
+def grid_tell(state, where, which, costs, target):
+    """Note costs (k,) of the candidates that were asked for, at their grid points.
+
+    Args:
+        state: changed in place.
+        where, which: as they were asked.
+        costs: measured; NaN counts as too much.
+        target: largest allowed cost.
+    """
+    fits, at = costs <= target, where[which]
+    state["low"][which[fits]], state["low_cost"][which[fits]] = at[fits], costs[fits]
+    state["high"][which[~fits]], state["high_cost"][which[~fits]] = at[~fits], costs[~fits]
+    state["step"] += 1
