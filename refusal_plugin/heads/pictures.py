@@ -9,6 +9,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..models.heads import media_grid
 from ..prompts import Prompt, encode
+from ..prompts.data_uris import media_record, spectrogram
 from .projection import TokenProjection
 from .sources import SourceAttribution
 
@@ -51,10 +52,6 @@ def overlay(model: Any, found: TokenProjection | SourceAttribution, prompt: Prom
     Raises:
         DataError: another prompt, or one of text.
     """
-    # The study draws the same pictures; they are its own, and it imports this room.
-    from ..study.examples import media_record
-    from ..study.heads import spectrogram
-
     if prompt.id not in found.labels.ids or prompt.modality == "text":
         have = f"it is {prompt.modality}; measured were {', '.join(found.labels.ids[:5])}"
         raise DataError(f"lay values over prompt '{prompt.id}'", have, "give a measured prompt with a medium")

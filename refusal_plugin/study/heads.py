@@ -4,14 +4,11 @@ Heads are ranked by their contrast on the validation split; everything that is r
 test split, whose pairs are others. Prompts per role and modality are bounded, so that the section costs seconds.
 """
 
-import base64
-import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 
 from ..directions import Direction
 from ..errors import RefusalPluginError
@@ -23,6 +20,7 @@ from ..heads.sources import SPANS, attribute_sources
 from ..models import anatomy
 from ..models.heads import media_grid
 from ..prompts import Prompt, PromptSet, encode
+from ..prompts.data_uris import spectrogram
 from ..scores import RefusalTokens
 
 Record = dict[str, Any]
@@ -295,20 +293,6 @@ def readable(tokens: Sequence[str], spans: Sequence[str], modality: str) -> list
         n += span == "media"
         found.append(f"{modality} {n}" if span == "media" else word)
     return found
-
-
-def spectrogram(inputs: Mapping[str, torch.Tensor]) -> list[str]:
-    """The sound features of one encoded prompt as a PNG data URI, time from left to right; empty without any."""
-    features = inputs.get("input_features")
-    if features is None or features.ndim != 3:
-        return []
-    mask = inputs.get("feature_attention_mask")
-    used = features[0, :, mask[0].bool()] if mask is not None and mask.shape[-1] == features.shape[-1] else features[0]
-    low, high = used.min(), used.max()
-    levels = (255 * (used.flip(0) - low) / (high - low).clamp_min(1e-9)).byte().numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(levels).save(buffer, "PNG", optimize=True)
-    return ["data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()]
 
 
 def _number(value: Any) -> float | None:
