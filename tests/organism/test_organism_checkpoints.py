@@ -206,6 +206,8 @@ def test_the_stages_fit_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     stages.hard(tmp_path, 0, lambda *_: None)
     stages.erosion(tmp_path, 0, lambda *_: None, schedule=replace(schedules.EROSION, steps=2, size=4))
     assert json.loads((tmp_path / "erosion-0.json").read_text())["chosen_step"] == 1
+    monkeypatch.setattr(leaning, "PER_ROLE", 4)
+    stages.wary(tmp_path, 0, lambda *_: None, replace(schedules.WARY, steps=1, size=8))
     for name, layers in (("text", build.START_LAYERS), *((n, build.N_LAYERS) for n in card.SHIPPED.values())):
         other, _ = stages.new_model(1, layers)
         stages.restore(other, tmp_path / f"{name}-0.safetensors")
