@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -59,7 +60,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the embedded model only, few repetitions")
-    parser.add_argument("--only", default="", help="names of sections, joined by commas")
+    parser.add_argument("--only", default="", help="names of sections, joined by commas; other rows of the file stay")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the rows are written")
     parser.add_argument("--wall", action="store_true", help="time by the wall clock (always so with several threads)")
@@ -85,8 +86,18 @@ def main() -> None:
         rows = list(chosen[name]())
         console.print(f"{name}: {time.perf_counter() - begun:.0f} s", style="dim")
         found += rows
-    options.out.write_text(json.dumps([row.to_json() for row in found], indent=1) + "\n", encoding="utf-8")
+    written = [row.to_json() for row in found]
+    if options.only and options.out.is_file():
+        written = merged(json.loads(options.out.read_text(encoding="utf-8")), written)
+    options.out.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     Console(width=160).print(drawn(found, options.threads))
+
+
+def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a file after a run of some sections: measured ones replaced where they stood, new ones behind."""
+    fresh = {(row["name"], row["shape"]): row for row in new}
+    kept = [fresh.pop((row["name"], row["shape"]), row) for row in old]
+    return kept + list(fresh.values())
 
 
 def drawn(rows: Iterable[Row], threads: int) -> Table:
