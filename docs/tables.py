@@ -196,6 +196,11 @@ def _names(modality: str, source: str = "compare") -> list[Data]:
     return sorted(rows, key=lambda row: -(row["brr"]["value"] or 0.0))
 
 
+def _price(row: Data) -> str:
+    """What a method costs; "bound": its largest allowed strength costs no more."""
+    return plain(row["kl"], 3) + (" (bound)" if row.get("at_bound") else "")
+
+
 def _sizes(source: str = "compare") -> str:
     """A line under a table: of how many items and fits it is made."""
     found = read(source)
@@ -225,14 +230,15 @@ def compare_matched() -> str:
         rows.append([f"**{modality}**", "*no defence*", "", refused, "", *rest, ""])
         for row in _names(modality):
             rest = [percent(row[k]) for k in shown]
-            price = plain(row["kl"], 3) + (" (bound)" if row.get("at_bound") else "")
             sees = methods.get(row["defence"], {}).get("sees", "")
-            rows.append(["", row["defence"], sees, percent(row["harmful_refusal"]), points(row["gain"]), *rest, price])
+            rows.append(
+                ["", row["defence"], sees, percent(row["harmful_refusal"]), points(row["gain"]), *rest, _price(row)]
+            )
     return markdown(head, rows) + _sizes()
 
 
 def _central(source: str, names: tuple[str, ...]) -> str:
-    head = ["", "method", "harmful refused", "gain over no defence", "near miss", "utility"]
+    head = ["", "method", "harmful refused", "gain over no defence", "near miss", "utility", "price, nats"]
     rows = []
     for modality in ("image", "video", "audio"):
         found = {row["defence"]: row for row in _names(modality, source)}
@@ -240,7 +246,7 @@ def _central(source: str, names: tuple[str, ...]) -> str:
             if name in found:
                 row = found[name]
                 rest = [percent(row[k]) for k in ("near_miss_refusal", "utility")]
-                rows.append([modality, name, percent(row["harmful_refusal"]), points(row["gain"]), *rest])
+                rows.append([modality, name, percent(row["harmful_refusal"]), points(row["gain"]), *rest, _price(row)])
     return markdown(head, rows) + _sizes(source)
 
 
