@@ -41,12 +41,11 @@ from .progress import Progress, track
 from .prompts import PromptSet
 from .scores import RefusalTokens
 from .selection_figures import Figures, Operator, Place, groups
-from .selection_race import race
 from .selection_remote import Asked, Measured, measure
 
 Objective: TypeAlias = Literal["causal", "defence"]
 Method: TypeAlias = Literal["interventions", "cosmic"]
-Wanted: TypeAlias = Literal["all", "needed", "race"]
+Wanted: TypeAlias = Literal["all", "needed"]
 
 MAX_KL = 0.1
 MAX_DEPTH = 0.8
@@ -114,8 +113,7 @@ def select(
         target_kl: nats per safe prompt that the stored strength may cost.
         max_kl, max_depth: limits of the filters.
         figures: "all" fills the whole table; "needed" measures only what the choice depends on, layers that may be
-            chosen only, and leaves NaN elsewhere. The choice is the same. "race" (causal, by interventions, on this
-            machine) also drops candidates that a part of the prompts shows to be far behind, see `selection_race`.
+            chosen only, and leaves NaN elsewhere. The choice is the same.
         remote: measure on NDIF: one request for a defence, several where one would exceed `remote.Settings.max_tokens`.
             Where the choice does not rest on strengths, that of the chosen candidate is one more.
         progress: None shows a bar where somebody can see it.
@@ -162,8 +160,6 @@ def choose(
     limit = max_depth * candidates.n_layers
     rows = {place: Row(*place, reason=f"layer >= {max_depth:g} L" if place[0] >= limit else "") for place in places}
     with track(len(places), "layers and positions", progress) as advance:
-        if figures == "race":
-            search.drop_hopeless(rows)
         if figures == "all":
             search.measure_all(rows, advance)
         else:
@@ -235,21 +231,6 @@ class Search:
                 reason = reason or self._reason(rows[place])
             passed = passed or not reason
             rows[place] = replace(rows[place], kept=not reason, reason=reason)
-
-    def drop_hopeless(self, rows: dict[Place, Row]) -> None:
-        """Give candidates that a part of the prompts shows to be far behind a reason to be out."""
-
-        def passes(place: Place) -> bool:
-            for name in ("induce", "kl_ablate"):  # the cheap one first
-                self._fill(rows, [place], (name,))
-                reason = "NaN" if _nan(rows[place], (name, "auroc")) else self._reason(rows[place])
-                if reason:
-                    rows[place] = replace(rows[place], reason=reason)
-                    return False
-            return True
-
-        out = race(self, rows, passes)
-        rows |= {place: replace(rows[place], reason="far behind in the race") for place in out}
 
     def _fill(
         self,
