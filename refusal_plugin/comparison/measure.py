@@ -78,7 +78,7 @@ def measure(
                 of = AT_STRENGTH_OF.get(f.name, "")
                 # A control has both seeds of a pair, what it controls for perhaps only one of them.
                 base = prices.get((of, f.seed), prices.get((of, f.seed ^ 1)))
-                if base is not None and graded:
+                if base is not None and graded and m != "text":  # the claims about it are about media
                     tried.append(base.strength)
                     kinds.append("same_strength")
                 for kind, c, said in zip(kinds, tried, arena.answers(f.defence, m, tried), strict=True):
