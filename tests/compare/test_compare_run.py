@@ -67,7 +67,8 @@ def test_compare_json_holds_the_documented_sections(results: dict[str, Any], fol
     assert json.loads((folder / "compare.json").read_text()) == json.loads(json.dumps(results))
     assert results["kind"] == "comparison" and results["schema_version"] == 1
     kinds = [(r["defence"], r["modality"], r["seed"], r["kind"]) for r in results["rows"]]
-    assert len(kinds) == len(set(kinds)) == 2 * (2 * 2 + 1 + 2), "fits at the price, one at twice that, the control"
+    each = 2 * 2 + 1  # two methods of two fits at the price, one at twice that
+    assert len(kinds) == len(set(kinds)) == 2 * each + 2, "and in media the control at the strength of addition"
     assert {(r["defence"], r["modality"]) for r in results["matched"]} == {
         (d, m) for d in DEFENCES for m in ("text", "image")
     }
