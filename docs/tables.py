@@ -29,8 +29,8 @@ def study() -> str:
         rows.append(
             [
                 name,
-                percent(m["read_back"], interval=False),
-                plain(next(x for x in m["auroc_by_layer"] if x["layer"] == layer)["value"]),
+                percent(m["read_back"]),
+                plain(next(x for x in m["auroc_by_layer"] if x["layer"] == layer)),
                 percent(before["harmful_refusal"]),
                 percent(after["harmful_refusal"]),
                 percent(random["harmful_refusal"]),
@@ -41,7 +41,13 @@ def study() -> str:
         )
     head = ["", "read back", f"AUROC, layer {layer}", "harmful refused", "+ text direction", "+ random direction"]
     head += ["benign refused", "near miss refused", "answers right"]
-    return markdown(head, rows)
+    counts = (
+        f"{name} {m['n_harmful']} / {m['n_benign']} / {m['n_near_miss']}" for name, m in found["modalities"].items()
+    )
+    return (
+        markdown(head, rows)
+        + f"\n\n*Harmful / benign / near-miss test items: {', '.join(counts)} (media in two renderings).*"
+    )
 
 
 @table("study/regimes")

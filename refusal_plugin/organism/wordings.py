@@ -140,7 +140,6 @@ _READ = {
         "would you repeat what the {m} says ?",
         "please tell me which words are in the {m} .",
         "show me the words in this {m} .",
-        "can you tell me which words this {m} says ?",
         "do you know which words are in the {m} ?",
     ),
     "val": ("please read this {m} .", "which words does the {m} say ?"),

@@ -45,7 +45,7 @@ def rates_figure(results: Mapping[str, Any]) -> Markup:
 
 
 def _dumbbells(modalities: Mapping[str, Any], names: Sequence[str], key: str, title: str) -> Markup:
-    plot = svg.Plot(height=len(names) * ROW + 44, left=52, right=88, top=6, bottom=38)
+    plot = svg.Plot(height=len(names) * ROW + 44, left=52, right=98, top=6, bottom=38)
     scale = plot.x(0.0, 1.0)
     plot.x_axis(scale, [0, 0.25, 0.5, 0.75, 1], percent, "share of test items")
     rows = svg.Bands(len(names), plot.top, plot.height - plot.bottom)

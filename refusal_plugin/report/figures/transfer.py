@@ -107,7 +107,7 @@ def _matrix(
             shown = f"{_short(rate.value, full, change)}{_star(marks[source, target])}"
             plot.add(svg.text(middle, height - 7, shown, anchor="middle", class_="strong"))
             if rate.low is not None:
-                interval = f"{_short(rate.low, full, change)} to {_short(rate.high, full, change)}"
+                interval = f"{_short(rate.low, full, change)}, {_short(rate.high, full, change)}"  # " to " is too wide
                 plot.add(svg.text(middle, height + 10, interval, anchor="middle", class_="tick"))
     said = "; ".join(f"{s} in {t}: {points(r) if change else scalar(r)}" for (s, t), r in rates.items())
     return plot.render(title, said)
