@@ -20,7 +20,7 @@ LIMITS: dict[str, float] = {"max_kl": 1e9, "max_depth": 0.8}
 
 
 def rows(shape: Shape, *, repeats: int) -> list[Row]:
-    """The choice alone, and with all figures; both must choose what the reference chooses."""
+    """The choice, the choice and its strength, and all figures; each must choose what the reference chooses."""
     candidates, prompts, tokens = material(shape)
     chosen: dict[str, Place] = {}
 
@@ -40,13 +40,13 @@ def rows(shape: Shape, *, repeats: int) -> list[Row]:
         )
         chosen[figures] = (found.layer, found.position)
 
-    jobs = (plain, lambda: ours("needed"), lambda: ours("all"))
+    jobs = (plain, lambda: ours("choice"), lambda: ours("needed"), lambda: ours("all"))
     seconds = take_turns(jobs, repeats, warm=shape.name == "organism")
     if len(set(chosen.values())) != 1:
         raise AssertionError(f"the choices differ: {chosen}")
     n = f"{len(candidates.positions)} x {candidates.n_layers} candidates"
     found = []
-    what_for = (("the choice", "<= 0.25"), ("choice and whole table", ""))
+    what_for = (("the choice", "<= 0.25"), ("choice and strength", ""), ("choice and whole table", ""))
     for (what, target), times in zip(what_for, seconds[1:], strict=True):
         ratios = [a / b for a, b in zip(times, seconds[0], strict=True)]
         name = f"selection among {n}, {what}, against three passes each"

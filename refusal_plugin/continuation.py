@@ -3,6 +3,7 @@
     an edit at layer l          begins behind block l: blocks 0 to l are left out (`traced.resume`)
     K edits of one kind         are K copies of the prompts in one batch, each row with tensors of its own
     the next token only         the output head runs at the last position, where the model's forward pass offers that
+    prompts that begin alike    share what they begin with, where the edit is the same at every position (`grown`)
 
 The figures are those of one full pass per edit, to rounding (tested on every family of architectures).
 """
@@ -12,23 +13,96 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .edits import Edit, SiteEdit, site_modules
-from .models import anatomy, layers
+from .models import anatomy, hf_module, layers
+from .prompts import PromptSet
 from .prompts.batch import Batch
 from .prompts.light import light_inputs as light_inputs
+from .prompts.source import source_of
+from .prompts.tree import Trees, trees
 from .scores import Encoded
 from .traced.measure import kl_divergence, refusal_score
-from .traced.resume import run_behind, stream_behind
+from .traced.passes import holds_on_trees, rest_pass
+from .traced.resume import stream_behind
 from .traced.write import add
 
 TOKEN_BUDGET = 4096
 """Tokens in one batch, padding and copies included."""
+NODES = (64, 512)
+"""Most tokens in one tree: a quarter of the model's width, within these limits. Each of them looks at all of them,
+which costs nodes / (6 d_model) of what the rest of a block costs."""
+TREES = 1024
+"""Most nodes in one batch of trees; copies fill it up to the budget."""
+PAYS = 0.85
+"""Trees are used where they leave less than this share of the tokens, padding included."""
 
 Parts: TypeAlias = Callable[[slice, int], Sequence[SiteEdit]]
 """From a range of candidates and the number of prompts to site edits whose tensors have one row per copy."""
+
+
+@dataclass(frozen=True)
+class Grown:
+    """Encoded prompts as prefix trees (see `prompts.tree`), for edits that are the same at every position.
+
+    Attributes:
+        prompts: in order.
+        batches: (row numbers, trees) pairs.
+    """
+
+    prompts: PromptSet
+    batches: tuple[tuple[list[int], Trees], ...]
+
+    @property
+    def longest(self) -> int:
+        """Which trees hold the longest prompt: a window that cuts off any prompt cuts off that one."""
+        return max(range(len(self.batches)), key=lambda k: int(self.batches[k][1].inputs["position_ids"].max()))
+
+
+def planted(
+    model: Any, prompts: Encoded, rows: Sequence[int] | None = None, *, dtype: torch.dtype | None = None
+) -> Grown | None:
+    """Prompts as prefix trees; None where that saves little, or where the model takes no masks and positions.
+
+    Args:
+        model: a loaded model.
+        prompts: encoded prompts.
+        rows: some of them, which are numbered anew; None for all.
+        dtype: of the model, for its masks; None leaves them bool, for `traced.passes.additive` beside the weights.
+    """
+    chosen = list(range(len(prompts.prompts))) if rows is None else list(rows)
+    accepts = source_of(model).accepts or frozenset()
+    if not chosen or not {"attention_mask", "position_ids"} <= accepts:
+        return None
+    low, high = NODES
+    most = min(high, max(low, anatomy(model).d_model // 4))
+    made = trees(prompts.batches, most=most, budget=TREES, dtype=dtype, keep=chosen)
+    if made is None:
+        return None
+    plain = sum(batch.size * batch.length for _, batch in prompts.batches) * len(chosen) / len(prompts.prompts)
+    if sum(batch.n_tokens for _, batch in made) > PAYS * plain:
+        return None
+    return Grown(prompts.prompts[chosen], tuple(made))
+
+
+def grown(
+    model: Any, prompts: Encoded, logits: Float[Tensor, "prompt vocab"], rows: Sequence[int] | None = None
+) -> Grown | None:
+    """Prompts as prefix trees, if it pays and if those with the longest give the model's own logits there.
+
+    Args:
+        model, prompts, rows: see `planted`.
+        logits: next-token logits of the chosen prompts in plain rows.
+    """
+    found = planted(model, prompts, rows, dtype=next(hf_module(model).parameters()).dtype)
+    if found is None:
+        return None
+    places, batch = found.batches[found.longest]
+    with torch.no_grad():
+        same = holds_on_trees(model, layers(model), light_inputs(model, batch), batch.ends, logits[places])
+    return found if same else None
 
 
 class Stream:
@@ -41,8 +115,9 @@ class Stream:
         hidden: per batch, (batch, pos, d_model) in the model's dtype.
     """
 
-    def __init__(self, model: Any, prompts: Encoded, edit: Edit | None = None) -> None:
-        """Args: a loaded model, its prompts, and an edit (prefill) that is applied on the way."""
+    def __init__(self, model: Any, prompts: Encoded | Grown, edit: Edit | None = None) -> None:
+        """Args: a loaded model, its prompts, and an edit (prefill) that is applied on the way; at all positions alike
+        where the prompts are grown into trees."""
         self.model, self.prompts = model, prompts
         self.edit = edit or Edit("none", ())
         anatomy(model).require_stream("go on behind a layer")
@@ -60,7 +135,8 @@ class Stream:
         model, number, extras = self.model, self.layer + 1, self.extras
         blocks, plan, sites = layers(model), self.edit.plan(), site_modules(model, self.edit)
         moved = []
-        for place, (_rows, batch) in enumerate(self.prompts.batches):
+        work: Sequence[tuple[list[int], Batch | Trees]] = self.prompts.batches
+        for place, (_rows, batch) in enumerate(work):
             before = self.hidden[place] if self.hidden else torch.empty(0)
             with torch.no_grad(), model.trace(**light_inputs(model, batch)) as tracer:
                 found = stream_behind(blocks, number, before, extras, sites, plan)
@@ -90,7 +166,7 @@ class Sweep:
 
 def sweep(
     model: Any,
-    prompts: Encoded,
+    prompts: Encoded | Grown,
     refusal_ids: Tensor,
     n: int,
     *,
@@ -105,7 +181,8 @@ def sweep(
 
     Args:
         model: a loaded model.
-        prompts: encoded prompts; those with media run one candidate at a time, since media inputs are not rows.
+        prompts: encoded prompts; those with media run one candidate at a time, since media inputs are not rows. In
+            trees edits must be the same at every position.
         refusal_ids: token ids that open a refusal.
         n: number of candidates.
         parts: their site edits, see `Parts`.
@@ -122,12 +199,14 @@ def sweep(
     extras = -1 if begin is None else begin.extras
     scores, kl = torch.empty(n, len(prompts.prompts)), torch.zeros(n, len(prompts.prompts))
     streams = torch.zeros(n, facts.n_layers - 1 - start, facts.d_model, dtype=torch.float64)
-    for place, (rows, batch) in enumerate(prompts.batches):
-        at_once = max(1, token_budget // (batch.size * batch.length)) if repeatable(batch) else 1
+    work: Sequence[tuple[list[int], Batch | Trees]] = prompts.batches
+    for place, (rows, batch) in enumerate(work):
+        n_rows, length = batch.inputs["input_ids"].shape
+        at_once = max(1, token_budget // (n_rows * length)) if repeatable(batch) else 1
         for first in range(0, n, at_once):
             chunk = slice(first, min(n, first + at_once))
             copies = chunk.stop - chunk.start
-            edit = Edit("sweep", tuple(parts(chunk, batch.size)) if parts else (), "prefill")
+            edit = Edit("sweep", tuple(parts(chunk, n_rows)) if parts else (), "prefill")
             if begin is not None:
                 edit = Edit("sweep", (*edit.parts, *begin.edit.parts), "prefill")
             plan, sites = edit.plan(), site_modules(model, edit)
@@ -135,13 +214,11 @@ def sweep(
             if begin is not None:
                 hidden = begin.hidden[place].repeat(copies, 1, 1)
                 if added is not None:
-                    hidden = add(hidden, per_row(added[chunk], batch.size))
-            inputs = light_inputs(model, batch, copies)
-            last = batch.roles["last"].int().argmax(1, keepdim=True).repeat(copies, 1)
+                    hidden = add(hidden, per_row(added[chunk], n_rows))
+            inputs, ends = light_inputs(model, batch, copies), copied(batch.ends, copies, n_rows)
             keep = keep_residual and start + 1 < facts.n_layers
-            with torch.no_grad(), model.trace(**inputs):
-                stream = run_behind(blocks, start, hidden, extras, sites, plan, last, keep).save()
-                logits = model.output.logits[:, -1].save()
+            with torch.no_grad():
+                logits, stream = rest_pass(model, blocks, inputs, ends, (start, hidden, extras), sites, plan, keep)
             shape = (copies, batch.size)
             scores[chunk, rows] = refusal_score(logits, refusal_ids).cpu().reshape(shape)
             if reference is not None:
@@ -157,6 +234,13 @@ def per_row(tensors: Float[Tensor, "candidate d"], size: int) -> Float[Tensor, "
     return tensors.repeat_interleave(size, 0).unsqueeze(1)
 
 
-def repeatable(batch: Batch) -> bool:
+def copied(ends: Int[Tensor, "prompt 2"], copies: int, n_rows: int) -> Int[Tensor, "copy_prompt 2"]:
+    """Where the last tokens are in a batch whose rows stand there several times."""
+    return torch.cat([ends + torch.tensor([k * n_rows, 0]) for k in range(copies)])
+
+
+def repeatable(batch: Batch | Trees) -> bool:
     """Whether the rows can be copied: every input has one value per token, so there are no media to tell apart."""
+    if isinstance(batch, Trees):
+        return True
     return all(value.shape[:2] == (batch.size, batch.length) for value in batch.inputs.values())

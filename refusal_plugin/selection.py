@@ -40,12 +40,12 @@ from .models import anatomy
 from .progress import Progress, track
 from .prompts import PromptSet
 from .scores import RefusalTokens
-from .selection_figures import Figures, Operator, Place, groups
+from .selection_figures import Figures, Operator, Place, groups, removals
 from .selection_remote import Asked, Measured, measure
 
 Objective: TypeAlias = Literal["causal", "defence"]
 Method: TypeAlias = Literal["interventions", "cosmic"]
-Wanted: TypeAlias = Literal["all", "needed"]
+Wanted: TypeAlias = Literal["all", "needed", "choice"]
 
 MAX_KL = 0.1
 MAX_DEPTH = 0.8
@@ -113,7 +113,8 @@ def select(
         target_kl: nats per safe prompt that the stored strength may cost.
         max_kl, max_depth: limits of the filters.
         figures: "all" fills the whole table; "needed" measures only what the choice depends on, layers that may be
-            chosen only, and leaves NaN elsewhere. The choice is the same.
+            chosen only, and the strength of the chosen one, and leaves NaN elsewhere; "choice" leaves out that strength
+            too, where the choice does not rest on it: the direction keeps the coefficient 1. The choice is the same.
         remote: measure on NDIF: one request for a defence, several where one would exceed `remote.Settings.max_tokens`.
             Where the choice does not rest on strengths, that of the chosen candidate is one more.
         progress: None shows a bar where somebody can see it.
@@ -172,14 +173,14 @@ def choose(
             "try operator='benign_mean', raise max_kl, use more prompts, or take candidates.at(layer) by hand",
         )
     best = max(kept, key=search.rank)
-    if math.isnan(best.coefficient):
+    if math.isnan(best.coefficient) and figures != "choice":
         best = _with(best, search.figures.strengths(best.layer, [best.position], search.target_kl)[0])
     place = (best.layer, best.position)
     rows[place] = replace(best, chosen=True)
     chosen = candidates.at(*place)
     table = tuple(vars(row) for row in rows.values())
-    made_for, method = search.objective, search.method
-    return replace(chosen, coefficient=best.coefficient, objective=made_for, selection=method, table=table)
+    strength = chosen.coefficient if math.isnan(best.coefficient) else best.coefficient
+    return replace(chosen, coefficient=strength, objective=search.objective, selection=search.method, table=table)
 
 
 @dataclass(frozen=True)
@@ -242,9 +243,7 @@ class Search:
         """Measure some figures of some candidates."""
         bench = self.figures
         ablated: dict[Place, torch.Tensor] = {}
-        for kind in (True, False):  # position -1 can be set to its benign mean, others are projected out
-            of_kind = [place for place in places if (place[1] == -1) == kind]
-            operator: Operator = self.operator if kind else "project_out"
+        for operator, of_kind in removals(self.operator, places):
             for group in groups(of_kind):
                 if "bypass" in names:
                     found = bench.bypass(group, operator, keep_residual="cosmic" in names)

@@ -9,15 +9,16 @@ A candidate's strength takes several runs in sequence, so most of a selection fo
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .continuation import Stream, Sweep, per_row, sweep
+from .continuation import Grown, Stream, Sweep, grown, per_row, sweep
 from .directions import Candidates
-from .edits import SITE_ORDER, SiteEdit
+from .edits import SITE_ORDER, Site, SiteEdit
 from .geometry import cosine
 from .models import anatomy
 from .prompts import Prompt, PromptSet
@@ -45,32 +46,42 @@ class Run:
     """Validation prompts of one role and their untouched run.
 
     Attributes:
-        prompts: in large batches, for few candidates at a time.
-        tight: in small batches of nearly one length: many candidates fill them up, and little is padded.
+        model: the model.
+        prompts: the prompts.
         logits, residual: next-token logits, and streams at the last prompt token.
+        tree: the prompts as prefix trees, for edits that are the same at every position; None where they do not pay.
     """
 
-    prompts: Encoded
-    tight: Encoded
+    model: Any
+    prompts: PromptSet
     logits: Float[Tensor, "prompt vocab"]
     residual: Float[Tensor, "prompt layer d_model"]
+    tree: Grown | None
 
     @classmethod
-    def of(cls, model: Any, prompts: PromptSet, tokens: RefusalTokens) -> "Run":
-        """One plain pass."""
+    def of(cls, model: Any, prompts: PromptSet, tokens: RefusalTokens, part: Callable[[Prompt], bool]) -> list["Run"]:
+        """One plain pass, for the run of all prompts and for that of a part of them."""
         encoded = Encoded.of(model, prompts)
         found = score(model, encoded, tokens.ids, keep_logits=True, keep_residual=True)
         assert found.logits is not None and found.residual is not None
-        return cls(encoded, Encoded.of(model, prompts, max_rows=TIGHT), found.logits, found.residual)
+        made: list[Run] = []
+        every = list(range(len(prompts)))
+        for rows in (every, [row for row, prompt in enumerate(prompts) if part(prompt)]):
+            if made and rows == every:
+                return [*made, *made]
+            logits, residual = found.logits[rows], found.residual[rows]
+            made.append(cls(model, prompts[rows], logits, residual, grown(model, encoded, logits, rows)))
+        return made
 
-    def part(self, model: Any, keep: Callable[[Prompt], bool]) -> "Run":
-        """The run of some of the prompts, which need no pass of their own."""
-        rows = [row for row, prompt in enumerate(self.prompts.prompts) if keep(prompt)]
-        if len(rows) == len(self.prompts.prompts):
-            return self
-        prompts = self.prompts.prompts.where(keep)
-        tight = Encoded.of(model, prompts, max_rows=TIGHT)
-        return Run(Encoded.of(model, prompts), tight, self.logits[rows], self.residual[rows])
+    @cached_property
+    def wide(self) -> Encoded:
+        """In large batches, for few candidates at a time."""
+        return Encoded.of(self.model, self.prompts)
+
+    @cached_property
+    def tight(self) -> Encoded:
+        """In small batches of nearly one length: many candidates fill them up, and little is padded."""
+        return Encoded.of(self.model, self.prompts, max_rows=TIGHT)
 
     @property
     def mean(self) -> Float[Tensor, "layer d_model"]:
@@ -84,9 +95,9 @@ class Figures:
     def __init__(self, model: Any, candidates: Candidates, prompts: PromptSet, tokens: RefusalTokens) -> None:
         """Args: see `selection.select`."""
         self.model, self.candidates, self.refusal = model, candidates, tokens.ids
-        self.harmful = Run.of(model, prompts.filter(role="harmful"), tokens)
-        self.safe = Run.of(model, prompts.filter(role=("benign", "near_miss")), tokens)
-        self.benign = self.safe.part(model, lambda prompt: prompt.role == "benign")
+        self.harmful = Run.of(model, prompts.filter(role="harmful"), tokens, lambda _prompt: True)[0]
+        safe = prompts.filter(role=("benign", "near_miss"))
+        self.safe, self.benign = Run.of(model, safe, tokens, lambda prompt: prompt.role == "benign")
         self.faint = candidates.at(0, -1).faint(KEEP)  # the same edit whichever candidate is tried on it
         self._streams: dict[str, Stream] = {}
         self._faint_score: Scores | None = None
@@ -115,7 +126,7 @@ class Figures:
 
         def project(chunk: slice, size: int) -> list[SiteEdit]:
             unit = per_row(units[chunk], size)
-            return [SiteEdit(layer, site, ablate_rows, {"unit": unit}) for layer in blocks for site in SITE_ORDER]
+            return [SiteEdit(layer, site, ablate_rows, {"unit": unit}) for layer in blocks for site in sites(layer)]
 
         def neutral(chunk: slice, size: int) -> list[SiteEdit]:
             unit = per_row(units[chunk], size)
@@ -126,8 +137,9 @@ class Figures:
                 made.append(SiteEdit(layer, "resid_post", shrink_rows, tensors, "last"))
             return made
 
-        parts = neutral if operator == "benign_mean" else project
-        return sweep(self.model, run.tight, self.refusal, len(places), parts=parts, **options)
+        if operator == "benign_mean":
+            return sweep(self.model, run.tight, self.refusal, len(places), parts=neutral, **options)
+        return sweep(self.model, run.tree or run.tight, self.refusal, len(places), parts=project, **options)
 
     # -- addition ------------------------------------------------------------------------------------------------------
 
@@ -137,7 +149,7 @@ class Figures:
         begin = self._stream("benign", layer)
         return sweep(
             self.model,
-            self.benign.prompts,
+            begin.prompts,
             self.refusal,
             len(positions),
             begin=begin,
@@ -153,7 +165,7 @@ class Figures:
         def cost(strength: Tensor, which: Tensor) -> Tensor:
             found = sweep(
                 self.model,
-                self.safe.prompts,
+                safe.prompts,
                 self.refusal,
                 len(which),
                 begin=safe,
@@ -170,10 +182,10 @@ class Figures:
 
     def _gains(self, layer: int, added: Float[Tensor, "candidate d_model"]) -> list[float]:
         if self._faint_score is None:
-            self._faint_score = score(self.model, self.harmful.prompts, self.refusal, self.faint)
+            self._faint_score = score(self.model, self.harmful.wide, self.refusal, self.faint)
         after = sweep(
             self.model,
-            self.harmful.prompts,
+            self.harmful.wide,
             self.refusal,
             len(added),
             begin=self._stream("faint", layer),
@@ -185,8 +197,11 @@ class Figures:
         """A stream behind a layer: moved on if it stands before it, begun again if it stands behind it."""
         stream = self._streams.get(name)
         if stream is None or stream.layer > layer:
-            run = {"benign": self.benign, "safe": self.safe, "faint": self.harmful}[name]
-            stream = Stream(self.model, run.prompts, self.faint if name == "faint" else None)
+            if name == "faint":  # an edit of the last token
+                stream = Stream(self.model, self.harmful.wide, self.faint)
+            else:
+                run = self.benign if name == "benign" else self.safe
+                stream = Stream(self.model, run.tree or run.wide)
             self._streams[name] = stream
         return stream.to(layer)
 
@@ -239,6 +254,19 @@ def largest_on_grid(
         where, which = question
         grid_tell(state, where, which, cost(bottom + (top - bottom) * where / GRID, which), target)
     return bottom + (top - bottom) * state["low"] / GRID, state["low_cost"]
+
+
+def sites(layer: int) -> tuple[Site, ...]:
+    """Where a direction is removed at every position: the input of a later block is the output of the one before."""
+    return SITE_ORDER if layer == 0 else SITE_ORDER[1:]
+
+
+def removals(operator: Operator, places: Sequence[Place]) -> list[tuple[Operator, list[Place]]]:
+    """How each candidate is removed: at position -1 it can be set to its benign mean, at others it is projected out."""
+    if operator == "project_out":
+        return [(operator, list(places))]
+    last = [place for place in places if place[1] == -1]
+    return [(operator, last), ("project_out", [place for place in places if place[1] != -1])]
 
 
 def groups(places: Sequence[Place]) -> list[list[Place]]:

@@ -19,17 +19,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .continuation import TOKEN_BUDGET, Sweep, repeatable
+from .continuation import TOKEN_BUDGET, Sweep, planted, repeatable
 from .directions import Candidates
 from .edits import SITE_ORDER, site_module
 from .geometry import cosine
 from .models import anatomy, layers
 from .models.wrapper import save
 from .prompts import PromptSet
+from .prompts.batch import Batch
 from .prompts.light import light_inputs
+from .prompts.tree import Trees
 from .remote.cutting import portions, stage
 from .scores import Encoded, RefusalTokens
-from .selection_figures import GRID, KEEP, STRENGTHS, TIGHT, Operator, Place, groups
+from .selection_figures import GRID, KEEP, STRENGTHS, TIGHT, Operator, Place, groups, removals
 from .statistics import auroc
 from .traced.selecting import measure_candidates
 
@@ -46,8 +48,9 @@ def bench(model: Any, prompts: PromptSet, positions: Sequence[int]) -> dict[str,
         positions: of the candidates; -1 is among them.
 
     Returns:
-        "harmful", "safe", "benign": each "n" prompts in batches of (rows, inputs, last token, rows may be repeated):
-        "wide" for few candidates and "tight" for many; and the numbers of the search.
+        "harmful", "safe", "benign": each "n" prompts in batches of (rows, inputs, ends, rows may be repeated): "wide"
+        for few candidates, "tight" for many, and "trees" for either where the model takes them and they pay, with the
+        number of those that hold the "longest" prompt; and the numbers of the search.
     """
     safe = prompts.filter(role=("benign", "near_miss"))
     found: dict[str, Any] = {
@@ -65,13 +68,16 @@ def bench(model: Any, prompts: PromptSet, positions: Sequence[int]) -> dict[str,
 
 
 def _run(model: Any, prompts: PromptSet, kinds: Sequence[str]) -> dict[str, Any]:
-    large, small = Encoded.of(model, prompts).batches, Encoded.of(model, prompts, max_rows=TIGHT).batches
-    found: dict[str, Any] = {"n": len(prompts)}
-    for kind in kinds:
-        found[kind] = []
-        for rows, batch in small if kind == "tight" else large:
-            last = batch.roles["last"].int().argmax(1, keepdim=True)
-            found[kind].append((rows, light_inputs(model, batch), last, repeatable(batch)))
+    large = Encoded.of(model, prompts)
+    trees = planted(model, large)
+    batches: dict[str, Sequence[tuple[list[int], Batch | Trees]]] = {
+        "wide": large.batches,
+        "tight": Encoded.of(model, prompts, max_rows=TIGHT).batches if "tight" in kinds else (),
+        "trees": () if trees is None else trees.batches,
+    }
+    found: dict[str, Any] = {"n": len(prompts), "longest": 0 if trees is None else trees.longest}
+    for kind, some in batches.items():
+        found[kind] = [(rows, light_inputs(model, one), one.ends, repeatable(one)) for rows, one in some]
     return found
 
 
@@ -145,11 +151,9 @@ class Asked:
         """
         index = {position: p for p, position in enumerate(positions)}
         found: list[dict[str, Any]] = []
-        for last in (True, False) if self.ablation else ():
-            some = [place for place in self.places if (place[1] == -1) == last]
+        for operator, some in removals(self.operator, self.places) if self.ablation else ():
             for group in groups(some):
                 named = [(layer, index[position]) for layer, position in group]
-                operator = self.operator if last else "project_out"
                 found.append({"kind": "ablate", "operator": operator, "places": named, "stream": self.cosmic})
         for layer in sorted({layer for layer, _ in self.places}):
             here = [position for at, position in self.places if at == layer]

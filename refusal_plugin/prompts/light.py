@@ -7,12 +7,14 @@ from typing import Any
 
 from .batch import Batch
 from .source import source_of
+from .tree import Trees
 
 
-def light_inputs(model: Any, batch: Batch, copies: int = 1) -> dict[str, Any]:
+def light_inputs(model: Any, batch: Batch | Trees, copies: int = 1) -> dict[str, Any]:
     """The inputs of a batch, repeated, with what makes a pass for the next token cheaper.
 
-    The cache of keys and values is of no use in a single pass, and the head need not run at every position.
+    The cache of keys and values is of no use in a single pass, and the head need not run at every position: the ends of
+    the prompts are among the last ones.
     """
     inputs: dict[str, Any] = dict(batch.inputs)
     if copies > 1:
@@ -20,5 +22,5 @@ def light_inputs(model: Any, batch: Batch, copies: int = 1) -> dict[str, Any]:
     accepts = source_of(model).accepts
     if accepts is None:
         return inputs
-    cheap = {"use_cache": False, "logits_to_keep": 1}
+    cheap = {"use_cache": False, "logits_to_keep": batch.tail}
     return inputs | {name: value for name, value in cheap.items() if name in accepts}

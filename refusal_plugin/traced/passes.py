@@ -5,27 +5,11 @@ early: in NDIF 0.1.2's sandbox a stopped trace disturbs the next one. A pass tha
 the blocks behind it out instead.
 """
 
-from .read import residuals
+import torch
+
+from .read import at_ends
 from .resume import begin_behind, run_behind, stream_behind
 from .write import edit_blocks
-
-
-def plain_pass(model, blocks, inputs, last):
-    """The model as it is.
-
-    Args:
-        model: the traced model.
-        blocks: its decoder blocks.
-        inputs: keyword arguments of its forward pass.
-        last: (batch, 1) last prompt token of every row.
-
-    Returns:
-        logits of the next token (batch, vocab), and (batch, layer, d_model) float32 `resid_post` at the last token.
-    """
-    with model.trace(**inputs):
-        stream = residuals(blocks, last)[:, 0].save()
-        logits = model.output.logits[:, -1].save()
-    return logits, stream
 
 
 def edited_pass(model, blocks, inputs, sites, edits):
@@ -36,21 +20,53 @@ def edited_pass(model, blocks, inputs, sites, edits):
     return logits
 
 
-def rest_pass(model, blocks, inputs, last, begin, sites, edits, keep):
+def rest_pass(model, blocks, inputs, ends, begin, sites, edits, keep):
     """The model from behind one block; see `resume.run_behind`.
 
     Args:
+        ends: (prompt, 2) row and column of each prompt's last token, see `resume.run_behind`.
         begin: (layer, hidden, extras), see `resume.begin_behind`; layer -1 is the whole model.
         keep: whether the streams are wanted.
 
     Returns:
-        logits of the next token (batch, vocab), and the streams of `run_behind`.
+        logits of the next token (prompt, vocab), and the streams of `run_behind`.
     """
     layer, hidden, extras = begin
+    from_end = ends - torch.tensor([0, inputs["input_ids"].shape[1]])  # the head may run at the last columns only
     with model.trace(**inputs):
-        stream = run_behind(blocks, layer, hidden, extras, sites, edits, last, keep).save()
-        logits = model.output.logits[:, -1].save()
+        stream = run_behind(blocks, layer, hidden, extras, sites, edits, ends, keep).save()
+        logits = at_ends(model.output.logits, from_end).save()
     return logits, stream
+
+
+def additive(sees, dtype):
+    """An attention mask as a model adds it to its logits: 0 where a token is seen, the lowest number elsewhere.
+
+    Args:
+        sees: (batch, 1, pos, pos) bool.
+        dtype: of the model.
+    """
+    return torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)
+
+
+def holds_on_trees(model, blocks, inputs, ends, expected):
+    """Whether the model computes on prefix trees what it computes on the prompts one by one.
+
+    It does not where it builds its own masks (a window shorter than a prompt, positions by distance in the row) or
+    where it is no attention at all; some of these raise.
+
+    Args:
+        inputs, ends: trees, see `refusal_plugin.prompts.tree`.
+        expected: (prompt, vocab) logits of the prompts in plain rows.
+    """
+    try:
+        found = rest_pass(model, blocks, inputs, ends, (-1, torch.empty(0), -1), [], [], False)[0]
+    except Exception:
+        return False
+    limit = 1e-3 if found.dtype in (torch.float32, torch.float64) else 3e-2
+    expected = expected.to(found.device).float()
+    error = (found.float() - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-30)
+    return bool((error <= limit).all())
 
 
 def block_pass(model, blocks, inputs, begin, sites, edits):

@@ -10,7 +10,7 @@ many candidates are rows of one batch.
 
 import torch
 
-from .read import residual, residuals
+from .read import at_ends, residual
 from .write import edit_blocks
 
 
@@ -51,18 +51,18 @@ def stream_behind(layers, layer, hidden, extras, sites, edits):
     return residual(output).clone(), n
 
 
-def run_behind(layers, layer, hidden, extras, sites, edits, last, keep):
+def run_behind(layers, layer, hidden, extras, sites, edits, ends, keep):
     """Run the rest of the model, edited.
 
     Args:
         layers: the decoder blocks.
         layer, hidden, extras: see `begin_behind`.
         sites, edits: of `edit_blocks`; those of later layers are applied.
-        last: (batch, 1) last prompt token of every row.
+        ends: (prompt, 2) row and column of each prompt's last token: one in every row of a batch, many in a tree.
         keep: whether to return the streams.
 
     Returns:
-        (batch, layer, d_model) float32 `resid_post` at the last prompt token of every later layer if `keep`, else an
+        (prompt, layer, d_model) float32 `resid_post` at the last prompt tokens of every later layer if `keep`, else an
         empty tensor.
     """
     begin_behind(layers, layer, hidden, extras)
@@ -70,19 +70,20 @@ def run_behind(layers, layer, hidden, extras, sites, edits, last, keep):
     for number in range(layer + 1, len(layers)):
         edit_blocks(sites, [edit for edit in edits if edit[0] == number])
         if keep:
-            kept.append(residuals([layers[number]], last)[:, 0])
-    return torch.cat(kept, dim=1) if kept else torch.empty(0)
+            kept.append(at_ends(residual(layers[number].output), ends).float())
+    return torch.stack(kept, dim=1) if kept else torch.empty(0)
 
 
 def ablate_rows(x, unit):
     """`x - u u^T x`, a direction per row.
 
     Args:
-        x: (batch, q, d_model).
+        x: (batch, q, d_model), or (batch q, d_model): some MLPs (OPT's) put all tokens into one axis.
         unit: (batch, 1, d_model) of norm one.
     """
     u = unit.to(device=x.device, dtype=x.dtype)
-    return x - (x * u).sum(-1, keepdim=True) * u
+    rows = x.reshape(len(u), -1, x.shape[-1])
+    return (rows - (rows * u).sum(-1, keepdim=True) * u).reshape(x.shape)
 
 
 def shrink_rows(x, unit, origin, keep):

@@ -14,7 +14,7 @@ import torch
 
 from .grid import grid_ask, grid_begin, grid_tell
 from .measure import kl_divergence, refusal_score
-from .passes import block_pass, edited_pass, plain_pass, rest_pass
+from .passes import additive, block_pass, edited_pass, holds_on_trees, rest_pass
 from .resume import ablate_rows, shrink_rows
 from .write import add, shrink
 
@@ -37,7 +37,9 @@ def measure_candidates(model, blocks, sites, bench, harmful, benign, ids, units)
     """
     plain = {name: plain_run(model, blocks, bench[name]) for name in ("harmful", "safe")}
     rows = bench["benign_rows"]
-    plain["benign"] = {key: value[rows] for key, value in plain["safe"].items()}
+    plain["benign"] = {"dtype": plain["safe"]["dtype"]}
+    for key in ("logits", "stream"):
+        plain["benign"][key] = plain["safe"][key][rows]
     means = {name: plain[name]["stream"].mean(0) for name in ("harmful", "benign")}
     chosen = evaluation_layers(means["harmful"], means["benign"])
     table = {
@@ -51,8 +53,11 @@ def measure_candidates(model, blocks, sites, bench, harmful, benign, ids, units)
         "harmful": harmful,
         "benign": benign,
         "streams": {},
+        "trees": {},
         "faint": faint_edits(harmful[bench["last"]], benign[bench["last"]], bench["keep"]),
     }
+    for name in plain:
+        table["trees"][name] = trees_of(table, name)
     found = []
     for unit in units:
         found.append(ablated(table, unit) if unit["kind"] == "ablate" else added(table, unit))
@@ -62,13 +67,34 @@ def measure_candidates(model, blocks, sites, bench, harmful, benign, ids, units)
 def plain_run(model, blocks, run):
     """Next-token logits (prompt, vocab) and streams (prompt, layer, d_model) of the untouched model."""
     order, logits, streams = [], [], []
-    for rows, inputs, last, _alike in run["wide"]:
-        some, stream = plain_pass(model, blocks, inputs, last)
+    for rows, inputs, ends, _alike in run["wide"]:
+        some, stream = rest_pass(model, blocks, inputs, ends, (-1, torch.empty(0), -1), [], [], True)
         order += rows
         logits.append(some.float().cpu())
         streams.append(stream.cpu())
     back = torch.tensor(order).argsort()
-    return {"logits": torch.cat(logits)[back], "stream": torch.cat(streams)[back]}
+    return {"logits": torch.cat(logits)[back], "stream": torch.cat(streams)[back], "dtype": some.dtype}
+
+
+def trees_of(table, name):
+    """Prompts as prefix trees, in the model's number format; none where it does not take those of the longest prompt.
+
+    See `passes.holds_on_trees`.
+    """
+    run, ready = table["bench"][name], []
+    for rows, inputs, ends, alike in run["trees"]:
+        mask = additive(inputs["attention_mask"], table["plain"][name]["dtype"])
+        ready.append((rows, {**inputs, "attention_mask": mask}, ends, alike))
+    if ready:
+        rows, inputs, ends, _alike = ready[run["longest"]]
+        expected = table["plain"][name]["logits"][rows]
+        ready = ready if holds_on_trees(table["model"], table["blocks"], inputs, ends, expected) else []
+    return ready
+
+
+def batches_of(table, name, otherwise):
+    """Prompts as trees where the model takes them, else in batches of a kind."""
+    return table["trees"][name] or table["bench"][name][otherwise]
 
 
 def evaluation_layers(harmful, benign):
@@ -98,8 +124,12 @@ def ablated(table, unit):
         (candidate, chosen layer, d_model) of harmful ones where it is asked for.
     """
     removed = removal(table, unit["places"], unit["operator"])
-    harmful = sweep_rows(table, "harmful", "tight", len(unit["places"]), removed=removed, keep=unit["stream"])
-    benign = sweep_rows(table, "benign", "tight", len(unit["places"]), removed=removed)
+    n, work = len(unit["places"]), {}
+    for name in ("harmful", "benign"):
+        at_last = removed[1] is not None  # a mean belongs to the last token: no edit of a tree
+        work[name] = table["bench"][name]["tight"] if at_last else batches_of(table, name, "tight")
+    harmful = sweep_rows(table, "harmful", work["harmful"], n, removed=removed, keep=unit["stream"])
+    benign = sweep_rows(table, "benign", work["benign"], n, removed=removed)
     found = {"bypass": torch.stack([row.mean() for row in harmful["score"]]), "kl": benign["kl"].mean(1)}
     if unit["stream"]:
         found["stream"] = harmful["stream"][:, table["layers"]]
@@ -131,7 +161,7 @@ def added(table, unit):
         found["at_" + name] = torch.stack(along)
     if unit["induce"]:
         begin = stream_to(table, "benign", layer)
-        steered = sweep_rows(table, "benign", "wide", len(vectors), begin=begin, vectors=vectors, keep=True)
+        steered = sweep_rows(table, "benign", begin["work"], len(vectors), begin=begin, vectors=vectors, keep=True)
         found["induce"] = torch.stack([row.mean() for row in steered["score"]])
         found["stream"] = whole_streams(table, layer, vectors, steered["stream"])[:, table["layers"]]
     if unit["priced"]:
@@ -157,15 +187,14 @@ def priced(table, layer, vectors, target):
     while len(which):
         strength = bottom + (top - bottom) * where / size
         moved = (strength.unsqueeze(1) * vectors)[which]
-        costs = sweep_rows(table, "safe", "wide", len(which), begin=begin, vectors=moved)["kl"].mean(1)
+        costs = sweep_rows(table, "safe", begin["work"], len(which), begin=begin, vectors=moved)["kl"].mean(1)
         grid_tell(state, where, which, costs, target)
         where, which = grid_ask(state, target)
     strength = bottom + (top - bottom) * state["low"] / size
     before = faint_score(table)
     begin = stream_to(table, "faint", layer)
-    after = sweep_rows(
-        table, "harmful", "wide", n, begin=begin, vectors=strength.unsqueeze(1) * vectors, later=table["faint"]
-    )
+    moved = strength.unsqueeze(1) * vectors
+    after = sweep_rows(table, "harmful", begin["work"], n, begin=begin, vectors=moved, later=table["faint"])
     return {"coefficient": strength, "kl_add": state["low_cost"], "gain": (after["score"] - before).mean(1)}
 
 
@@ -174,7 +203,7 @@ def faint_score(table):
     if "faint_score" not in table:
         run = table["bench"]["harmful"]
         score = torch.empty(run["n"])
-        for rows, inputs, _last, _alike in run["wide"]:
+        for rows, inputs, _ends, _alike in run["wide"]:
             logits = edited_pass(table["model"], table["blocks"], inputs, table["sites"], table["faint"])
             score[rows] = refusal_score(logits, table["ids"]).cpu()
         table["faint_score"] = score
@@ -185,31 +214,32 @@ def stream_to(table, name, layer):
     """The stream of "benign", "safe" or "faint" harmful prompts behind a layer: moved on, or begun again.
 
     Returns:
-        dict: "layer", "extras", and per batch "hidden" (batch, pos, d_model).
+        dict: "layer", "extras", the batches "work", and for each "hidden" (batch, pos, d_model).
     """
     stream = table["streams"].get(name)
     if stream is None or stream["layer"] > layer:
         stream = {"layer": -1, "extras": -1, "hidden": None}
-    run = table["bench"]["harmful" if name == "faint" else name]
+    # The faint ones are edited at the last token, the others not at all.
     edits = table["faint"] if name == "faint" else []
+    work = table["bench"]["harmful"]["wide"] if name == "faint" else batches_of(table, name, "wide")
     while stream["layer"] < layer:
         moved, extras = [], stream["extras"]
-        for k, (_rows, inputs, _last, _alike) in enumerate(run["wide"]):
+        for k, (_rows, inputs, _ends, _alike) in enumerate(work):
             hidden = torch.empty(0) if stream["hidden"] is None else stream["hidden"][k]
             begin = (stream["layer"], hidden, stream["extras"])
             one, extras = block_pass(table["model"], table["blocks"], inputs, begin, table["sites"], edits)
             moved.append(one)
         stream = {"layer": stream["layer"] + 1, "extras": extras, "hidden": moved}
     table["streams"][name] = stream
-    return stream
+    return {**stream, "work": work}
 
 
-def sweep_rows(table, name, kind, n, removed=None, begin=None, vectors=None, later=(), keep=False):
+def sweep_rows(table, name, work, n, removed=None, begin=None, vectors=None, later=(), keep=False):
     """What n candidates do to the next token of every prompt, many of them as rows of one batch.
 
     Args:
         table: of `measure_candidates`.
-        name, kind: which prompts, in which batches.
+        name, work: which prompts, in which batches.
         n: number of candidates.
         removed: from `removal`.
         begin, vectors: a stream, and what each candidate (n, d_model) adds to it at all positions.
@@ -222,7 +252,7 @@ def sweep_rows(table, name, kind, n, removed=None, begin=None, vectors=None, lat
     run, blocks = table["bench"][name], table["blocks"]
     start = -1 if begin is None else begin["layer"]
     score, kl, streams = torch.empty(n, run["n"]), torch.zeros(n, run["n"]), None
-    for place, (rows, inputs, last, alike) in enumerate(run[kind]):
+    for place, (rows, inputs, ends, alike) in enumerate(work):
         size, length = inputs["input_ids"].shape
         at_once = max(1, table["bench"]["budget"] // (size * length)) if alike else 1
         for first in range(0, n, at_once):
@@ -238,13 +268,13 @@ def sweep_rows(table, name, kind, n, removed=None, begin=None, vectors=None, lat
                 table["model"],
                 blocks,
                 repeated(inputs, copies),
-                last.repeat(copies, 1),
+                torch.cat([ends + torch.tensor([k * size, 0]) for k in range(copies)]),
                 (start, hidden, extras),
                 table["sites"],
                 edits,
                 wanted,
             )
-            shape = (copies, size)
+            shape = (copies, len(rows))
             score[chunk, rows] = refusal_score(logits, table["ids"]).cpu().reshape(shape)
             reference = table["plain"][name]["logits"][rows].repeat(copies, 1)
             kl[chunk, rows] = kl_divergence(logits, reference).cpu().reshape(shape)
@@ -260,8 +290,11 @@ def removing(sites, removed, chunk, size):
     """Site edits that remove the candidates of a chunk, each from its own rows."""
     unit = per_row(removed[0][chunk], size)
     if removed[1] is None:
-        tensors = {"unit": unit}
-        return [(layer, site, "all", ablate_rows, tensors) for layer in range(len(sites)) for site in sites[layer]]
+        tensors, every = {"unit": unit}, [(layer, site) for layer in range(len(sites)) for site in sites[layer]]
+        # The input of a later block is the output of the one before.
+        return [
+            (layer, site, "all", ablate_rows, tensors) for layer, site in every if layer == 0 or site != "resid_pre"
+        ]
     edits = []
     for layer in range(len(sites)):
         origin = per_row(removed[1][chunk, layer].unsqueeze(1), size)

@@ -209,6 +209,17 @@ def test_measuring_what_is_needed_chooses_the_same(planted: Any, objective: Any,
             assert math.isnan(b[name]) or a[name] == pytest.approx(b[name], abs=1e-4)
 
 
+def test_a_choice_alone_leaves_the_strength_open(planted: Any) -> None:
+    args = (planted.model, planted.candidates, planted.val, planted.tokens)
+    options: dict[str, Any] = {"objective": "causal", "progress": False}
+    priced, alone = select(*args, figures="needed", **options), select(*args, figures="choice", **options)
+    assert (alone.layer, alone.position) == (priced.layer, priced.position)
+    assert alone.coefficient == 1.0 != priced.coefficient
+    assert all(math.isnan(row["coefficient"]) for row in alone.table)
+    for_defence = select(*args, figures="choice", progress=False)  # here the choice rests on strengths
+    assert for_defence.coefficient == select(*args, figures="needed", progress=False).coefficient
+
+
 def test_what_is_not_needed_is_left_out_and_said(planted: Any) -> None:
     args = (planted.model, planted.candidates, planted.val, planted.tokens)
     found = select(*args, objective="causal", figures="needed", max_depth=0.6, progress=False)
