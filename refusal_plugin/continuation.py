@@ -55,10 +55,11 @@ class Grown:
     prompts: PromptSet
     batches: tuple[tuple[list[int], Trees], ...]
 
-    @property
-    def longest(self) -> int:
-        """Which trees hold the longest prompt: a window that cuts off any prompt cuts off that one."""
-        return max(range(len(self.batches)), key=lambda k: int(self.batches[k][1].inputs["position_ids"].max()))
+    def trial(self) -> tuple[list[int], Trees]:
+        """Row numbers and the tree with the longest prompt: a window that cuts off any prompt cuts off that one."""
+        rows, batch = max(self.batches, key=lambda one: int(one[1].inputs["position_ids"].max()))
+        here, tree = batch.deepest()
+        return [rows[k] for k in here], tree
 
 
 def planted(
@@ -90,7 +91,7 @@ def planted(
 def grown(
     model: Any, prompts: Encoded, logits: Float[Tensor, "prompt vocab"], rows: Sequence[int] | None = None
 ) -> Grown | None:
-    """Prompts as prefix trees, if it pays and if those with the longest give the model's own logits there.
+    """Prompts as prefix trees, if it pays and if the one with the longest prompt gives the model's own logits.
 
     Args:
         model, prompts, rows: see `planted`.
@@ -99,9 +100,9 @@ def grown(
     found = planted(model, prompts, rows, dtype=next(hf_module(model).parameters()).dtype)
     if found is None:
         return None
-    places, batch = found.batches[found.longest]
+    places, tree = found.trial()
     with torch.no_grad():
-        same = holds_on_trees(model, layers(model), light_inputs(model, batch), batch.ends, logits[places])
+        same = holds_on_trees(model, layers(model), light_inputs(model, tree), tree.ends, logits[places])
     return found if same else None
 
 

@@ -49,8 +49,8 @@ def bench(model: Any, prompts: PromptSet, positions: Sequence[int]) -> dict[str,
 
     Returns:
         "harmful", "safe", "benign": each "n" prompts in batches of (rows, inputs, ends, rows may be repeated): "wide"
-        for few candidates, "tight" for many, and "trees" for either where the model takes them and they pay, with the
-        number of those that hold the "longest" prompt; and the numbers of the search.
+        for few candidates, "tight" for many, and "trees" for either where they pay, with one of them as a "trial"; and
+        the numbers of the search.
     """
     safe = prompts.filter(role=("benign", "near_miss"))
     found: dict[str, Any] = {
@@ -74,8 +74,9 @@ def _run(model: Any, prompts: PromptSet, kinds: Sequence[str]) -> dict[str, Any]
         "wide": large.batches,
         "tight": Encoded.of(model, prompts, max_rows=TIGHT).batches if "tight" in kinds else (),
         "trees": () if trees is None else trees.batches,
+        "trial": () if trees is None else (trees.trial(),),
     }
-    found: dict[str, Any] = {"n": len(prompts), "longest": 0 if trees is None else trees.longest}
+    found: dict[str, Any] = {"n": len(prompts)}
     for kind, some in batches.items():
         found[kind] = [(rows, light_inputs(model, one), one.ends, repeatable(one)) for rows, one in some]
     return found

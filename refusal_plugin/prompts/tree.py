@@ -66,6 +66,13 @@ class Trees:
         """Number of nodes, padding included."""
         return self.inputs["input_ids"].numel()
 
+    def deepest(self) -> tuple[list[int], Trees]:
+        """The tree that holds the longest prompt: which prompts are in it, and it alone."""
+        row = int(self.inputs["position_ids"].max(1).values.argmax())
+        here = (self.ends[:, 0] == row).nonzero().flatten()
+        inputs = {name: value[row : row + 1] for name, value in self.inputs.items()}
+        return here.tolist(), Trees(inputs, self.ends[here] - torch.tensor([row, 0]), self.tail)
+
 
 def grow(sequences: Sequence[Sequence[int]]) -> Branches:
     """The prefix tree of token sequences, none of them empty."""

@@ -77,19 +77,24 @@ def plain_run(model, blocks, run):
 
 
 def trees_of(table, name):
-    """Prompts as prefix trees, in the model's number format; none where it does not take those of the longest prompt.
+    """Prompts as prefix trees, in the model's number format; none where it does not take the one that is tried.
 
     See `passes.holds_on_trees`.
     """
-    run, ready = table["bench"][name], []
-    for rows, inputs, ends, alike in run["trees"]:
-        mask = additive(inputs["attention_mask"], table["plain"][name]["dtype"])
-        ready.append((rows, {**inputs, "attention_mask": mask}, ends, alike))
-    if ready:
-        rows, inputs, ends, _alike = ready[run["longest"]]
-        expected = table["plain"][name]["logits"][rows]
-        ready = ready if holds_on_trees(table["model"], table["blocks"], inputs, ends, expected) else []
-    return ready
+    run, plain = table["bench"][name], table["plain"][name]
+    trial, trees = with_masks(run["trial"], plain["dtype"]), with_masks(run["trees"], plain["dtype"])
+    for rows, inputs, ends, _alike in trial:
+        if not holds_on_trees(table["model"], table["blocks"], inputs, ends, plain["logits"][rows]):
+            return []
+    return trees
+
+
+def with_masks(batches, dtype):
+    """Batches of trees whose masks said what is seen, with masks of the model's own kind."""
+    made = []
+    for rows, inputs, ends, alike in batches:
+        made.append((rows, {**inputs, "attention_mask": additive(inputs["attention_mask"], dtype)}, ends, alike))
+    return made
 
 
 def batches_of(table, name, otherwise):
