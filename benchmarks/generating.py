@@ -6,8 +6,7 @@ import torch
 
 import refusal_plugin as rp
 from refusal_plugin.answers import generate_ids
-from refusal_plugin.edits import Edit, SiteEdit
-from refusal_plugin.traced.write import add
+from refusal_plugin.side_by_side import generate_arms
 
 from .clock import Row, against, summary, take_turns
 from .shapes import Shape, mixed
@@ -45,25 +44,21 @@ def rows(shape: Shape, *, repeats: int, prompts: int = 8, tokens: int = 64) -> l
 
 
 def strengths(shape: Shape, *, repeats: int, prompts: int = 8, n: int = 8, tokens: int = 16) -> Row:
-    """`n` strengths as rows of one batch, against one generation for each."""
-    encoded = rp.encode(shape.model, list(mixed(shape, prompts)))
-    inputs = encoded.inputs
+    """`n` strengths as rows of shared batches, encoded and decoded, against one bare generation for each."""
+    chosen = list(mixed(shape, prompts))
+    inputs = rp.encode(shape.model, chosen).inputs
     vector = torch.randn(shape.d_model, generator=torch.Generator().manual_seed(0))
     vector /= vector.norm()
-    layers = range(shape.n_layers)
-    doses = torch.linspace(0.0, 0.7, n)
+    layers = dict.fromkeys(range(shape.n_layers), vector)
+    doses = torch.linspace(0.0, 0.7, n).tolist()
+    edits = {f"{dose:.2f}": rp.addition(layers, coefficient=dose, where="last") for dose in doses}
 
     def one_by_one() -> None:
-        for dose in doses.tolist():
-            edit = rp.addition(dict.fromkeys(layers, vector), coefficient=dose, where="last")
+        for edit in edits.values():
             generate_ids(shape.model, inputs, edit, max_new_tokens=tokens)
 
     def as_rows() -> None:
-        each = doses.repeat_interleave(prompts).reshape(-1, 1, 1)
-        tensors = {"vector": vector, "strength": each}
-        edit = Edit("doses", tuple(SiteEdit(layer, "resid_post", add, tensors, "last") for layer in layers))
-        repeated = {name: value.repeat(n, 1) for name, value in inputs.items()}
-        generate_ids(shape.model, repeated, edit, max_new_tokens=tokens)
+        generate_arms(shape.model, chosen, edits, max_new_tokens=tokens, progress=False)
 
     name = f"{n} strengths of an edit as rows, {tokens} tokens, against one run for each"
     return against(name, shape.name, as_rows, one_by_one, repeats=repeats, target="<= 0.50")

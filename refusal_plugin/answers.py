@@ -1,7 +1,8 @@
 """Answers of a model, with or without an edit, in one traced generation per batch.
 
 Greedy by default: an answer is then a function of the prompt and the edit alone. The ids are those of torch hooks on
-the bare model, bit for bit (tested), because both run `traced.write.place` on the same tensors.
+the bare model, bit for bit (tested), because both run `traced.write.place` on the same tensors. Rows that begin alike
+are read once where no edit acts there (`prefill`).
 """
 
 import warnings
@@ -17,6 +18,7 @@ from .edits import Edit, site_modules
 from .errors import PromptError
 from .models import anatomy
 from .models.wrapper import save
+from .prefill import begun
 from .progress import Progress, track
 from .prompts import Prompt, batches
 from .prompts.batch import Batch
@@ -127,6 +129,8 @@ def _generate(
     # A plan per batch: some edits keep a memory from the prompt to the last token of an answer.
     planned = [(inputs, [] if edit is None else edit.plan()) for inputs in work]
     sites = [] if edit is None else site_modules(model, edit)
+    if not remote:
+        planned = [({**inputs, **begun(model, inputs, edit)}, edits) for inputs, edits in planned]
     with torch.no_grad(), warnings.catch_warnings():
         # The loop over decode steps ends where the model ends: nnsight announces that as a warning each time.
         warnings.filterwarnings("ignore", message=".*was never reached", category=UserWarning)

@@ -3,14 +3,17 @@
     D defences x S strengths x N prompts     one pass for every batch of rows, instead of D x S x N runs
 
 A row's edit acts on that row alone (`traced.write.on_rows`), so the answers are those of each edit by itself: the same
-ids (tested with gated and remembering edits). Edits of the prompt only and edits of every step go into
-batches of their own.
+ids (tested with gated and remembering edits). Edits that differ in a vector or a strength only are one edit whose rows
+have their own. Edits of the prompt only and edits of every step go into batches of their own. Where all edits of a
+batch act at the newest token, every prompt is read once for all of them (`prefill`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .answers import Answer, decoded, generate_ids
 from .backoff import backed_off, encoder
@@ -20,7 +23,11 @@ from .models import anatomy
 from .progress import Progress, track
 from .prompts import Prompt, batches
 from .prompts.batch import Batch
-from .traced.write import on_rows
+from .traced.gate import mars
+from .traced.write import add, blend, on_rows, transform
+
+PER_ROW = (blend, transform, mars)
+"""Edit functions, beside `add`, that take a strength of its own in each row."""
 
 
 def side_by_side(edits: Sequence[Edit | None], arms: Sequence[int]) -> Edit:
@@ -38,20 +45,57 @@ def side_by_side(edits: Sequence[Edit | None], arms: Sequence[int]) -> Edit:
     when = {edit.when for edit in chosen.values()}
     if len(when) > 1:
         raise DirectionError("run edits side by side", f"they act at {sorted(when)}", "batch those of one time")
-    parts = []
+    alike: dict[tuple[Any, ...], list[tuple[int, SiteEdit]]] = {}
     for k, edit in chosen.items():
         if edit.rows is not None:
             raise DirectionError(
                 f"run edit '{edit.name}' side by side", f"it is bound to {edit.rows} rows", "give one strength"
             )
-        rows = torch.tensor([row for row, arm in enumerate(arms) if arm == k])
+        seen: Counter[tuple[int, str]] = Counter()
         for part in edit.parts:
-            inner = dict(part.tensors)
-            if "memory" in inner:  # an edit's memory is its own, and holds its own rows only
-                inner["memory"] = f"{k}/{inner['memory']}"
-            tensors = {"rows": rows, "function": part.function, "tensors": inner}
-            parts.append(SiteEdit(part.layer, part.site, on_rows, tensors, part.where))
+            place = (part.layer, part.site)
+            alike.setdefault((seen[place], *place, part.where, _alike(k, part)), []).append((k, part))
+            seen[place] += 1
+    # At one place the first part of every arm runs before the second of any: each arm keeps its own order.
+    parts = [_as_one(alike[key], arms) for key in sorted(alike, key=lambda key: int(key[0]))]
     return Edit("side by side", tuple(parts), when.pop() if when else "every_step")
+
+
+def _alike(arm: int, part: SiteEdit) -> Any:
+    """Equal for parts of one place that can be one edit of all their rows, each with its own vector or strength."""
+    strength = part.tensors.get("strength", 1.0)
+    rest = {name: value for name, value in part.tensors.items() if name != "strength"}
+    if "memory" in rest or isinstance(strength, Tensor):
+        return arm
+    if part.function is add:
+        vector = rest["vector"]
+        return (add, vector.dtype, vector.device, vector.shape) if vector.ndim == 1 else arm
+    if "strength" in part.tensors and part.function not in PER_ROW:
+        return arm
+    # Tensors are equal where they are the same memory.
+    told = [(v.data_ptr(), v.shape, v.stride(), v.dtype) if isinstance(v, Tensor) else v for v in rest.values()]
+    return (part.function, *rest, *told) if all(isinstance(value, Hashable) for value in told) else arm
+
+
+def _as_one(found: Sequence[tuple[int, SiteEdit]], arms: Sequence[int]) -> SiteEdit:
+    """One edit of the rows of some arms from their parts, which are alike."""
+    order = {k: place for place, (k, _part) in enumerate(found)}
+    rows = torch.tensor([row for row, arm in enumerate(arms) if arm in order])
+    own = torch.tensor([order[arm] for arm in arms if arm in order])
+    k, part = found[0]
+    inner = dict(part.tensors)
+    if "memory" in inner:  # an edit's memory is its own, and holds its own rows only
+        inner["memory"] = f"{k}/{inner['memory']}"
+    if len(found) > 1 and part.function is add:
+        each = [one.tensors.get("strength", 1.0) * one.tensors["vector"] for _k, one in found]
+        inner = {"vector": torch.stack(each)[own].unsqueeze(1)}
+    elif len(found) > 1 and "strength" in inner:
+        strengths = torch.tensor([one.tensors["strength"] for _k, one in found], dtype=torch.float32)
+        inner["strength"] = strengths[own].reshape(-1, 1, 1)
+    if len(rows) == len(arms):
+        return SiteEdit(part.layer, part.site, part.function, inner, part.where)
+    tensors = {"rows": rows, "function": part.function, "tensors": inner}
+    return SiteEdit(part.layer, part.site, on_rows, tensors, part.where)
 
 
 def generate_arms(

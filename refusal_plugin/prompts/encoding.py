@@ -21,7 +21,7 @@ from refusal_plugin.prompts.chat import Rendered, render
 from refusal_plugin.prompts.prompt import MODALITIES, Prompt
 from refusal_plugin.prompts.source import Source, source_of
 
-WINDOW = 256  # prompts encoded ahead to sort them by length; bounds the memory that pixels take
+WINDOW = 256  # different prompts encoded ahead to sort them by length; bounds the memory that pixels take
 
 _ARGUMENT = {"image": "images", "video": "videos"}
 
@@ -83,11 +83,17 @@ def batches(
     source = source_of(model)
     chosen = _as_prompts(prompts)
     for modality in MODALITIES:
-        places = [place for place, prompt in enumerate(chosen) if prompt.modality == modality]
-        for start in range(0, len(places), WINDOW):
-            window = places[start : start + WINDOW]
-            rows = {place: _row(source, chosen[place], system, suffix, raw) for place in window}
-            window.sort(key=lambda place: (rows[place].length, place))
+        # A prompt that comes several times is encoded once, and its rows stay together.
+        copies: dict[int, list[int]] = {}
+        for place, prompt in enumerate(chosen):
+            if prompt.modality == modality:
+                copies.setdefault(id(prompt), []).append(place)
+        each = list(copies.values())
+        for start in range(0, len(each), WINDOW):
+            rows: dict[int, Row] = {}
+            for places in each[start : start + WINDOW]:
+                rows |= dict.fromkeys(places, _row(source, chosen[places[0]], system, suffix, raw))
+            window = sorted(rows, key=lambda place: rows[place].length)
             while window:
                 n = 1
                 while n < min(len(window), max_rows) and rows[window[n]].length * (n + 1) <= token_budget:

@@ -6,7 +6,8 @@ by it. The memory is a dict that belongs to one run (`Edit.plan` and `Edit.attac
 overwrites it.
 
 A prompt is told from a decode step by its length: a rendered prompt is never one token long, a decode step always is.
-Every row of a batch is decided by itself.
+Where all but the last token of the prompt has been read before (`refusal_plugin.prefill`), the run begins with that
+token, and its memory is empty. Every row of a batch is decided by itself.
 """
 
 import torch
@@ -110,7 +111,7 @@ def remember(x, memory, gate, condition):
         gate: a function of this file that returns (batch, 1, 1).
         condition: its keyword arguments.
     """
-    if x.shape[1] > 1:
+    if x.shape[1] > 1 or not memory:
         memory["coefficient"] = gate(x[:, -1:], **condition)
         memory["step"] = 0
     else:

@@ -28,7 +28,10 @@ def add(x, vector, strength=1.0):
         vector: (d_model,), or (batch, 1, d_model) for a vector of its own in each row.
         strength: a number, or (batch, 1, 1) for a strength of its own in each row.
     """
-    return x + (row(strength, x) * vector.to(device=x.device)).to(x.dtype)
+    step = vector.to(device=x.device)
+    if isinstance(strength, torch.Tensor) or strength != 1.0:
+        step = row(strength, x) * step
+    return x + step.to(x.dtype)
 
 
 def ablate(x, unit):

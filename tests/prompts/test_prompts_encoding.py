@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prompt_models import PARTS_TEMPLATE, byte_tokenizer, tiny, word_tokenizer
 
 from refusal_plugin.errors import MediaError, PromptError
-from refusal_plugin.prompts import MODALITIES, Batch, Prompt, PromptSet, batches, encode
+from refusal_plugin.prompts import MODALITIES, Batch, Prompt, PromptSet, batches, encode, encoding
 from refusal_plugin.prompts.batch import TOKEN_ROLES
 
 VOCABULARY = ["how", "do", "i", "bake", "bread", "kill", "a", "process", "?", ".", "please"]
@@ -265,6 +265,19 @@ def test_batches_hold_every_prompt_once_within_the_budget(llama, lengths: list[i
     assert [indices for indices, _ in batches(llama.source, prompts, token_budget=budget, max_rows=rows)] == [
         indices for indices, _ in found
     ]
+
+
+def test_copies_of_a_prompt_are_encoded_once_and_stay_together(llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [Prompt("bake " * n, id=f"{i}") for i, n in enumerate((3, 1, 3, 2))]
+    plain, asked = encoding._row, []
+    monkeypatch.setattr(encoding, "_row", lambda *args: asked.append(args[1]) or plain(*args))
+    found = list(batches(llama.source, prompts * 5, max_rows=10))
+    assert asked == prompts
+    assert [[i % 4 for i in indices] for indices, _ in found] == [[1] * 5 + [3] * 5, [0] * 5 + [2] * 5]
+    assert sorted(i for indices, _ in found for i in indices) == list(range(20))
+    for indices, batch in found:
+        again = encode(llama.source, [prompts[i % 4] for i in indices])
+        assert batch.prompts == again.prompts and batch.inputs["input_ids"].equal(again.inputs["input_ids"])
 
 
 def test_batches_have_one_modality_each(omni) -> None:
