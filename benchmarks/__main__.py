@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from . import choosing, clock, evaluating, fits, generating, memory, reading, shapes, starting
+from . import choosing, clock, evaluating, fits, generating, memory, reading, scaling, shapes, starting
 from .clock import Row
 
 RESULTS = Path(__file__).with_name("results.json")
+WHOLE, QUICK = 15 * 60, 3 * 60
+"""Seconds that a run may take, on two quiet cores."""
 
 
 def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
@@ -30,30 +32,39 @@ def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         "evaluating": lambda: evaluating.rows(shapes.organism(), repeats=few),
         "choosing": lambda: choosing.rows(shapes.organism(), repeats=few),
         "fits": lambda: fits.rows(shapes.organism(), repeats=few),
-        "starting": lambda: starting.rows(repeats=many),
+        "scaling": lambda: scaling.rows(shapes.organism(), repeats=few, quick=quick),
+        "starting": lambda: starting.rows(repeats=min(many, 5)),
         "streaming": lambda: memory.streaming((100, 1000) if quick else (100, 1000, 10_000)),
     }
     if importlib.util.find_spec("benchmarks.heads"):
         found["heads"] = lambda: importlib.import_module("benchmarks.heads").rows(quick=quick)
     if not quick:
         found |= {
-            "reading-0.1B": lambda: reading.rows(shapes.qwen("0.1B"), repeats=5, prompts=32),
+            "reading-0.1B": lambda: reading.rows(shapes.qwen("0.1B"), repeats=3, prompts=32),
             "memory-0.1B": lambda: memory.rows("0.1B", prompts=32, repeats=3),
-            "generating-0.1B": lambda: generating.rows(shapes.qwen("0.1B"), repeats=3),
+            "generating-0.1B": lambda: generating.rows(shapes.qwen("0.1B"), repeats=2),
             "strengths-0.1B": lambda: [generating.strengths(shapes.qwen("0.1B"), repeats=2, n=4)],
             "choosing-0.1B": lambda: choosing.rows(shapes.qwen("0.1B"), repeats=2),
             "memory-0.5B": lambda: memory.rows("0.5B", prompts=16, repeats=2),
         }
     if torch.cuda.is_available():
         for size in ("0.1B", "0.5B"):
-            found[f"reading-{size}-gpu"] = lambda size=size: reading.rows(gpu(size), repeats=9)  # type: ignore[misc]
-            found[f"generating-{size}-gpu"] = lambda size=size: generating.rows(gpu(size), repeats=5)  # type: ignore[misc]
+            found[f"reading-{size}-gpu"] = on_gpu(reading.rows, size, 9)
+            found[f"generating-{size}-gpu"] = on_gpu(generating.rows, size, 5)
     return found
 
 
-def gpu(size: str) -> shapes.Shape:
-    """A random Qwen2 in bfloat16 on the first GPU."""
-    return shapes.qwen(size, "cuda", torch.bfloat16)
+def on_gpu(measure: Callable[..., Iterable[Row]], size: str, repeats: int) -> Callable[[], Iterable[Row]]:
+    """A measurement of a random Qwen2 in bfloat16 on the first GPU, timed by its events."""
+
+    def rows() -> Iterable[Row]:
+        before, clock.CLOCK = clock.CLOCK, "gpu"
+        try:
+            return list(measure(shapes.qwen(size, "cuda", torch.bfloat16), repeats=repeats))
+        finally:
+            clock.CLOCK = before
+
+    return rows
 
 
 def main() -> None:
@@ -81,16 +92,18 @@ def main() -> None:
     unknown = sorted(set(names) - set(chosen))
     if unknown:
         parser.error(f"no section {', '.join(unknown)}; there are {', '.join(chosen)}")
+    spent: list[tuple[str, float, float]] = []
     for name in names:
-        begun = time.perf_counter()
-        rows = list(chosen[name]())
-        console.print(f"{name}: {time.perf_counter() - begun:.0f} s", style="dim")
-        found += rows
+        begun, used = time.perf_counter(), clock.processor_time()
+        found += list(chosen[name]())
+        spent.append((name, time.perf_counter() - begun, clock.processor_time() - used))
+        console.print(f"{name}: {spent[-1][1]:.0f} s", style="dim")
     written = [row.to_json() for row in found]
     if options.only and options.out.is_file():
         written = merged(json.loads(options.out.read_text(encoding="utf-8")), written)
     options.out.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     Console(width=160).print(drawn(found, options.threads))
+    Console(width=160).print(bill(spent, QUICK if options.quick else WHOLE))
 
 
 def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -103,7 +116,7 @@ def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[st
 def drawn(rows: Iterable[Row], threads: int) -> Table:
     """The table; a ratio is the median of the repetitions, with its quartiles."""
     where = f"{platform.system()} {platform.machine()}, {threads} CPU thread{'s' if threads > 1 else ''}"
-    table = Table(title=f"Ratios to the baseline, median [quartiles]; {where}")
+    table = Table(title=rf"Ratios to the baseline, median \[quartiles]; {where}")
     for head in ("measured", "model", "ratio", "quartiles", "unit", "target", ""):
         table.add_column(
             head, justify="right" if head in ("ratio", "quartiles") else "left", no_wrap=head != "measured"
@@ -112,6 +125,18 @@ def drawn(rows: Iterable[Row], threads: int) -> Table:
         mark = {True: "kept", False: "[red]missed[/red]", None: ""}[row.met]
         spread = f"[{row.low:.2f}, {row.high:.2f}]".replace("[", r"\[")
         table.add_row(row.name, row.shape, f"{row.ratio:.2f}", spread, row.unit, row.target, mark)
+    return table
+
+
+def bill(spent: Sequence[tuple[str, float, float]], limit: float) -> Table:
+    """What the run itself cost: (section, seconds by the wall clock, seconds of the processor), and their sum."""
+    wall, processor = (sum(one[k] for one in spent) for k in (1, 2))
+    table = Table(title=f"Time of this run; a whole one may take {limit:.0f} s", show_footer=True)
+    table.add_column("part", footer="sum")
+    table.add_column("seconds", f"{wall:.0f}", justify="right")
+    table.add_column("of the processor", f"{processor:.0f}", justify="right")
+    for name, seconds, used in sorted(spent, key=lambda one: -one[1]):
+        table.add_row(name, f"{seconds:.1f}", f"{used:.1f}")
     return table
 
 

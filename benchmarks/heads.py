@@ -10,11 +10,9 @@ TransformerLens its rows are left out. Prompts are encoded before the clock star
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +24,7 @@ from refusal_plugin.heads.targets import targets
 from refusal_plugin.models.heads import head_sites
 
 from .clock import Job, Row, against, faster, summary
-from .memory import reset, status
+from .memory import answers, reset, status
 from .shapes import random_qwen, word_prompts, words_tokenizer
 
 PROMPTS, WORDS = 8, 96
@@ -34,7 +32,7 @@ PROMPTS, WORDS = 8, 96
 
 def rows(*, quick: bool = False) -> Iterable[Row]:
     """Added time, and time and memory beside the peer where it is installed."""
-    size, repeats = ("0.1B", 3) if quick else ("0.5B", 5)
+    size, repeats = ("0.1B", 3) if quick else ("0.5B", 3)
     name = f"head attribution, {PROMPTS} prompts of {WORDS} words, all heads"
     bare, ours = forward_job(size), attribute_job(size)
     yield against(f"{name}, against the bare forward pass", size, ours, bare, repeats=repeats, target="<= 1.15")
@@ -42,7 +40,10 @@ def rows(*, quick: bool = False) -> Iterable[Row]:
         return
     name += ", against stack_head_results"
     yield faster(name, size, ours, stack_job(size), repeats=max(2, repeats // 2))
-    ratios = [ask("attribute", size) / ask("stack", size) for _ in range(1 if quick else 2)]
+    ratios = []
+    for _ in range(1 if quick else 2):
+        mine, theirs = answers(*(["benchmarks.heads", job, size] for job in ("attribute", "stack")))
+        ratios.append(mine["bytes"] / theirs["bytes"])
     yield summary(f"memory of {name}", size, ratios, "<= 0.20", "x memory")
 
 
@@ -108,15 +109,6 @@ def stack_job(size: str) -> Job:
 
 
 JOBS: dict[str, Callable[[str], Job]] = {"forward": forward_job, "attribute": attribute_job, "stack": stack_job}
-
-
-def ask(job: str, size: str) -> float:
-    """Bytes that a job takes, from a process of its own."""
-    root = Path(__file__).resolve().parents[1]
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "benchmarks.heads", job, size]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-    return float(json.loads(done.stdout.splitlines()[-1])["bytes"])
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,10 @@ def status(key: str) -> int:
 
 def rows(size: str, *, prompts: int = 64, repeats: int = 3) -> list[Row]:
     """Reading all layers against the bare forward pass over the same batches."""
-    ratios = [ask("collect", size, prompts) / ask("forward", size, prompts) for _ in range(repeats)]
+    ratios = []
+    for _ in range(repeats):
+        mine, theirs = answers(command("collect", size, prompts), command("forward", size, prompts))
+        ratios.append(mine["bytes"] / theirs["bytes"])
     name = f"memory of residuals of all layers, {prompts} prompts, against the bare forward pass"
     return [summary(name, size, ratios, "<= 1.25", "x memory")]
 
@@ -61,7 +65,8 @@ def streaming(counts: Iterable[int]) -> list[Row]:
     wanted = sorted(counts)
     if any(str(n // wanted[0]).strip("0") != "1" or n % wanted[0] for n in wanted):
         raise ValueError(f"{wanted}: give the first count and 10, 100, ... times as many")
-    peaks = answer("moments", "organism", wanted[-1], wanted[0])["peaks"]  # some four seconds per 1,000 prompts
+    (found,) = answers(command("moments", "organism", wanted[-1], wanted[0]))  # some three seconds per 1,000 prompts
+    peaks = found["peaks"]
     first = peaks[str(wanted[0])]
     name = "peak memory of streaming {:,} prompts, against that of the first {:,}"
     return [
@@ -70,19 +75,25 @@ def streaming(counts: Iterable[int]) -> list[Row]:
     ]
 
 
-def ask(job: str, shape: str, n: int) -> float:
-    """Bytes that a job takes, from a process of its own."""
-    return float(answer(job, shape, n)["bytes"])
+def command(job: str, shape: str, n: int, window: int = 0) -> list[str]:
+    """Arguments of a process that does one job of this file."""
+    return ["benchmarks.memory", job, shape, str(n), str(window)]
 
 
-def answer(job: str, shape: str, n: int, window: int = 0) -> dict[str, Any]:
-    """What a process of its own prints about a job."""
+def answers(*commands: list[str]) -> list[dict[str, Any]]:
+    """What processes print about their jobs. They run at the same time: memory, unlike time, is not shared."""
     root = Path(__file__).resolve().parents[1]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "benchmarks.memory", job, shape, str(n), str(window)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    environment = {**os.environ, "PYTHONPATH": path}
+
+    def run(arguments: list[str]) -> dict[str, Any]:
+        whole = [sys.executable, "-m", *arguments]
+        done = subprocess.run(whole, check=True, capture_output=True, text=True, env=environment)
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    with ThreadPoolExecutor(len(commands)) as pool:
+        return list(pool.map(run, commands))
 
 
 def many(n: int) -> Iterator[Prompt]:

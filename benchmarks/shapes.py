@@ -70,13 +70,13 @@ class Shape:
 
 @cache
 def organism() -> Shape:
-    """The embedded model."""
+    """The embedded model, on the CPU also where there is a GPU."""
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
     from refusal_plugin.organism import checkpoint_path
 
     bare = Thinker.from_pretrained(checkpoint_path("organism"), dtype=torch.float32)
-    return Shape("organism", rp.load("organism"), bare.eval().requires_grad_(False))
+    return Shape("organism", rp.load("organism", device="cpu"), bare.eval().requires_grad_(False))
 
 
 @cache
@@ -89,11 +89,12 @@ def qwen(size: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> 
     return Shape(name, rp.load(twins[0], tokenizer=words_tokenizer()), twins[1])
 
 
-def random_qwen(size: str) -> nn.Module:
-    """Random weights, the same every time."""
+def random_qwen(size: str, layers: int | None = None) -> nn.Module:
+    """Random weights, the same every time; of the size's number of layers or another one."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    config = Qwen2Config(**SIZES[size], tie_word_embeddings=True, max_position_embeddings=4096)
+    sizes = SIZES[size] | ({} if layers is None else {"num_hidden_layers": layers})
+    config = Qwen2Config(**sizes, tie_word_embeddings=True, max_position_embeddings=4096)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module: nn.Module = Qwen2ForCausalLM(config)

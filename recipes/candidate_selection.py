@@ -27,6 +27,7 @@ import torch
 from refusal_plugin.directions import Candidates, Direction
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.prompts import PromptSet, batches
+from refusal_plugin.prompts.light import light_inputs
 from refusal_plugin.provenance import provenance
 from refusal_plugin.remote import portions, stage
 from refusal_plugin.scores import RefusalTokens
@@ -76,7 +77,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> Selection:
     # Prepare on this side: render, tokenise, pad. Only tensors go into the session.
     fit_work, order = [], []
     for rows, batch in batches(model, fit):
-        fit_work.append((batch.inputs, batch.roles["last"].int().argmax(1, keepdim=True)))
+        fit_work.append((light_inputs(model, batch), batch.roles["last"].int().argmax(1, keepdim=True)))
         order += rows
     harmful = torch.tensor([fit[row].role == "harmful" for row in order])
     groups, work = harmful.long(), bench(model, held_out, POSITIONS)

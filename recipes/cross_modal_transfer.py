@@ -30,7 +30,8 @@ from refusal_plugin.cross_modal.similarity import empty, row
 from refusal_plugin.cross_modal.streams import need_disjoint
 from refusal_plugin.cross_modal.tables import corrected, put_effects, read_tables, the_gap, warnings
 from refusal_plugin.models import anatomy, layers
-from refusal_plugin.prompts import MODALITIES, PromptSet, batches
+from refusal_plugin.prompts import MODALITIES, PromptSet, batches, encode
+from refusal_plugin.prompts.light import light_inputs
 from refusal_plugin.provenance import provenance
 from refusal_plugin.remote import portions, stage
 from refusal_plugin.study.transfer import with_media_train
@@ -71,12 +72,15 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> TransferRepo
     is_harmful = torch.tensor([fit[k].role == "harmful" for k in fit_order])
     acted = {m: some_pairs(test.filter(modality=m), PAIRS) for m in names}
     arms = len(names) + DRAWS
-    jobs = []  # (target, 1 = harmful, inputs, arm of each row)
+    jobs = []  # (target, 1 = harmful, inputs, arm of each row, the prompts once, which of these each row is, rows)
     for m, name in enumerate(names):
         for harmful, role in enumerate(("benign", "harmful")):
             part = acted[name].filter(role=role)
             for rows, batch in batches(model, repeated(part, arms), token_budget=16384, max_rows=256):
-                jobs.append((m, harmful, batch.inputs, torch.tensor(rows) // len(part), rows))
+                own = sorted({row % len(part) for row in rows})
+                which, alone = [own.index(row % len(part)) for row in rows], encode(model, part[own])
+                arms_of, plain_of = torch.tensor(rows) // len(part), light_inputs(model, alone)
+                jobs.append((m, harmful, light_inputs(model, batch), arms_of, plain_of, torch.tensor(which), rows))
     drawn = torch.randn(DRAWS, facts.n_layers, facts.d_model, generator=torch.Generator().manual_seed(SEED))
     blocks, n_layers, n_names = layers(model), facts.n_layers, len(names)
 
@@ -88,8 +92,8 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> TransferRepo
     first: list[Any] = []
     plain: list[Any] = []
     scores: list[Any] = []
-    for fitting, testing, trying in portions(*reads, stage(jobs, passes=1 + n_layers), remote=remote):
-        tries = [job[:4] for job in trying]
+    for fitting, testing, trying in portions(*reads, stage(jobs, passes=n_layers + 1 / arms), remote=remote):
+        tries = [job[:6] for job in trying]
         with torch.no_grad(), model.session(remote=remote):
             more = nnsight.save({"fitted": [], "first": [], "tested": [], "plain": [], "scores": []})
             for inputs, last in fitting:
@@ -97,8 +101,9 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> TransferRepo
                     more["fitted"].append(residuals(blocks, last)[:, 0].cpu())
                     more["first"].append(model.output.logits[:, -1].argmax(-1).cpu())
             for inputs, last in testing:
-                with model.trace(**inputs):
+                with model.trace(**inputs) as tracer:
                     more["tested"].append(residuals(blocks, last)[:, 0].cpu())
+                    tracer.stop()
             if tries:  # directions of every modality and layer, all of the length of text's: no doses are compared
                 means = class_means(torch.cat(fitted + more["fitted"]), groups, 2 * n_names)
                 benign = means[0::2]
@@ -107,9 +112,9 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> TransferRepo
                 units = (vectors / vectors.norm(dim=-1, keepdim=True)).float()
                 vectors = vectors.float()
                 refusal_ids = opening_tokens(torch.cat(first + more["first"])[is_text], is_harmful[is_text], 0.05)
-            for target, harmful, inputs, arm in tries:
-                with model.trace(**inputs):
-                    more["plain"].append(refusal_score(model.output.logits[:, -1], refusal_ids).cpu())
+            for target, harmful, inputs, arm, once, each in tries:
+                with model.trace(**once):
+                    more["plain"].append(refusal_score(model.output.logits[:, -1], refusal_ids)[each].cpu())
                 for layer in range(n_layers):
                     unit = units[arm, layer].unsqueeze(1)
                     with model.trace(**inputs):
@@ -137,7 +142,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> TransferRepo
         for h in (0, 1)
     }
     before = {key: torch.full((table.shape[1],), torch.nan) for key, table in effects.items()}
-    for (target, harmful, _inputs, _arm, rows), untouched in zip(jobs, plain, strict=True):
+    for (target, harmful, *_inputs, rows), untouched in zip(jobs, plain, strict=True):
         before[target, harmful][rows] = untouched
         for layer in every:
             effects[target, harmful][layer, rows] = next(after)
@@ -201,7 +206,7 @@ def _encoded(model: Any, prompts: PromptSet) -> tuple[list[Any], list[int]]:
     """(inputs, last token) per batch, and the prompt behind each row of all batches in turn."""
     work, order = [], []
     for rows, batch in batches(model, prompts, max_rows=128):
-        work.append((batch.inputs, batch.roles["last"].int().argmax(1, keepdim=True)))
+        work.append((light_inputs(model, batch), batch.roles["last"].int().argmax(1, keepdim=True)))
         order += rows
     return work, order
 

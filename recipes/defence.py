@@ -101,8 +101,9 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False, strength: float
         with torch.no_grad(), model.session(remote=remote):
             more = nnsight.save({"seen": [], "scores": [], "layer": 0, "plain": [], "defended": []})
             for inputs, last in reads:
-                with model.trace(**inputs):
+                with model.trace(**inputs) as tracer:
                     more["seen"].append(residuals(blocks, last)[:, 0].cpu())
+                    tracer.stop()
             if asks:
                 stream = torch.empty(shape)
                 for rows, values in zip(order, seen + more["seen"], strict=True):

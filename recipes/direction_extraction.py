@@ -76,8 +76,9 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> Extraction:
         with torch.no_grad(), model.session(remote=remote):
             found = nnsight.save([])
             for inputs, last in calls:
-                with model.trace(**inputs):
+                with model.trace(**inputs) as tracer:
                     found.append(residuals(blocks, last)[:, 0].cpu())
+                    tracer.stop()
         for (rows, _inputs, _last), values in zip(part, found, strict=True):
             stream[rows] = values
         del found  # or the next request would carry it, too

@@ -29,7 +29,7 @@ from refusal_plugin.heads.labels import Labels
 from refusal_plugin.heads.targets import targets
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.models.heads import head_sites, norm_epsilons
-from refusal_plugin.prompts import PromptSet, batches
+from refusal_plugin.prompts import PromptSet, batches, encode
 from refusal_plugin.remote import portions, stage
 from refusal_plugin.traced.heads import direct_writes, read_by_calling
 from refusal_plugin.traced.read import residual, residuals
@@ -83,6 +83,7 @@ def run(
     harmful = torch.tensor([p.role == "harmful" for p in text])
     fit = [(inputs, last, harmful[rows]) for rows, inputs, last in fit]
     order = [rows for rows, _, _ in work]
+    one = encode(model, text[[0]]).inputs  # read vectors need a pass to be made in, however short
     block = layers(model)[layer]
     sites, epsilons = head_sites(model, range(layer + 1)), norm_epsilons(model, range(layer + 1))
     n_heads, width = facts.n_heads, facts.n_heads * facts.d_head
@@ -107,7 +108,7 @@ def run(
                 means = torch.stack(sums + more["sums"]).sum(0) / torch.stack(counts + more["counts"]).sum(0)[:, None]
                 unit = ((means[0] - means[1]) / (means[0] - means[1]).norm())[:, None]
                 reads = []
-                with model.trace(**calls[0][0]) as tracer:
+                with model.trace(**one) as tracer:
                     like = residual(sites[0]["layer"].output)
                     for site, epsilon in zip(sites, epsilons, strict=True):
                         reads.append(read_by_calling(site, unit, n_heads, width, epsilon, like))

@@ -29,7 +29,8 @@ from refusal_plugin.cross_modal.effects import some_pairs
 from refusal_plugin.cross_modal.streams import need_disjoint
 from refusal_plugin.geometry import Moments
 from refusal_plugin.models import anatomy, layers
-from refusal_plugin.prompts import MODALITIES, PromptSet, batches
+from refusal_plugin.prompts import MODALITIES, PromptSet, batches, encode
+from refusal_plugin.prompts.light import light_inputs
 from refusal_plugin.remote import portions, stage
 from refusal_plugin.safe_space import SafeSpace, overlap
 from refusal_plugin.statistics import Estimate, mean_interval, paired_difference, rate
@@ -94,7 +95,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> SafeSpaceRes
     acted = {m: some_pairs(test.filter(modality=m), PAIRS) for m in names}
     fit = fit.where(lambda p: p.modality in names)
 
-    # Prepare on this side. Groups: 0 harmful text, 1 benign text, 2 + m safe items of modality m.
+    # Prepare on this side. Groups by role: 0 harmful text, 1 benign text, 2 the rest; safe items by modality.
     smallest = min(len(fit.filter(modality=m, role=safe)) for m in names)
     ks = [k for k in KS if k < min(smallest, facts.d_model)]
     settings = [(k, 1.0 if k else 0.0) for k in ks] + [(min(K, max(ks)), lam) for lam in LAMBDAS]
@@ -102,15 +103,19 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> SafeSpaceRes
     for _rows, batch in batches(model, fit, max_rows=128):
         text = batch.prompts[0].modality == "text"
         role = torch.tensor([{"harmful": 0, "benign": 1}.get(p.role, 2) if text else 2 for p in batch.prompts])
-        member = torch.tensor([2 + names.index(p.modality) if p.role in safe else 0 for p in batch.prompts])
+        kept = torch.tensor([p.role in safe for p in batch.prompts])
+        member = torch.full((int(kept.sum()),), names.index(batch.prompts[0].modality))
         last = batch.roles["last"].int().argmax(1, keepdim=True)
-        work.append((batch.inputs, last, role, member, text))
+        work.append((light_inputs(model, batch), last, role, kept, member, text))
     jobs = []
     for m, name in enumerate(names):
         for harmful, role in enumerate(("benign", "harmful")):
             part = acted[name].filter(role=role)
             for rows, batch in batches(model, repeated(part, len(settings)), token_budget=16384, max_rows=256):
-                jobs.append((m, harmful, batch.inputs, torch.tensor(rows) // len(part), rows))
+                own = sorted({row % len(part) for row in rows})  # each prompt once, for the untouched run
+                which, alone = [own.index(row % len(part)) for row in rows], encode(model, part[own])
+                arms_of, plain_of = torch.tensor(rows) // len(part), light_inputs(model, alone)
+                jobs.append((m, harmful, light_inputs(model, batch), arms_of, plain_of, torch.tensor(which), rows))
     blocks, n_layers, n_names, top = layers(model), facts.n_layers, len(names), max(ks)
     layer = round(DEPTH * (n_layers - 1))
 
@@ -121,19 +126,20 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> SafeSpaceRes
     ready: list[Any] = []  # once all is read: direction, cleaned vectors, refusal tokens
     scores: list[Any] = []
     covariances = 8 * n_names * n_layers * facts.d_model**2
-    job = (stage(work), stage(jobs, passes=2))
+    job = (stage(work), stage(jobs, passes=1 + 1 / len(settings)))
     for reading, trying in portions(*job, remote=remote, fixed_bytes=covariances, asked="sum up safe spaces on NDIF"):
-        tries = [(target, inputs, arm) for target, _harmful, inputs, arm, _rows in trying]
+        tries = [(job[0], *job[2:6]) for job in trying]
         known = [] if ready else totals
         with torch.no_grad(), model.session(remote=remote):
             more = nnsight.save({"totals": known, "opened": [], "ready": ready, "scores": []})
-            for inputs, last, role, member, text in reading:
-                with model.trace(**inputs):
+            for inputs, last, role, kept, member, text in reading:
+                with model.trace(**inputs) as tracer:
                     stream = residuals(blocks, last)
                     pieces = [x.cpu() for x in group_moments(stream, role, 3, "diagonal")[:2]]
-                    pieces += [x[2:].cpu() for x in group_moments(stream, member, 2 + n_names, "full")]
+                    pieces += [x.cpu() for x in group_moments(stream[kept], member, n_names, "full")]
                     if text:
                         more["opened"].append([model.output.logits[:, -1].argmax(-1).cpu(), role == 0])
+                    tracer.stop()
                 so_far = more["totals"]
                 more["totals"] = [a + b for a, b in zip(so_far, pieces, strict=True)] if so_far else pieces
             if tries and not ready:
@@ -149,10 +155,10 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> SafeSpaceRes
                         rows_of.append(COEFFICIENT * (direction[layer] - lam * inside))
                     vectors.append(torch.stack(rows_of).float())
                 more["ready"] = [direction, vectors, refusal_ids]
-            for target, inputs, arm in tries:
+            for target, inputs, arm, once, each in tries:
                 vectors, refusal_ids = more["ready"][1:]
-                with model.trace(**inputs):
-                    untouched = model.output.logits[:, -1]
+                with model.trace(**once):
+                    untouched = model.output.logits[:, -1][each]
                     before = refusal_score(untouched, refusal_ids).cpu()
                 with model.trace(**inputs):
                     place(blocks[layer].output, "all", add, {"vector": vectors[target][arm].unsqueeze(1)})
@@ -169,7 +175,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> SafeSpaceRes
     moments = [Moments.from_sums(int(counts[m]), sums[m, 0], products[m, 0]) for m in range(n_names)]
     spaces = {name: SafeSpace.fit(moments[m], top, modality=name) for m, name in enumerate(names)}
     seen = {(m, h): torch.empty(3, len(settings) * len(acted[n]) // 2) for m, n in enumerate(names) for h in (0, 1)}
-    for (target, harmful, _inputs, _arm, rows), values in zip(jobs, scores, strict=True):
+    for (target, harmful, *_inputs, rows), values in zip(jobs, scores, strict=True):
         seen[target, harmful][:, rows] = values
     result: dict[str, dict[str, Any]] = {"left": {}, "refusal": {}, "over_refusal": {}, "price": {}}
     for m, name in enumerate(names):

@@ -24,6 +24,7 @@ from .prompts import Modality, Prompt, PromptSet, batches
 from .prompts.batch import Batch
 from .prompts.light import light_inputs
 from .traced.measure import kl_divergence, refusal_score
+from .traced.read import next_logits
 from .traced.write import edit_blocks
 
 RUNGS = 6
@@ -282,7 +283,7 @@ class Priced:
             sites = [] if edit is None else site_modules(self.model, edit)
             with torch.no_grad(), self.model.trace(**light_inputs(self.model, batch)):
                 edit_blocks(sites, plan)
-                logits = self.model.output.logits[:, -1].save()
+                logits = next_logits(self.model.output).save()
             values = logits.float().cpu()
             if found is None:
                 found = torch.empty(times * self.n, values.shape[-1])

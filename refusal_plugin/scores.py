@@ -27,7 +27,7 @@ from .prompts import Prompt, PromptSet, batches
 from .prompts.batch import Batch
 from .prompts.light import light_inputs
 from .traced.measure import kl_divergence, refusal_score
-from .traced.read import residuals
+from .traced.read import next_logits, residuals
 from .traced.write import edit_blocks
 
 
@@ -133,7 +133,7 @@ def score(
                         stream = torch.cat(kept, dim=2)
                     else:
                         edit_blocks(sites, edits)
-                    found.append((model.output.logits[:, -1], stream))
+                    found.append((next_logits(model.output), stream))
         return found
 
     # An edit whose tensors are bound to the rows of a batch cannot follow when it is halved.

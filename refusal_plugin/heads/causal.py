@@ -32,11 +32,13 @@ from ..models.heads import Site, head_sites
 from ..progress import Progress, track
 from ..prompts import Prompt, PromptSet
 from ..prompts.batch import Batch
+from ..prompts.light import light_inputs
 from ..scores import Encoded, RefusalTokens
 from ..statistics import Estimate, mean_interval, rate
 from ..traced.heads import rows as rows_at
 from ..traced.heads import silence
 from ..traced.measure import refusal_score
+from ..traced.read import next_logits
 from .labels import Labels, chosen_prompts
 
 Kind = Literal["mean", "zero"]
@@ -115,10 +117,10 @@ class Bench:
         plan, found = self._plan(heads, kind), torch.empty(len(self.labels))
         for places, batch in self.encoded.batches:
             steps = self._steps(plan, batch, kind)
-            with torch.no_grad(), self.model.trace(**batch.inputs):
+            with torch.no_grad(), self.model.trace(**light_inputs(self.model, batch)):
                 for site, chosen, width, value in steps:
                     silence(site["projection"].input, chosen, width, value, "last")
-                logits = self.model.output.logits[:, -1].save()
+                logits = next_logits(self.model.output).save()
             found[places] = refusal_score(logits, self.tokens.ids).cpu()
         return found
 

@@ -25,6 +25,7 @@ from ..prompts import Prompt, PromptSet, batches
 from ..scores import RefusalTokens
 from ..traced.heads import direct_writes, logit_factors, norm_scale
 from ..traced.heads import rows as rows_at
+from ..traced.read import next_logits
 from .labels import Labels, chosen_prompts
 from .result import HeadAttribution
 
@@ -92,8 +93,8 @@ def attribute_logits(
         with torch.no_grad(), model.trace(**batch.inputs):
             written = nnsight.save(direct_writes(sites, reads, w, last))
             stream = rows_at(sites[-1]["layer"].output, last)[:, 0].cpu().save()
-            raw = output.output[:, -1].float().cpu().save()
-            logits = model.output.logits[:, -1].float().cpu().save()
+            raw = output.output[:, -1].clone().float().cpu().save()
+            logits = next_logits(model.output).float().cpu().save()
         scale = torch.ones(len(rows)) if norm is None else _scale(norm, stream)
         factor = logit_factors(raw[:, ids], logits[:, ids]) * weight  # (batch, token)
         mix = factor * scale[:, None]

@@ -1,8 +1,9 @@
 """The largest strength on a grid whose cost stays within a target, for many candidates in step.
 
-The answer is that of bisection, in half as many steps: a small addition costs a KL that grows with the square of its
-strength, which says where the limit should lie. The neighbours of each guess settle it. Who measures the costs asks and
-tells in turn, so the same search runs here and beside the weights.
+The answer is that of bisection in fewer steps: a small addition costs a KL that grows with the square of its strength,
+a larger one with some higher power, which the costs so far give; that says where the limit should lie. The neighbours
+of each guess settle it. Who measures the costs asks and tells in turn, so the same search runs here and beside the
+weights.
 
     state = grid_begin(n, size)
     while len((question := grid_ask(state, target))[1]):
@@ -38,12 +39,13 @@ def grid_ask(state, target):
     if step < 0:  # the end of the grid first: it may cost too little to be a limit
         return high.clone(), torch.arange(len(high))
     which = torch.nonzero(high - low > 1).flatten()
-    # Where sqrt(cost), a straight line through the bracket's ends, meets the target; just above it, then just below,
-    # so that both ends close in. Every third step halves, whatever the shape of the curve.
-    a, b = state["low_cost"].clamp_min(0).sqrt(), state["high_cost"].clamp_min(0).sqrt()
-    share = ((target**0.5 - a) / (b - a)).nan_to_num(0.5).clamp(0, 1)
-    guess = low + (share * (high - low)).long() + step % 2
-    where = torch.where(torch.tensor(step % 3 == 2), (low + high) // 2, guess)
+    # Where the power law through the bracket's ends, a square while nothing fits, meets the target; just above it, then
+    # just below, so that both ends close in. Every third step halves, whatever the shape of the curve.
+    a, b, middle = state["low_cost"].double().clamp_min(1e-12), state["high_cost"].double(), (low + high) // 2
+    power = torch.where(low > 0, (b / a).log() / (high / low.clamp_min(1)).log(), 2.0)
+    guess = high * (target / b) ** (1 / power)
+    guess = torch.where(guess.isfinite(), guess, middle).long() + step % 2
+    where = torch.where(torch.tensor(step % 3 == 2), middle, guess)
     return where.clamp(low + 1, high - 1), which
 
 

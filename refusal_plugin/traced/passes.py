@@ -7,7 +7,7 @@ the blocks behind it out instead.
 
 import torch
 
-from .read import at_ends
+from .read import at_ends, next_logits
 from .resume import begin_behind, run_behind, stream_behind
 from .write import edit_blocks
 
@@ -16,7 +16,7 @@ def edited_pass(model, blocks, inputs, sites, edits):
     """The model with edits; see `write.edit_blocks`. Returns logits of the next token (batch, vocab)."""
     with model.trace(**inputs):
         edit_blocks(sites, edits)
-        logits = model.output.logits[:, -1].save()
+        logits = next_logits(model.output).save()
     return logits
 
 

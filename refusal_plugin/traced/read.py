@@ -48,6 +48,18 @@ def at_ends(values, ends):
     return values[ends[:, 0], ends[:, 1]]
 
 
+def next_logits(output):
+    """Logits of the next token, where the head ran at one position and where it ran at all of them.
+
+    Args:
+        output: of the model, with `logits` (batch, pos, vocab).
+
+    Returns:
+        (batch, vocab), a copy: a slice would keep the logits of every position alive, and take them out of the trace.
+    """
+    return output.logits[:, -1].clone()
+
+
 def span_mean(hidden, mask):
     """Mean of the hidden state over a masked span of each row.
 

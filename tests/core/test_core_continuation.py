@@ -113,9 +113,9 @@ def test_media_rows_are_not_copied(organism: Any, few: Any) -> None:
         torch.testing.assert_close(found.score[k], whole, atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("power", [0.5, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0, 4.0, 8.0])
 def test_strengths_on_a_grid_are_those_of_bisection(power: float) -> None:
-    """Whatever the curve, and in fewer steps than bisection where it is a square."""
+    """Whatever the curve, and in fewer steps than bisection, in half as many where it is a square."""
     scales = torch.tensor([0.0, 0.037, 0.21, 0.53, 1.77, 41.0, 1.1e4, math.inf, math.nan])
     looks, rounds = 0, 0
 
@@ -130,7 +130,7 @@ def test_strengths_on_a_grid_are_those_of_bisection(power: float) -> None:
         assert float(strengths[k]) == pytest.approx(expected)
         assert float(costs[k]) == pytest.approx(kl[""], rel=1e-5)
     assert rounds <= 16
-    assert power != 2.0 or looks <= 4 * len(scales), "bisection takes eight"
+    assert looks <= (4 if power == 2.0 else 6.5) * len(scales), "bisection takes eight"
 
 
 # -- the selection table is the plain way's table ----------------------------------------------------------------------

@@ -200,29 +200,3 @@ def test_strengths_of_a_defence_share_their_passes(planted: Any) -> None:
     with counted(planted.model) as found:
         calibrate(planted.candidates.at(1).edit, planted.model, benign)
     assert found.passes <= 10
-
-
-# -- recipes -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_direction_recipe(organism: Any) -> None:
-    """Opens one trace per pass, reads every prompt once, and runs the head only where a token is asked for."""
-    from refusal_plugin.organism.data import organism_prompts
-
-    module = rp.recipe("direction_extraction")
-    prompts = PromptSet(
-        [
-            *organism_prompts(split="train", modality="text", limit=12),
-            *organism_prompts(split="val", modality="text", limit=6),
-            *organism_prompts(split="test", modality="text", limit=6),
-        ]
-    )
-    with counted(organism) as found:
-        module.run(organism, prompts)
-    _, positions = tokens_of(organism, prompts)
-    assert found.traces <= found.passes
-    assert found.tokens <= 3 * positions, "every prompt is read at most three times"
-    facts = anatomy(organism)
-    assert facts.n_layers * found.tokens >= found.block_tokens
-    used = [p for p in prompts if p.split in ("train", module.HELD_OUT)]
-    assert found.bytes_out <= 4 * len(used) * facts.n_layers * facts.d_model, "one vector per prompt and layer"

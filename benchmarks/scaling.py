@@ -1,0 +1,89 @@
+"""How cost grows: time with prompts and layers; what a safe space keeps with layers and width.
+
+    python -m benchmarks --only scaling
+
+Twice the layers of a model of the same width are twice the blocks, with no more of embedding, head or tokenization: so
+that these do not hide the growth, reading stops behind the last block and the head never runs. What a safe space keeps
+is counted in bytes, exactly: tensors have no moods.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+import refusal_plugin as rp
+from refusal_plugin.geometry import Moments
+from refusal_plugin.safe_space.sketch import Sketch
+
+from .clock import Job, Row, against, summary
+from .shapes import Shape, mixed, random_qwen, word_prompts, words_tokenizer
+
+N, TIMES = 64, 4  # prompts, and how many times as many
+LAYERS = 12
+WIDTHS = (128, 256, 512)  # of the stream
+RANK, ITEMS = 20, 64  # rows of a summary, and items in it
+
+
+def rows(shape: Shape, *, repeats: int, quick: bool = False) -> Iterable[Row]:
+    """Time with prompts and, unless it must be quick, with layers; bytes with layers and width."""
+    yield prompts(shape, repeats)
+    if not quick:
+        yield depth(repeats)
+    yield from kept()
+
+
+def prompts(shape: Shape, repeats: int) -> Row:
+    """Reading 4 N prompts, encoding included, against N of the same lengths."""
+    few = mixed(shape, N)
+    many = rp.PromptSet(p.replace(id=f"{p.id}-{k}") for p in few for k in range(TIMES))
+
+    def read(some: rp.PromptSet) -> Job:
+        return lambda: rp.collect(shape.model, some, progress=False)
+
+    name = f"residuals of all layers, {TIMES * N} prompts, against {N}"
+    return against(name, shape.name, read(many), read(few), repeats=repeats, target="<= 4.40")
+
+
+def depth(repeats: int) -> Row:
+    """Reading through twice as many blocks of the same width."""
+    chosen = word_prompts(16)
+
+    def read(layers: int) -> Job:
+        module = random_qwen("0.1B", layers).eval().requires_grad_(False)
+        model = rp.load(module, tokenizer=words_tokenizer())
+        return lambda: rp.collect(model, chosen, progress=False)
+
+    name = f"residuals of all layers of a model of {2 * LAYERS} layers, against {LAYERS}"
+    return against(name, "0.1B", read(2 * LAYERS), read(LAYERS), repeats=repeats, target="<= 2.20")
+
+
+def kept() -> Iterable[Row]:
+    """Bytes of what safe-space fitting keeps, at twice the layers, and at twice the width."""
+
+    def full(items: Tensor) -> list[Tensor]:
+        found = Moments.of(items, second="full")
+        return [found.mean, found.m2]
+
+    def summarised(items: Tensor) -> list[Tensor]:
+        found = Sketch.of(items, RANK).merge(Sketch.of(items, RANK))
+        return [found.mean, found.rows, found.scatter, found.dropped]
+
+    ways: tuple[tuple[str, Callable[[Tensor], list[Tensor]], str], ...] = (
+        ("second moments", full, "<= 4.00"),
+        (f"a summary of {RANK} rows", summarised, "<= 2.00"),
+    )
+    for what, way, target in ways:
+        sizes = {(layers, width): size(way, layers, width) for layers in (LAYERS, 2 * LAYERS) for width in WIDTHS}
+        name = f"what a safe space keeps as {what}"
+        deeper = [sizes[2 * LAYERS, width] / sizes[LAYERS, width] for width in WIDTHS]
+        yield summary(f"{name}, {2 * LAYERS} layers against {LAYERS}", "-", deeper, "<= 2.00", "x memory")
+        wider = [sizes[LAYERS, b] / sizes[LAYERS, a] for a, b in pairwise(WIDTHS)]
+        yield summary(f"{name}, twice the width", "-", wider, target, "x memory")
+
+
+def size(way: Callable[[Tensor], list[Tensor]], layers: int, width: int) -> int:
+    """Bytes kept of random items."""
+    items = torch.randn(ITEMS, layers, width, generator=torch.Generator().manual_seed(0))
+    return sum(tensor.untyped_storage().nbytes() for tensor in way(items))
