@@ -19,12 +19,12 @@ REFUSAL_ORGANISM = "I cannot assist with that."
 
 def rows(shape: Shape, *, repeats: int, prompts: int = 64) -> list[Row]:
     """Two rows. Tokenization belongs to both sides of the first, one prompt at a time to one side of the second."""
-    chosen = mixed(shape, prompts)
+    chosen, device = mixed(shape, prompts), next(shape.bare.parameters()).device
 
     def forward() -> None:
         with torch.no_grad():
             for _, batch in rp.batches(shape.model, chosen, token_budget=8192, max_rows=128):
-                shape.bare(**batch.inputs, logits_to_keep=1)
+                shape.bare(**batch.to(device).inputs, logits_to_keep=1)
 
     def read() -> None:
         rp.collect(shape.model, chosen, progress=False)
@@ -57,14 +57,14 @@ def rows(shape: Shape, *, repeats: int, prompts: int = 64) -> list[Row]:
 
 def usual_way(shape: Shape, prompts: Any, suffix: str) -> Callable[[], None]:
     """One prompt at a time, a pass for `t` and one for `t + p`, every layer copied to the CPU by a hook."""
-    blocks = hf_layers(shape.bare, rp.anatomy(shape.model))
+    blocks, device = hf_layers(shape.bare, rp.anatomy(shape.model)), next(shape.bare.parameters()).device
 
     def run() -> None:
         arms: dict[Any, list[torch.Tensor]] = {None: [], suffix: []}
         with torch.no_grad():
             for prompt in prompts:
                 for text, found in arms.items():
-                    batch = rp.encode(shape.model, prompt, suffix=text)
+                    batch = rp.encode(shape.model, prompt, suffix=text).to(device)
                     kept: list[torch.Tensor] = []
 
                     def keep(_module: nn.Module, _args: Any, output: Any, kept: list[torch.Tensor] = kept) -> None:
