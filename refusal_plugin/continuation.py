@@ -21,6 +21,7 @@ from .models import anatomy, hf_module, layers
 from .prompts import PromptSet
 from .prompts.batch import Batch
 from .prompts.light import light_inputs as light_inputs
+from .prompts.packing import WIDEST
 from .prompts.source import source_of
 from .prompts.tree import Trees, trees
 from .scores import Encoded
@@ -28,12 +29,10 @@ from .traced.measure import kl_divergence, refusal_score
 from .traced.passes import holds_on_trees, rest_pass
 from .traced.resume import stream_behind
 from .traced.write import add
+from .trials import longest_row
 
 TOKEN_BUDGET = 4096
 """Tokens in one batch, padding and copies included."""
-NODES = (64, 512)
-"""Most tokens in one tree: a quarter of the model's width, within these limits. Each of them looks at all of them,
-which costs nodes / (6 d_model) of what the rest of a block costs."""
 TREES = 1024
 """Most nodes in one batch of trees; copies fill it up to the budget."""
 PAYS = 0.85
@@ -77,9 +76,10 @@ def planted(
     accepts = source_of(model).accepts or frozenset()
     if not chosen or not {"attention_mask", "position_ids"} <= accepts:
         return None
-    low, high = NODES
-    most = min(high, max(low, anatomy(model).d_model // 4))
-    made = trees(prompts.batches, most=most, budget=TREES, dtype=dtype, keep=chosen)
+    facts = anatomy(model)
+    most = facts.context_length or WIDEST if facts.remote else longest_row(model)
+    shape = {"width": facts.d_model, "head": facts.d_head, "most": most}
+    made = trees(prompts.batches, **shape, budget=TREES, dtype=dtype, keep=chosen)
     if made is None:
         return None
     plain = sum(batch.size * batch.length for _, batch in prompts.batches) * len(chosen) / len(prompts.prompts)

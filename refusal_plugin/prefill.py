@@ -22,9 +22,7 @@ from .models import anatomy, hf_module
 from .prompts.source import source_of
 from .traced.gate import remember
 from .traced.write import on_rows
-
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-5}
-"""Largest difference of the trial's logits, relative to their norm; 3e-2 in half precision."""
+from .trials import TOLERANCE
 
 LEAST = 192
 """Positions that must be saved: a further pass has a price of its own, that of so many on the embedded model."""

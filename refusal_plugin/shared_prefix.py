@@ -1,41 +1,34 @@
-"""Prompts that begin alike are read once: the keys and values of the common beginning are kept, the rest is appended.
+"""Prompts that begin alike are read once.
 
-    arms     t and t + p of the same media               one pass over t, then only the tokens of p and the template
+    arms     t and t + p, text                           one pass: both endings side by side, several prompts in a row
+             t and t + p of the same media               one pass over t, then only the tokens of p and the template
     grid     M media beside T texts, the medium first    one pass over the media with one text, then the other texts
 
-A decoder block sees earlier positions through their keys and values alone, so a continued row is the whole row, and the
-encoders of the media run once. Not every architecture's cache can be cut and continued (sliding windows beyond their
-width, linear attention), so every (model, modality) is tried once on a few rows against the plain way, and falls back
-to it where the streams differ or the cache refuses.
+A decoder block sees earlier positions through their keys and values alone, so a row that is continued or that hides its
+neighbours behind a mask is the whole row, and the encoders of the media run once. Not every architecture allows it
+(sliding windows beyond their width, linear attention, kernels that take no mask), so every way is tried on a few rows
+against the plain one (`trials`), and left where the streams differ or something refuses.
 """
 
-import copy
-import weakref
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from .activations import collect
+from .branches import Branches, Stem, branches_of, read_branches, read_packed, read_stem
 from .continuation import repeatable
-from .models import anatomy, hf_layers, hf_module
+from .models import anatomy
 from .progress import Progress
 from .prompts import Prompt, PromptSet, batches, encode
-from .prompts.batch import PER_TOKEN, Batch
-from .prompts.chat import render
-from .prompts.encoding import tokenize
+from .prompts.batch import Batch
+from .prompts.packing import WIDEST, Packed, pack, same
 from .prompts.source import source_of
-from .traced.read import residual
-
-TRIED = 2
-"""Rows of the trial."""
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-5}
-"""Largest difference of the trial, relative to the norm of the stream; 3e-2 in half precision."""
-
-_TRUSTED: weakref.WeakKeyDictionary[Any, dict[str, bool]] = weakref.WeakKeyDictionary()
+from .prompts.texts import texts_of
+from .prompts.tree import words
+from .trials import TRIED, Check, longest_row, trusted
 
 Streams = Float[Tensor, "prompt layer d_model"]
 
@@ -70,26 +63,27 @@ def collect_arms(
     without = torch.empty(len(chosen), anatomy(model).n_layers, anatomy(model).d_model)
     with_it = torch.empty_like(without)
     left: list[int] = []
+    source = source_of(model)
     work = batches(model, chosen, token_budget=token_budget, max_rows=max_rows, system=system) if chosen else ()
     for rows, batch in work:
         here = [chosen[row] for row in rows]
-        own = _own_words(batch) if repeatable(batch) else _words(model, here, system)
-        branch = _branch(batch, own, [_words(model, here, system, suffix)])
+        arms = [text.ids for text in texts_of(source, here, system=system, suffix=suffix)]
 
-        def both(batch: Batch = batch, branch: Any = branch) -> Tensor:
-            stem = _read_stem(model, batch)
-            return torch.stack([stem.streams, _read_branch(model, stem, branch)[:, 0]])
+        def check(found: Tensor, here: Sequence[Prompt] = here) -> tuple[Tensor, Tensor]:
+            some, options = here[-TRIED:], {**plain, "progress": False}  # the longest of the batch
+            truth = [collect(model, some, suffix=text, **options).values[:, 0] for text in (None, suffix)]
+            return found[-TRIED:], torch.stack(truth, 1)
 
-        def truth(here: Sequence[Prompt] = here) -> Tensor:
-            some, options = here[:TRIED], {**plain, "progress": False}
-            arms = (None, suffix)
-            return torch.stack([collect(model, some, suffix=text, **options).values[:, 0] for text in arms])
-
-        found = _trusted(model, str(here[0].modality), both, truth) if branch is not None else None
+        found = None
+        if repeatable(batch):
+            found = _packed_arms(model, batch, arms, check)
+        if found is None:
+            own = None if repeatable(batch) else [text.ids for text in texts_of(source, here, system=system)]
+            found = _continued_arms(model, batch, own or words(batch), arms, check)
         if found is None:
             left += rows
         else:
-            without[rows], with_it[rows] = found
+            without[rows], with_it[rows] = found.unbind(1)
     if left or not chosen:
         some = [chosen[row] for row in left]
         without[left] = collect(model, some, **plain).values[:, 0]
@@ -119,7 +113,7 @@ def collect_grid(
     chosen = list(PromptSet(prompts))
     plain: dict[str, Any] = {"system": system, "token_budget": token_budget, "max_rows": max_rows, "progress": progress}
     values = torch.empty(len(chosen), anatomy(model).n_layers, anatomy(model).d_model)
-    left = set(range(len(chosen)))
+    left, source = set(range(len(chosen))), source_of(model)
     for columns in _grids(chosen):
         # One row per medium; the first text is the stem, the others branch off where they differ from it.
         stem_rows = [column[0] for column in columns]
@@ -127,179 +121,70 @@ def collect_grid(
         if batch.size > max_rows or batch.size * batch.length > token_budget:
             continue
         # Rendered text depends on the prompt's text and modality alone: one medium speaks for all.
-        own, *arms = ([ids] * len(columns) for ids in _words(model, [chosen[row] for row in columns[0]], system))
-        read: list[_Stem] = []  # once for all groups, and not before one of them asks for it
-        for group in _of_one_length(arms, max_rows // batch.size):
-            branch = _branch(batch, own, [arms[k] for k in group])
-            rows = [[column[k + 1] for k in group] for column in columns]
-
-            def grid(batch: Batch = batch, branch: Any = branch, read: list[_Stem] = read) -> Tensor:
-                if not read:
-                    read.append(_read_stem(model, batch))
-                return torch.cat([read[0].streams.unsqueeze(1), _read_branch(model, read[0], branch)], 1)
-
-            def truth(columns: Any = columns, group: Sequence[int] = group) -> Tensor:
-                some = [chosen[row] for column in columns[:TRIED] for row in (column[0], column[group[0] + 1])]
-                found = collect(model, some, **{**plain, "progress": False}).values[:, 0]
-                return found.reshape(-1, 2, *found.shape[1:])
-
-            found = _trusted(model, str(batch.prompts[0].modality), grid, truth) if branch is not None else None
-            if found is None:
+        own, *arms = [text.ids for text in texts_of(source, [chosen[row] for row in columns[0]], system=system)]
+        most = max(1, min(WIDEST, 2 * anatomy(model).d_model, token_budget // batch.size))
+        read: list[Stem] = []  # once for all groups, and not before one of them asks for it
+        for group in _fitting([len(ids) - same(own, ids) for ids in arms], most):
+            columns_here = [[column[0], *(column[k + 1] for k in group)] for column in columns]
+            branches = branches_of(batch, [own] * batch.size, [[arms[k]] * batch.size for k in group])
+            if branches is None or not _room(model, batch, branches):
                 continue
-            values[stem_rows] = found[:, 0]
-            left -= set(stem_rows)
-            for row, streams in zip(rows, found[:, 1:], strict=True):
-                values[row] = streams
-                left -= set(row)
+
+            def grid(batch: Batch = batch, branches: Branches = branches, read: list[Stem] = read) -> Tensor:
+                stem = read.pop() if read else read_stem(model, batch)
+                found = torch.cat([stem.streams.unsqueeze(1), read_branches(model, stem, branches)], 1)
+                read.append(stem)  # but not where something refused: its keys and values may be longer than it is
+                return found
+
+            def check(found: Tensor, here: Any = columns_here) -> tuple[Tensor, Tensor]:
+                some = [chosen[row] for column in here[:TRIED] for row in (column[0], column[-1])]
+                truth = collect(model, some, **{**plain, "progress": False}).values[:, 0]
+                return found[:TRIED, [0, -1]], truth.reshape(-1, 2, *truth.shape[1:])
+
+            way, length = f"grid of {batch.prompts[0].modality}", batch.length + branches.tokens.shape[1]
+            found = trusted(model, way, length, grid, check)
+            if found is not None:
+                for column, streams in zip(columns_here, found, strict=True):
+                    values[column] = streams
+                    left -= set(column)
     if left or not chosen:
         rest = sorted(left)
         values[rest] = collect(model, [chosen[row] for row in rest], **plain).values[:, 0]
     return values
 
 
-# -- one stem and its branches -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Stem:
-    """Rows that were read whole, and the keys and values they left.
-
-    `deltas` (row, 1) says how far a model with multimodal rotary positions is ahead of the count of tokens.
-    """
-
-    batch: Batch
-    streams: Float[Tensor, "row layer d_model"]
-    cache: Any
-    deltas: Tensor | None
-
-
-@dataclass(frozen=True, eq=False)
-class _Branch:
-    """Where the branches leave the stem, and with what: `drop` tokens from its end, then `tokens`."""
-
-    drop: int
-    tokens: Int[Tensor, "row branch new"]
-
-
-def _words(model: Any, prompts: Sequence[Prompt], system: str | None, suffix: str | None = None) -> list[list[int]]:
-    """Token ids of the rendered prompts with one placeholder for the medium, which nobody reads for this."""
-    source, found = source_of(model), []
-    for prompt in prompts:
-        rendered = render(source, prompt, system=system, suffix=suffix, raw=False)
-        found.append(list(tokenize(source, rendered, f"encode prompt {prompt.id!r}")["input_ids"]))
-    return found
-
-
-def _own_words(batch: Batch) -> list[list[int]]:
-    """The same of rows without media, which are in the batch already."""
-    rows = zip(batch.inputs["input_ids"], batch.inputs["attention_mask"], strict=True)
-    return [ids[mask == 1].tolist() for ids, mask in rows]
-
-
-def _branch(stem: Batch, own: Sequence[Sequence[int]], arms: Sequence[Sequence[Sequence[int]]]) -> _Branch | None:
-    """The branches' tokens behind the common beginning; None where they are no branches of one shape.
-
-    Args:
-        stem: the encoded rows that are read whole.
-        own: the token ids of these rows, see `_words`.
-        arms: the token ids of the branches, per branch and row. A medium before the place where they part counts as
-            one token there, which does not move the distance from the end.
-    """
-    drop = max(len(mine) - _same(mine, row) for rows in arms for mine, row in zip(own, rows, strict=True))
-    tails = [[row[len(mine) - drop :] for mine, row in zip(own, rows, strict=True)] for rows in arms]
-    lengths = {len(tail) for rows in tails for tail in rows}
-    if len(lengths) != 1 or 0 in lengths or drop >= stem.length:
+def _packed_arms(model: Any, batch: Batch, arms: Sequence[list[int]], check: Check) -> Tensor | None:
+    """Both arms of text in packed rows, (prompt, arm, layer, d_model); None where the model does not allow it."""
+    if "position_ids" not in (source_of(model).accepts or ()):
         return None
-    if bool(stem.roles["media"][:, stem.length - drop :].any()):
+    facts = anatomy(model)
+    packed = pack([*words(batch), *arms], width=facts.d_model, head=facts.d_head, most=longest_row(model))
+    if packed is None:
         return None
-    return _Branch(drop, torch.tensor(tails).transpose(0, 1).contiguous())
+
+    def both(packed: Packed = packed) -> Tensor:
+        return torch.stack(read_packed(model, packed).chunk(2), 1)
+
+    return trusted(model, "packed text", packed.ids.shape[1], both, check)
 
 
-def _same(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    n = 0
-    while n < min(len(left), len(right)) and left[n] == right[n]:
-        n += 1
-    return n
-
-
-def _read_stem(model: Any, batch: Batch) -> _Stem:
-    inputs: dict[str, Any] = {**batch.inputs, "use_cache": True}
-    if "logits_to_keep" in (source_of(model).accepts or ()):
-        inputs["logits_to_keep"] = 1
-    streams, output = _read(model, inputs)
-    return _Stem(batch, streams, output.past_key_values, getattr(output, "rope_deltas", None))
-
-
-def _read_branch(model: Any, stem: _Stem, branch: _Branch) -> Float[Tensor, "row branch layer d_model"]:
-    batch = stem.batch
-    rows, each, new = branch.tokens.shape
-    cache = copy.deepcopy(stem.cache)
-    if branch.drop:
-        cache.crop(-branch.drop)
-    if each > 1:
-        cache.batch_repeat_interleave(each)
-    kept = batch.inputs["attention_mask"][:, : batch.length - branch.drop].repeat_interleave(each, 0)
-    mask = torch.cat([kept, torch.ones(rows * each, new, dtype=kept.dtype)], 1)
-    inputs: dict[str, Any] = {name: torch.zeros(rows * each, new, dtype=torch.long) for name in PER_TOKEN[2:]}
-    inputs = {name: value for name, value in inputs.items() if name in batch.inputs}
-    inputs |= {"input_ids": branch.tokens.reshape(rows * each, new), "attention_mask": mask}
-    accepts = source_of(model).accepts or frozenset()
-    places = (mask.cumsum(-1) - 1)[:, -new:]
-    if stem.deltas is not None:
-        inputs["position_ids"] = (places + stem.deltas.cpu().repeat_interleave(each, 0)).expand(3, -1, -1)
-    elif "position_ids" in accepts:
-        inputs["position_ids"] = places
-    inputs |= {"past_key_values": cache, "use_cache": True}
-    if "logits_to_keep" in accepts:
-        inputs["logits_to_keep"] = 1
-    streams, _ = _read(model, inputs)
-    return streams.reshape(rows, each, *streams.shape[1:])
-
-
-def _read(model: Any, inputs: dict[str, Any]) -> tuple[Float[Tensor, "row layer d_model"], Any]:
-    """Streams of all layers at the last position, and the model's output.
-
-    With torch hooks: a trace would check every input against the rows of `input_ids`, and positions of multimodal
-    rotary embeddings have three rows.
-    """
-    module = hf_module(model)
-    device = next(module.parameters()).device
-    kept: list[Tensor] = []
-
-    def keep(_module: Any, _args: Any, output: Any) -> None:
-        kept.append(residual(output)[:, -1].float())
-
-    handles = [block.register_forward_hook(keep) for block in hf_layers(model)]
-    try:
-        with torch.no_grad():
-            output = module(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()})
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.stack(kept, 1).cpu(), output
-
-
-def _trusted(model: Any, modality: str, quick: Callable[[], Tensor], truth: Callable[[], Tensor]) -> Tensor | None:
-    """The quick result, or None where this model's cache cannot be continued; the first time it is compared.
-
-    `truth` gives the first rows only, and in a grid the first branch.
-    """
-    known = _TRUSTED.setdefault(model, {})
-    if known.get(modality) is False:
+def _continued_arms(
+    model: Any,
+    batch: Batch,
+    own: Sequence[list[int]],
+    arms: Sequence[list[int]],
+    check: Check,
+) -> Tensor | None:
+    """The second arm behind the keys and values of the first; None where the model does not allow it."""
+    branches = branches_of(batch, own, [arms])
+    if branches is None or not _room(model, batch, branches):
         return None
-    try:
-        found = quick()
-    except Exception:  # whatever a cache raises when it is cut or repeated: the plain way then says what is wrong
-        known[modality] = False
-        return None
-    if modality not in known:
-        expected = truth()
-        same = found[tuple(slice(size) for size in expected.shape)]
-        dtype = next(hf_module(model).parameters()).dtype
-        error = (same - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-30)
-        known[modality] = bool((error <= TOLERANCE.get(dtype, 3e-2)).all())
-    return found if known[modality] and bool(torch.isfinite(found).all()) else None
+
+    def both() -> Tensor:
+        stem = read_stem(model, batch)
+        return torch.cat([stem.streams.unsqueeze(1), read_branches(model, stem, branches, cut=True)], 1)
+
+    return trusted(model, f"continued {batch.prompts[0].modality}", batch.length, both, check)
 
 
 # -- grids -------------------------------------------------------------------------------------------------------------
@@ -325,10 +210,21 @@ def _grids(prompts: Sequence[Prompt]) -> list[list[list[int]]]:
     return found
 
 
-def _of_one_length(arms: Sequence[Sequence[Sequence[int]]], most: int) -> list[list[int]]:
-    """Branches of equal length together, `most` at a time: continued rows hold no padding."""
-    by_length: dict[int, list[int]] = {}
-    for k, rows in enumerate(arms):
-        by_length.setdefault(len(rows[0]), []).append(k)
-    step = max(1, most)
-    return [group[k : k + step] for group in by_length.values() for k in range(0, len(group), step)]
+def _room(model: Any, batch: Batch, branches: Branches) -> bool:
+    """Whether no row is longer than the context; the plain way says which one is."""
+    context = anatomy(model).context_length
+    longest = max(n - drop for n, drop in zip(branches.lengths, branches.drops, strict=True))
+    return context is None or batch.length + longest <= context
+
+
+def _fitting(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Branches that are read in one pass, `most` tokens at a time."""
+    groups: list[list[int]] = []
+    used = most
+    for k, size in enumerate(sizes):
+        if used + size > most:
+            groups.append([])
+            used = 0
+        groups[-1].append(k)
+        used += size
+    return groups

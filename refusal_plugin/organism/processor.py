@@ -150,7 +150,7 @@ class OmniProcessor:
 
     def _tokens(self, rows: list[str]) -> dict[str, torch.Tensor]:
         """Tokenise and pad on the left."""
-        ids = [self.tokenizer.encode(row, add_special_tokens=False) for row in rows]
+        ids = self.tokenizer(rows, add_special_tokens=False)["input_ids"]
         longest, limit = max(len(i) for i in ids), int(self.tokenizer.model_max_length)
         if longest > limit or min(len(i) for i in ids) == 0:
             raise PromptError(
@@ -158,11 +158,9 @@ class OmniProcessor:
                 f"{longest} tokens" if longest else "an empty prompt",
                 f"keep them between 1 and {limit} tokens",
             )
-        input_ids = torch.full((len(ids), longest), int(self.tokenizer.pad_token_id), dtype=torch.long)
-        mask = torch.zeros_like(input_ids)
-        for row, tokens in enumerate(ids):
-            input_ids[row, longest - len(tokens) :] = torch.tensor(tokens)
-            mask[row, longest - len(tokens) :] = 1
+        pad = int(self.tokenizer.pad_token_id)
+        input_ids = torch.tensor([[pad] * (longest - len(tokens)) + tokens for tokens in ids])
+        mask = torch.tensor([[0] * (longest - len(tokens)) + [1] * len(tokens) for tokens in ids])
         return {"input_ids": input_ids, "attention_mask": mask}
 
     def apply_chat_template(self, conversation: Any, *, add_generation_prompt: bool = True, **kwargs: Any) -> Any:

@@ -26,20 +26,24 @@ class Row:
         prompt: where it comes from.
         tokens: per-token inputs, each (tokens,).
         media: the inputs of its medium, first dimension as the processor gave it.
-        roles: token roles, each bool (tokens,).
+        instruction: places of its first and its last token.
+        heard: which tokens stand for the medium, bool (tokens,); None where there is none.
+        raw: no chat template, so nothing follows the instruction.
         unknown: pieces of the instruction that the tokenizer does not know.
     """
 
     prompt: Prompt
     tokens: Mapping[str, Tensor]
     media: Mapping[str, Tensor]
-    roles: Mapping[TokenRole, Tensor]
+    instruction: tuple[int, int]
+    heard: Tensor | None = None
+    raw: bool = False
     unknown: tuple[str, ...] = ()
 
     @property
     def length(self) -> int:
         """Number of tokens."""
-        return len(self.tokens["input_ids"])
+        return int(self.tokens["input_ids"].shape[0])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -110,23 +114,39 @@ def collate(rows: Sequence[Row], *, pad_id: int, explicit_positions: bool) -> Ba
         pad_id: token id to pad with.
         explicit_positions: whether to add `position_ids`, counted from each row's first real token, 0 on padding.
     """
-    length = max(row.length for row in rows)
-    ones = [torch.ones(row.length, dtype=torch.long) for row in rows]
-    inputs = {"input_ids": _left_pad([row.tokens["input_ids"] for row in rows], length, pad_id)}
-    inputs["attention_mask"] = mask = _left_pad(ones, length, 0)
+    lengths = torch.tensor([row.length for row in rows])
+    length = int(lengths.max())
+    places = torch.arange(length) - (length - lengths).unsqueeze(1)  # of every column in its row, negative on padding
+    inputs = {"input_ids": _left_pad([row.tokens["input_ids"] for row in rows], pad_id)}
+    inputs["attention_mask"] = (places >= 0).long()
     if explicit_positions:
-        inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+        inputs["position_ids"] = places.clamp(min=0)
     for name in sorted({name for row in rows for name in row.tokens} - set(inputs)):
-        inputs[name] = _left_pad([row.tokens.get(name, 0 * row.tokens["input_ids"]) for row in rows], length, 0)
+        inputs[name] = _left_pad([row.tokens.get(name, 0 * row.tokens["input_ids"]) for row in rows], 0)
     for name in sorted({name for row in rows for name in row.media}):
         inputs[name] = _join([row.media[name] for row in rows if name in row.media])
-    roles = {name: _left_pad([row.roles[name] for row in rows], length, 0) for name in TOKEN_ROLES}
-    return Batch(inputs, roles, tuple(row.prompt for row in rows), tuple(row.unknown for row in rows))
+    return Batch(inputs, _roles(rows, places), tuple(row.prompt for row in rows), tuple(row.unknown for row in rows))
 
 
-def _left_pad(parts: Sequence[Tensor], length: int, value: int) -> Tensor:
-    """(batch, length) from tensors (tokens,)."""
-    return torch.stack([torch.nn.functional.pad(part, (length - len(part), 0), value=value) for part in parts])
+def _roles(rows: Sequence[Row], places: Tensor) -> dict[TokenRole, Tensor]:
+    """The token roles, each bool (batch, pos)."""
+    first, last = torch.tensor([row.instruction for row in rows]).T.unsqueeze(-1)
+    raw = torch.tensor([row.raw for row in rows]).unsqueeze(1)
+    media = torch.zeros_like(places, dtype=torch.bool)
+    for row, mask in zip(rows, media, strict=True):
+        if row.heard is not None:
+            mask[len(mask) - row.length :] = row.heard
+    return {
+        "last": places == places[:, -1:],
+        "instruction": (places >= first) & (places <= last) & ~media,
+        "media": media,
+        "post_instruction": (places > last) & ~media & ~raw,
+    }
+
+
+def _left_pad(parts: Sequence[Tensor], value: int) -> Tensor:
+    """(batch, longest) from tensors (tokens,)."""
+    return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=value, padding_side="left")
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

@@ -1,14 +1,15 @@
 """From prompts to tensors: render, read media, tokenize, find the token roles, pad on the left.
 
-Every prompt is encoded by itself and padded here, so a row in a batch holds exactly what the prompt alone would hold,
-whatever a processor's own padding does. Roles are found from the character offsets of the rendered text. A processor
+Every prompt is encoded as if it were alone and padded here, so a row in a batch holds exactly what the prompt alone
+would hold, whatever a processor's own padding does. Many texts are rendered and tokenized in one call; a processor is
+given all texts without media together. Roles are found from the character offsets of the rendered text. A processor
 replaces the medium's placeholder by many tokens; everything before and after that one place is unchanged, so the
 instruction keeps its distance from one end of the row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,10 +17,12 @@ from torch import Tensor
 
 from refusal_plugin.errors import PromptError
 from refusal_plugin.prompts import media
-from refusal_plugin.prompts.batch import PER_TOKEN, Batch, Row, TokenRole, collate
-from refusal_plugin.prompts.chat import Rendered, render
+from refusal_plugin.prompts.batch import PER_TOKEN, Batch, Row, collate
+from refusal_plugin.prompts.controls import Controls
+from refusal_plugin.prompts.packing import same as same_beginning
 from refusal_plugin.prompts.prompt import MODALITIES, Prompt
 from refusal_plugin.prompts.source import Source, source_of
+from refusal_plugin.prompts.texts import Text, asked_of, texts_of
 
 WINDOW = 256  # different prompts encoded ahead to sort them by length; bounds the memory that pixels take
 
@@ -52,7 +55,7 @@ def encode(
     chosen = _as_prompts(prompts)
     if not chosen:
         raise PromptError("encode", "0 prompts", "give at least one")
-    return _collate(source, [_row(source, prompt, system, suffix, raw) for prompt in chosen])
+    return _collate(source, _rows(source, chosen, system, suffix, raw))
 
 
 def batches(
@@ -90,9 +93,10 @@ def batches(
                 copies.setdefault(id(prompt), []).append(place)
         each = list(copies.values())
         for start in range(0, len(each), WINDOW):
+            some = each[start : start + WINDOW]
             rows: dict[int, Row] = {}
-            for places in each[start : start + WINDOW]:
-                rows |= dict.fromkeys(places, _row(source, chosen[places[0]], system, suffix, raw))
+            for places, row in zip(some, _rows(source, [chosen[p[0]] for p in some], system, suffix, raw), strict=True):
+                rows |= dict.fromkeys(places, row)
             window = sorted(rows, key=lambda place: rows[place].length)
             while window:
                 n = 1
@@ -113,24 +117,59 @@ def _collate(source: Source, rows: list[Row]) -> Batch:
     return collate(rows, pad_id=int(pad), explicit_positions=source.explicit_positions)
 
 
-def _row(source: Source, prompt: Prompt, system: str | None, suffix: str | None, raw: bool) -> Row:
-    """One prompt, encoded and checked."""
-    asked = f"encode prompt {prompt.id!r}"
-    if prompt.modality not in source.modalities:
-        takes = ", ".join(source.modalities)
-        raise PromptError(asked, f"it holds {prompt.modality}, the model takes {takes}", "filter by modality")
-    rendered = render(source, prompt, system=system, suffix=suffix, raw=raw)
-    plain = tokenize(source, rendered, asked)
-    inputs = _process(source, prompt, rendered, asked) if source.processor is not None else {}
-    ids = inputs.get("input_ids", torch.tensor(plain["input_ids"]))
+def _rows(source: Source, prompts: list[Prompt], system: str | None, suffix: str | None, raw: bool) -> list[Row]:
+    """Prompts, encoded and checked; the first that is unfit is the one that is named."""
+    controls = Controls.of(source)
+    try:
+        texts = texts_of(source, prompts, controls, system=system, suffix=suffix, raw=raw, offsets=True)
+    except PromptError:
+        if len(prompts) == 1:
+            raise
+        return [row for prompt in prompts for row in _rows(source, [prompt], system, suffix, raw)]
+    ready = _processed_texts(source, texts)
+    return [_row(source, text, controls, raw, ready.get(place)) for place, text in enumerate(texts)]
+
+
+def _processed_texts(source: Source, texts: Sequence[Text]) -> dict[int, dict[str, Tensor]]:
+    """What a processor makes of several texts without media in one call, by place, padding taken off.
+
+    Nothing where they have to go alone: the processor fails (it cannot pad, say) or returns more than one value per
+    token, or other tokens than the tokenizer.
+    """
+    found: dict[int, dict[str, Tensor]] = {}
+    for adds in (True, False):
+        alike = [text.prompt.medium is None and text.rendered.add_special_tokens is adds for text in texts]
+        places = [place for place, fits in enumerate(alike) if fits]
+        if len(places) < 2 or source.processor is None:
+            continue
+        try:
+            tensors = _call(source, [texts[place].rendered.text for place in places], adds, {}, padding=True)
+        except Exception:  # alone it fails with the prompt's name, or does not
+            continue
+        ids, mask = tensors.get("input_ids"), tensors.pop("attention_mask", None)
+        if ids is None or mask is None or set(tensors) - set(PER_TOKEN):
+            continue
+        if any(value.shape != mask.shape for value in tensors.values()):
+            continue
+        made = [{name: value[row][mask[row] == 1] for name, value in tensors.items()} for row in range(len(places))]
+        if all(row["input_ids"].tolist() == texts[place].ids for row, place in zip(made, places, strict=True)):
+            found |= dict(zip(places, made, strict=True))
+    return found
+
+
+def _row(source: Source, text: Text, controls: Controls, raw: bool, ready: dict[str, Tensor] | None) -> Row:
+    """One prompt, encoded and checked; `ready` is what a processor has made of it."""
+    asked = asked_of(text.prompt)
+    inputs = ready or (_process(source, text, asked) if source.processor is not None else {})
+    ids = inputs.get("input_ids", torch.tensor(text.ids))
     if source.context_length is not None and len(ids) > source.context_length:
         found = f"it has {len(ids)} tokens, the model's context holds {source.context_length}"
         raise PromptError(asked, found, "shorten the text or the medium")
     tokens = {"input_ids": ids, **{name: inputs[name] for name in PER_TOKEN if name in inputs}}
     tokens.pop("attention_mask", None)  # all ones here; the batch makes its own
     others = {name: value for name, value in inputs.items() if name not in PER_TOKEN}
-    roles, unknown = _roles(source, prompt, rendered, plain, ids, raw, asked)
-    return Row(prompt, _accepted(source, tokens), _accepted(source, others), roles, unknown)
+    instruction, heard, unknown = _places(source, text, controls, ids, asked)
+    return Row(text.prompt, _accepted(source, tokens), _accepted(source, others), instruction, heard, raw, unknown)
 
 
 def _accepted(source: Source, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -138,109 +177,80 @@ def _accepted(source: Source, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]
     return {name: value for name, value in inputs.items() if source.accepts is None or name in source.accepts}
 
 
-def tokenize(source: Source, rendered: Rendered, asked: str) -> Mapping[str, Any]:
-    """Token ids and character offsets of the rendered text, placeholders as single tokens."""
-    if not source.tokenizer.is_fast:
-        raise PromptError(asked, "the tokenizer gives no character offsets", "load the model with its fast tokenizer")
-    encoded: Mapping[str, Any] = source.tokenizer(
-        rendered.text, add_special_tokens=rendered.add_special_tokens, return_offsets_mapping=True
-    )
-    return encoded
-
-
-def _process(source: Source, prompt: Prompt, rendered: Rendered, asked: str) -> dict[str, Tensor]:
-    """The processor's tensors for one prompt: per-token inputs (tokens,), media inputs as they come."""
+def _call(source: Source, texts: list[str], adds: bool, given: dict[str, Any], **extra: Any) -> dict[str, Tensor]:
+    """The processor's tensors for texts and their media."""
     from transformers import ProcessorMixin
 
-    own = not isinstance(source.processor, ProcessorMixin)  # the embedded model's processor takes the media alone
-    arguments: dict[str, Any] = {"text": [rendered.text], "return_tensors": "pt"}
-    extra: dict[str, Any] = {"add_special_tokens": rendered.add_special_tokens}
+    if isinstance(source.processor, ProcessorMixin):  # the embedded model's processor takes the media alone
+        given = {**given, **extra, "add_special_tokens": adds}
+    output = dict(source.processor(text=texts, return_tensors="pt", **given))  # type: ignore[misc]
+    return {name: torch.as_tensor(value) for name, value in output.items() if value is not None}
+
+
+def _process(source: Source, text: Text, asked: str) -> dict[str, Tensor]:
+    """The processor's tensors for one prompt: per-token inputs (tokens,), media inputs as they come."""
+    prompt = text.prompt
+    given: dict[str, Any] = {}
+    extra: dict[str, Any] = {}  # for Hugging Face's processors only
     if prompt.audio is not None:
         rate = int(getattr(getattr(source.processor, "feature_extractor", None), "sampling_rate", media.SAMPLE_RATE))
-        name = f"audio of prompt {prompt.id!r}"
-        arguments["audio"] = [media.load_audio(prompt.audio, rate=rate, name=name)]
+        given["audio"] = [media.load_audio(prompt.audio, rate=rate, name=f"audio of prompt {prompt.id!r}")]
         extra["sampling_rate"] = rate
     elif prompt.medium is not None:
-        arguments[_ARGUMENT[prompt.modality]] = [media.load(prompt)]
+        given[_ARGUMENT[prompt.modality]] = [media.load(prompt)]
     if prompt.video is not None:
         extra["do_sample_frames"] = False  # load_video has taken the frames already
     try:
-        output = dict(source.processor(**arguments, **({} if own else extra)))  # type: ignore[misc]
+        tensors = _call(source, [text.rendered.text], text.rendered.add_special_tokens, given, **extra)
     except PromptError:
         raise
     except Exception as error:  # a processor's own complaints name no prompt
         why = " ".join(str(error).split())[:160]
         raise PromptError(asked, f"the processor fails ({type(error).__name__}: {why})", "check the medium") from error
-    tensors = {name: torch.as_tensor(value) for name, value in output.items() if value is not None}
     real = tensors["attention_mask"][0] == 1 if "attention_mask" in tensors else slice(None)
     return {name: value[0][real] if name in PER_TOKEN else value for name, value in tensors.items()}
 
 
-def _roles(
-    source: Source,
-    prompt: Prompt,
-    rendered: Rendered,
-    plain: Mapping[str, Any],
-    ids: Tensor,
-    raw: bool,
-    asked: str,
-) -> tuple[dict[TokenRole, Tensor], tuple[str, ...]]:
-    """Token roles, each bool (tokens,), and the pieces of the instruction unknown to the tokenizer."""
-    short: list[int] = plain["input_ids"]
+def _places(
+    source: Source, text: Text, controls: Controls, ids: Tensor, asked: str
+) -> tuple[tuple[int, int], Tensor | None, tuple[str, ...]]:
+    """First and last token of the instruction, the medium's tokens, and the pieces unknown to the tokenizer."""
+    short, rendered = text.ids, text.rendered
     long: list[int] = ids.tolist()
     inside = [
         place
-        for place, (start, end) in enumerate(plain["offset_mapping"])
+        for place, (start, end) in enumerate(text.offsets)
         if start < end and start < rendered.end and end > rendered.start
     ]
     if not inside:
         raise PromptError(asked, "the tokenizer makes no token of its text", "use words the tokenizer knows")
-    _refuse_control_ids(source, [short[place] for place in inside], asked)
-    head = _common(short, long)
-    tail = _common(short[::-1], long[::-1])
-    if short == long or inside[-1] < head:
+    controls.refuse_ids([short[place] for place in inside], asked)
+    same = short == long
+    head = len(short) if same else same_beginning(short, long)
+    tail = len(short) if same else same_beginning(short[::-1], long[::-1])
+    if same or inside[-1] < head:
         shift = 0
     elif len(short) - inside[0] <= tail:
         shift = len(long) - len(short)
     else:
         raise PromptError(asked, "the processor changes the text around the medium", "report this model")
-    media_mask = torch.zeros(len(long), dtype=torch.bool)
-    if prompt.medium is not None:
-        media_id = source.media_ids.get(prompt.modality)
-        if media_id is not None:
-            media_mask = ids == media_id
-        else:  # no known id: what the processor put in
-            media_mask[min(head, len(short) - tail) : len(long) - tail] = True
-        if not bool(media_mask.any()):
-            raise PromptError(asked, f"the chat template drops the {prompt.modality}", "use another model or template")
-    first, last = inside[0] + shift, inside[-1] + shift
-    places = torch.arange(len(long))
-    roles: dict[TokenRole, Tensor] = {
-        "last": places == len(long) - 1,
-        "instruction": (places >= first) & (places <= last) & ~media_mask,
-        "media": media_mask,
-        "post_instruction": (places > last) & ~media_mask & (not raw),
-    }
-    offsets = plain["offset_mapping"]
-    strange = [offsets[place] for place in inside if short[place] == source.tokenizer.unk_token_id]
-    return roles, tuple(rendered.text[start:end] for start, end in strange)
+    heard = _heard(source, text.prompt, ids, min(head, len(short) - tail), tail, asked)
+    unknown = source.tokenizer.unk_token_id
+    strange = [text.offsets[place] for place in inside if short[place] == unknown] if unknown in short else []
+    pieces = tuple(rendered.text[start:end] for start, end in strange)
+    return (inside[0] + shift, inside[-1] + shift), heard, pieces
 
 
-def _refuse_control_ids(source: Source, ids: list[int], asked: str) -> None:
-    """The last word on control tokens in a user's text: also those that only the tokenizer's normaliser brings out."""
-    tokenizer = source.tokenizer
-    controls = {*tokenizer.all_special_ids, *source.media_ids.values()} - {tokenizer.unk_token_id}
-    found = [token for token in ids if token in controls]
-    if found:
-        name = tokenizer.convert_ids_to_tokens(found[0])
-        raise PromptError(f"{asked}: its text", f"it becomes the control token {name!r}", "remove it")
-
-
-def _common(left: list[int], right: list[int]) -> int:
-    """Length of the common beginning."""
-    n = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        n += 1
-    return n
+def _heard(source: Source, prompt: Prompt, ids: Tensor, head: int, tail: int, asked: str) -> Tensor | None:
+    """The tokens that stand for the medium; those after `head` and before the last `tail` where no id is known."""
+    if prompt.medium is None:
+        return None
+    media_id = source.media_ids.get(prompt.modality)
+    if media_id is not None:
+        heard = ids == media_id
+    else:
+        heard = torch.zeros(len(ids), dtype=torch.bool)
+        heard[head : len(ids) - tail] = True
+    if not bool(heard.any()):
+        raise PromptError(asked, f"the chat template drops the {prompt.modality}", "use another model or template")
+    return heard

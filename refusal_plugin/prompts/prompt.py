@@ -110,7 +110,10 @@ class Prompt:
     @property
     def modality(self) -> Modality:
         """The kind of the prompt's medium; "text" if it has none."""
-        return next((kind for kind in MEDIA if getattr(self, kind) is not None), "text")
+        for kind in MEDIA:
+            if getattr(self, kind) is not None:
+                return kind
+        return "text"
 
     @property
     def medium(self) -> Media | None:

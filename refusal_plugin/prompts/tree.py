@@ -1,13 +1,8 @@
-"""Many prompts as one row in which every common beginning stands once: a prefix tree under its own attention mask.
+"""Packed prompts as a batch: what takes a `Batch`'s place where no position is special but the prompts' ends.
 
-    node          a token behind all tokens before it; prompts that begin alike share their first nodes
-    position      the number of nodes before it on its own branch
-    mask          a node sees itself and the nodes before it on its own branch, nothing else
-    order         free, since mask and positions say all: the prompts' last tokens come last
-
-A decoder computes at a node what it computes at that token of every prompt through it, to rounding: chat templates open
-with the same text, and paired prompts with the same words. There is no padding. What reads or edits all positions alike
-works on a tree as on rows; what means "the last token" has to ask `ends`.
+Mask and positions say all, so the order of the columns is free, and the prompts' last tokens come last: the output head
+need not run before them. What reads or edits all positions alike works on trees as on rows; what means "the last token"
+has to ask `ends`.
 """
 
 from __future__ import annotations
@@ -16,38 +11,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from ..traced.passes import additive
 from .batch import Batch
-
-
-@dataclass(frozen=True, eq=False)
-class Branches:
-    """Token sequences as one tree.
-
-    Attributes:
-        tokens, positions: (node,).
-        sees: (node, node) bool: whether the first attends to the second.
-        ends: (sequence,) the node of each sequence's last token; sequences that are equal share it.
-        tail: the ends are among the last `tail` nodes.
-    """
-
-    tokens: Int[Tensor, " node"]
-    positions: Int[Tensor, " node"]
-    sees: Bool[Tensor, "node node"]
-    ends: Int[Tensor, " sequence"]
-    tail: int
+from .packing import Packed, pack
 
 
 @dataclass(frozen=True, eq=False)
 class Trees:
-    """Encoded text prompts as a few rows; takes a `Batch`'s place where no position is special but the ends.
+    """Encoded text prompts as a few rows, each a prefix tree (see `packing`).
 
     Attributes:
         inputs: `input_ids` and `position_ids` (tree, node), `attention_mask` (tree, 1, node, node), to be added to the
-            logits of attention, or bool; further per-token inputs (tree, node). Shorter trees are padded in front.
+            logits of attention, or bool; further per-token inputs (tree, node).
         ends: (prompt, 2) row and column of each prompt's last token.
         tail: the ends are among the last `tail` columns.
     """
@@ -74,65 +52,11 @@ class Trees:
         return here.tolist(), Trees(inputs, self.ends[here] - torch.tensor([row, 0]), self.tail)
 
 
-def grow(sequences: Sequence[Sequence[int]]) -> Branches:
-    """The prefix tree of token sequences, none of them empty."""
-    nodes: dict[tuple[int, int], int] = {}  # (node before, token) to node; -1 is the root
-    before: list[int] = []
-    ends = []
-    for sequence in sequences:
-        place = -1
-        for token in sequence:
-            key = (place, token)
-            if key not in nodes:
-                nodes[key] = len(before)
-                before.append(place)
-            place = nodes[key]
-        ends.append(place)
-    sees = torch.eye(len(before), dtype=torch.bool)
-    for node, earlier in enumerate(before):  # nodes come after those before them
-        if earlier >= 0:
-            sees[node] |= sees[earlier]
-    last = sorted(set(ends))
-    order = torch.tensor(sorted(set(range(len(before))) - set(last)) + last)
-    column = order.argsort()
-    tokens = torch.tensor([token for _, token in nodes])
-    sees = sees[order][:, order]
-    return Branches(tokens[order], sees.sum(1) - 1, sees, column[torch.tensor(ends)], len(last))
-
-
-def portions(sequences: Sequence[Sequence[int]], most: int) -> Iterator[list[int]]:
-    """Indices of sequences for trees of at most `most` nodes; those that begin alike come together.
-
-    A sequence that is longer makes a tree of its own.
-    """
-    here: list[int] = []
-    size, last = 0, None
-    for index in sorted(range(len(sequences)), key=lambda k: list(sequences[k])):
-        sequence = sequences[index]
-        # In sorted order what a sequence shares with the tree it shares with the sequence before it.
-        new = len(sequence) - (common(sequence, last) if last is not None else 0)
-        if here and size + new > most:
-            yield here
-            here, size, new = [], 0, len(sequence)
-        here.append(index)
-        size, last = size + new, sequence
-    if here:
-        yield here
-
-
-def common(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    n = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        n += 1
-    return n
-
-
 def trees(
     batches: Sequence[tuple[list[int], Batch]],
     *,
+    width: int,
+    head: int,
     most: int,
     budget: int,
     dtype: torch.dtype | None,
@@ -142,7 +66,7 @@ def trees(
 
     Args:
         batches: row numbers and batches of text prompts.
-        most: nodes in one tree; a longer prompt is a tree of its own.
+        width, head, most: see `packing.pack`.
         budget: nodes in one batch of trees.
         dtype: of the model, for the attention mask; None leaves it bool: whether the one sees the other.
         keep: the rows that are wanted, which are numbered anew in this order.
@@ -160,35 +84,39 @@ def trees(
                 if bool((value != 0).any()):
                     return None
                 others[name] = value.dtype
-        real = batch.inputs["attention_mask"] == 1
-        for row, ids, mask in zip(rows, batch.inputs["input_ids"], real, strict=True):
-            every[row] = ids[mask].tolist()
-    sequences = [every[row] for row in keep]
-    grown = [(chosen, grow([sequences[k] for k in chosen])) for chosen in portions(sequences, most)]
-    grown.sort(key=lambda one: len(one[1].tokens))
-    made = []
-    while grown:
-        n = 1
-        while n < len(grown) and (n + 1) * len(grown[n][1].tokens) <= budget:
-            n += 1
-        together, grown = grown[:n], grown[n:]
-        made.append(([k for chosen, _ in together for k in chosen], _row_by_row([t for _, t in together], dtype)))
-        zeros = torch.zeros_like(made[-1][1].inputs["input_ids"])
-        made[-1][1].inputs.update({name: zeros.to(kind) for name, kind in others.items()})
+        every |= dict(zip(rows, words(batch), strict=True))
+    packed = pack([every[row] for row in keep], width=width, head=head, most=most)
+    if packed is None:
+        return None
+    made = list(in_batches(packed, budget=budget, dtype=dtype))
+    for _, some in made:
+        ids = some.inputs["input_ids"]
+        some.inputs.update({name: torch.zeros_like(ids, dtype=kind) for name, kind in others.items()})
     return made
 
 
-def _row_by_row(branches: Sequence[Branches], dtype: torch.dtype | None) -> Trees:
-    """Trees as rows of one batch, padded in front with nodes that see themselves alone."""
-    n = max(len(one.tokens) for one in branches)
-    ids, places = torch.zeros(len(branches), n, dtype=torch.long), torch.zeros(len(branches), n, dtype=torch.long)
-    sees = torch.eye(n, dtype=torch.bool).repeat(len(branches), 1, 1)
-    ends = []
-    for row, one in enumerate(branches):
-        first = n - len(one.tokens)
-        ids[row, first:], places[row, first:], sees[row, first:, first:] = one.tokens, one.positions, one.sees
-        ends.append(torch.stack([torch.full_like(one.ends, row), first + one.ends], 1))
-    mask = sees.unsqueeze(1)
-    inputs = {"input_ids": ids, "position_ids": places}
-    inputs["attention_mask"] = mask if dtype is None else additive(mask, dtype)
-    return Trees(inputs, torch.cat(ends), max(one.tail for one in branches))
+def in_batches(packed: Packed, *, budget: int, dtype: torch.dtype | None) -> Iterator[tuple[list[int], Trees]]:
+    """Packed rows in batches of at most `budget` nodes, ends in the last columns; numbers of prompts, and trees."""
+    n_rows, length = packed.ids.shape
+    is_end = torch.zeros(n_rows, length, dtype=torch.bool)
+    is_end[packed.rows, packed.columns] = True
+    order = is_end.int().argsort(dim=1, stable=True)
+    column = order.argsort(1)  # of each old column the new one
+    ids, places = packed.ids.gather(1, order), packed.positions.gather(1, order)
+    sees = packed.visible.gather(1, order.unsqueeze(2).expand(-1, -1, length))
+    sees = sees.gather(2, order.unsqueeze(1).expand(-1, length, -1))
+    ends = torch.stack([packed.rows, column[packed.rows, packed.columns]], 1)
+    step = max(1, budget // length)
+    for first in range(0, n_rows, step):
+        here = slice(first, first + step)
+        some = ((packed.rows >= first) & (packed.rows < first + step)).nonzero().flatten()
+        mask = sees[here].unsqueeze(1)
+        inputs = {"input_ids": ids[here], "position_ids": places[here]}
+        inputs["attention_mask"] = mask if dtype is None else additive(mask, dtype)
+        yield some.tolist(), Trees(inputs, ends[some] - torch.tensor([first, 0]), int(is_end[here].sum(1).max()))
+
+
+def words(batch: Batch) -> list[list[int]]:
+    """The token ids of rows without media."""
+    lengths = batch.inputs["attention_mask"].sum(1).tolist()
+    return [ids[len(ids) - n :] for ids, n in zip(batch.inputs["input_ids"].tolist(), lengths, strict=True)]

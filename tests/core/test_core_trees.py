@@ -5,15 +5,13 @@ from typing import Any
 import pytest
 import torch
 from counting import counted
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tiny import FAMILIES, tiny_model
 
 from refusal_plugin.continuation import Stream, copied, grown, per_row, planted, sweep
 from refusal_plugin.edits import SITE_ORDER, SiteEdit
 from refusal_plugin.models import anatomy, load
 from refusal_plugin.prompts import Prompt, PromptSet, encode
-from refusal_plugin.prompts.tree import Branches, grow, portions, trees
+from refusal_plugin.prompts.tree import trees
 from refusal_plugin.scores import Encoded, score
 from refusal_plugin.selection_figures import Figures, sites
 from refusal_plugin.traced.resume import ablate_rows
@@ -24,36 +22,6 @@ TEXTS = ("w1 w2 w3", "w1 w2 w7 w8 w9 w10", "w1 w2 w3 w4 w5", "w11 w12", "w11 w12
 # A window of a few tokens (Mistral, Gemma, EXAONE), distances in the row (BLOOM), a recurrence (Qwen3-Next): their own
 # masks or none, so the trial has to send them back to rows.
 ROWS_ONLY = ("mistral", "gemma2", "gemma3", "gemma3_multimodal", "exaone4", "bloom", "qwen3_next")
-SEQUENCES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=7), min_size=1, max_size=12)
-
-
-def walked(tree: Branches, k: int) -> list[int]:
-    """A sequence, read off the tree: the nodes that its last node sees, in the order of their positions."""
-    seen = tree.sees[tree.ends[k]].nonzero().flatten()
-    seen = seen[tree.positions[seen].argsort()]
-    assert tree.positions[seen].tolist() == list(range(len(seen)))
-    return tree.tokens[seen].tolist()  # type: ignore[no-any-return]
-
-
-@settings(deadline=None)
-@given(SEQUENCES)
-def test_a_tree_holds_every_sequence_and_every_beginning_once(sequences: list[list[int]]) -> None:
-    tree = grow(sequences)
-    beginnings = {tuple(s[: n + 1]) for s in sequences for n in range(len(s))}
-    assert len(tree.tokens) == len(beginnings)
-    assert [walked(tree, k) for k in range(len(sequences))] == sequences
-    assert set(tree.ends.tolist()) == set(range(len(tree.tokens) - tree.tail, len(tree.tokens))), "ends come last"
-    for node in range(len(tree.tokens)):  # what a node sees is one branch
-        assert sorted(tree.positions[tree.sees[node]].tolist()) == list(range(int(tree.positions[node]) + 1))
-
-
-@settings(deadline=None)
-@given(SEQUENCES, st.integers(1, 20))
-def test_portions_keep_their_limit_and_lose_nothing(sequences: list[list[int]], most: int) -> None:
-    made = list(portions(sequences, most))
-    assert sorted(k for chosen in made for k in chosen) == list(range(len(sequences)))
-    for chosen in made:
-        assert len(grow([sequences[k] for k in chosen]).tokens) <= most or len(chosen) == 1
 
 
 def encoded_of(model: Any) -> Encoded:
@@ -123,7 +91,8 @@ def test_media_and_prompts_without_a_common_beginning_stay_rows(organism: Any, f
     assert planted(model, alone) is None, "one prompt shares nothing"
     batch = encode(organism, ["hello"])
     batch.inputs["token_type_ids"] = torch.ones_like(batch.inputs["input_ids"])
-    assert trees([([0], batch)], most=64, budget=64, dtype=torch.float32, keep=[0]) is None, "a token has a type"
+    limits = {"width": 128, "head": 32, "most": 64, "budget": 64}
+    assert trees([([0], batch)], **limits, dtype=torch.float32, keep=[0]) is None, "a token has a type"
 
 
 def test_ends_of_copies() -> None:

@@ -270,7 +270,7 @@ def test_batches_hold_every_prompt_once_within_the_budget(llama, lengths: list[i
 def test_copies_of_a_prompt_are_encoded_once_and_stay_together(llama, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [Prompt("bake " * n, id=f"{i}") for i, n in enumerate((3, 1, 3, 2))]
     plain, asked = encoding._row, []
-    monkeypatch.setattr(encoding, "_row", lambda *args: asked.append(args[1]) or plain(*args))
+    monkeypatch.setattr(encoding, "_row", lambda *args: asked.append(args[1].prompt) or plain(*args))
     found = list(batches(llama.source, prompts * 5, max_rows=10))
     assert asked == prompts
     assert [[i % 4 for i in indices] for indices, _ in found] == [[1] * 5 + [3] * 5, [0] * 5 + [2] * 5]
@@ -292,6 +292,75 @@ def test_a_batch_moves_and_casts_media_only(omni) -> None:
     assert batch.inputs["pixel_values"].dtype == torch.bfloat16 and batch.inputs["input_ids"].dtype == torch.long
     assert batch.roles["last"].dtype == torch.bool
     assert "1 rows" in repr(batch)
+
+
+@settings(max_examples=10)
+@given(texts=st.lists(SOME_WORDS, min_size=2, max_size=9), suffix=st.sampled_from([None, "please ."]))
+def test_many_texts_are_encoded_as_one_by_one(omni, llama, texts: list[list[str]], suffix: str | None) -> None:
+    for model in (omni, llama):
+        prompts = [" ".join(words) for words in texts]
+        batch = encode(model.source, prompts, suffix=suffix)
+        for row, prompt in enumerate(prompts):
+            single = encode(model.source, prompt, suffix=suffix)
+            assert set(batch.inputs) == set(single.inputs)
+            for have, want in ((batch.inputs, single.inputs), (batch.roles, single.roles)):
+                assert all(torch.equal(have[name][row, -single.length :], want[name][0]) for name in want)
+            assert batch.unknown[row] == single.unknown[0]
+
+
+def test_many_texts_are_one_call_of_the_tokenizer(llama, monkeypatch) -> None:
+    calls = []
+    kind = type(llama.tokenizer)
+    plain = kind._encode_plus
+
+    def noted(self: Any, text: Any, *args: Any, **options: Any) -> Any:
+        calls.append(text)
+        return plain(self, text, *args, **options)
+
+    monkeypatch.setattr(kind, "_encode_plus", noted)
+    encode(llama.source, ["bake bread", "how do i bake", "please", "kill a process ?"])
+    assert [len(texts) for texts in calls] == [4]
+
+
+def test_the_first_unfit_prompt_is_named_whatever_its_fault(llama, picture) -> None:
+    """Though all texts are rendered before the first is tokenized."""
+    long, control, image = (
+        Prompt("bake " * 80, id="a"),
+        Prompt("<|end|>", id="b"),
+        Prompt("do", id="c", image=picture()),
+    )
+    for prompts, says in (((long, control, image), "'a'.*64"), ((control, image, long), "'b'"), ((image, long), "'c'")):
+        with pytest.raises(PromptError, match=says):
+            encode(llama.source, [Prompt("bake"), *prompts])
+
+
+def test_a_control_token_added_later_is_refused(llama) -> None:
+    source = replace(llama.source, tokenizer=word_tokenizer())
+    encode(source, ["bake <new>", "bake"])
+    source.tokenizer.add_special_tokens({"additional_special_tokens": ["<new>"]})
+    with pytest.raises(PromptError, match="control token '<new>'"):
+        encode(source, ["bake <new>", "bake"])
+
+
+def test_a_template_that_takes_one_conversation_at_a_time(llama) -> None:
+    class Single:
+        """A tokenizer's owner whose template knows no batches, and one text that it refuses."""
+
+        chat_template = "yes"
+
+        def apply_chat_template(self, messages: Any, **_: Any) -> str:
+            text = messages[-1]["content"][-1]["text"]
+            if text == "kill":
+                raise ValueError("not that")
+            return f"user {text} assistant"
+
+        def __call__(self, text: list[str], **_: Any) -> Any:
+            return word_tokenizer()(text, return_tensors="pt")
+
+    source = replace(llama.source, processor=Single(), tokenizer=word_tokenizer())
+    assert encode(source, ["bake", "bread"]).length == 3
+    with pytest.raises(PromptError, match="not that"):
+        encode(source, ["bake", "kill"])
 
 
 def test_encoding_is_the_processors_own(omni, picture: Callable[..., Any]) -> None:
