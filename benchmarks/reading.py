@@ -48,9 +48,8 @@ def rows(shape: Shape, *, repeats: int, prompts: int = 64) -> list[Row]:
             shape.name,
             both_arms,
             usual_way(shape, chosen, suffix),
-            repeats=max(2, repeats // 3),
+            repeats=repeats if shape.name == "organism" else 2,
             target=">= 8.00",
-            warm=False,
         ),
     ]
 

@@ -32,7 +32,12 @@ class OmniProcessor:
         tokenizer: the checkpoint's tokenizer; it names the placeholder tokens.
         image: sizes of the vision tower's input.
         audio: settings of the log-mel features.
+
+    Attributes:
+        leaves_text: text without media is what the tokenizer makes of it, so that it need not come through here.
     """
+
+    leaves_text = True
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, image: ImageSettings | None = None, audio: AudioSettings | None = None

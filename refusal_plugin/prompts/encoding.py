@@ -130,6 +130,11 @@ def _rows(source: Source, prompts: list[Prompt], system: str | None, suffix: str
     return [_row(source, text, controls, raw, ready.get(place)) for place, text in enumerate(texts)]
 
 
+def _processes_text(source: Source) -> bool:
+    """Whether a prompt without a medium goes through the processor; the embedded model's only tokenizes it."""
+    return source.processor is not None and not getattr(source.processor, "leaves_text", False)
+
+
 def _processed_texts(source: Source, texts: Sequence[Text]) -> dict[int, dict[str, Tensor]]:
     """What a processor makes of several texts without media in one call, by place, padding taken off.
 
@@ -140,7 +145,7 @@ def _processed_texts(source: Source, texts: Sequence[Text]) -> dict[int, dict[st
     for adds in (True, False):
         alike = [text.prompt.medium is None and text.rendered.add_special_tokens is adds for text in texts]
         places = [place for place, fits in enumerate(alike) if fits]
-        if len(places) < 2 or source.processor is None:
+        if len(places) < 2 or not _processes_text(source):
             continue
         try:
             tensors = _call(source, [texts[place].rendered.text for place in places], adds, {}, padding=True)
@@ -160,7 +165,8 @@ def _processed_texts(source: Source, texts: Sequence[Text]) -> dict[int, dict[st
 def _row(source: Source, text: Text, controls: Controls, raw: bool, ready: dict[str, Tensor] | None) -> Row:
     """One prompt, encoded and checked; `ready` is what a processor has made of it."""
     asked = asked_of(text.prompt)
-    inputs = ready or (_process(source, text, asked) if source.processor is not None else {})
+    alone = source.processor is None if text.prompt.medium is not None else not _processes_text(source)
+    inputs = ready or ({} if alone else _process(source, text, asked))
     ids = inputs.get("input_ids", torch.tensor(text.ids))
     if source.context_length is not None and len(ids) > source.context_length:
         found = f"it has {len(ids)} tokens, the model's context holds {source.context_length}"
