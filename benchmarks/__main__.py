@@ -27,6 +27,7 @@ def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
     many, few = (3, 2) if quick else (9, 3)
     found: dict[str, Callable[[], Iterable[Row]]] = {
         "reading": lambda: reading.rows(shapes.organism(), repeats=many),
+        "reading-cores": lambda: [reading.on_all_cores(shapes.organism(), repeats=many)],
         "generating": lambda: generating.rows(shapes.organism(), repeats=few),
         "strengths": lambda: [generating.strengths(shapes.organism(), repeats=few)],
         "evaluating": lambda: evaluating.rows(shapes.organism(), repeats=few),
@@ -41,6 +42,7 @@ def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
     if not quick:
         found |= {
             "reading-0.1B": lambda: reading.rows(shapes.qwen("0.1B"), repeats=3, prompts=32),
+            "reading-cores-0.1B": lambda: [reading.on_all_cores(shapes.qwen("0.1B"), repeats=2, prompts=32)],
             "memory-0.1B": lambda: memory.rows("0.1B", prompts=32, repeats=3),
             "generating-0.1B": lambda: generating.rows(shapes.qwen("0.1B"), repeats=2),
             "strengths-0.1B": lambda: [generating.strengths(shapes.qwen("0.1B"), repeats=2, n=4)],

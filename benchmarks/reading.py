@@ -10,6 +10,7 @@ import refusal_plugin as rp
 from refusal_plugin.models import hf_layers
 from refusal_plugin.shared_prefix import collect_arms
 
+from . import clock
 from .clock import Row, against, faster
 from .shapes import Shape, mixed
 
@@ -52,6 +53,26 @@ def rows(shape: Shape, *, repeats: int, prompts: int = 64) -> list[Row]:
             target=">= 8.00",
         ),
     ]
+
+
+def on_all_cores(shape: Shape, *, repeats: int, prompts: int = 64, threads: int = 2) -> Row:
+    """Both arms with the threads torch takes by itself on two cores: a single short prompt hardly fills the second."""
+    chosen, before, clock_before = mixed(shape, prompts), torch.get_num_threads(), clock.CLOCK
+    suffix = REFUSAL_ORGANISM if shape.name == "organism" else REFUSAL
+    torch.set_num_threads(threads)
+    clock.CLOCK = "wall"
+    try:
+        return faster(
+            f"residuals of {prompts} prompts in both arms, {threads} threads by the wall clock, against one at a time",
+            shape.name,
+            lambda: collect_arms(shape.model, chosen, suffix, progress=False),
+            usual_way(shape, chosen, suffix),
+            repeats=repeats,
+            target=">= 8.00",
+        )
+    finally:
+        torch.set_num_threads(before)
+        clock.CLOCK = clock_before
 
 
 def usual_way(shape: Shape, prompts: Any, suffix: str) -> Callable[[], None]:
