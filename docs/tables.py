@@ -282,13 +282,33 @@ def compare_claims() -> str:
 @table("bench")
 def bench() -> str:
     """Ratios against the bare forward pass and the usual ways (written by `make bench`)."""
+    return _ratios(lambda _row: True)
+
+
+@table("bench/targets")
+def bench_targets() -> str:
+    """Those that have a target."""
+    return _ratios(lambda row: bool(row["target"]))
+
+
+def _ratios(wanted: Callable[[Data], bool]) -> str:
     path = measured.ROOT / "benchmarks" / "results.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     rows = [
-        [r["name"], r["shape"], f"{r['ratio']:.2f} [{r['low']:.2f}, {r['high']:.2f}]", str(r["target"] or "")]
+        [r["name"], r["shape"], f"{r['ratio']:.2f} [{r['low']:.2f}, {r['high']:.2f}]", r["target"], _kept(r)]
         for r in found
+        if wanted(r)
     ]
-    return markdown(["what", "shape", "ratio [quartiles]", "target"], rows)
+    return markdown(["what", "model", "ratio [quartiles]", "target", ""], rows)
+
+
+def _kept(row: Data) -> str:
+    """Whether a ratio keeps its target; nothing where it has none."""
+    if not row["target"]:
+        return ""
+    sign, limit = row["target"].split()
+    held = row["ratio"] <= float(limit) if sign == "<=" else row["ratio"] >= float(limit)
+    return "kept" if held else "**missed**"
 
 
 @table("scale/plan")

@@ -1,6 +1,6 @@
 """Counts what a piece of work makes a model do; clocks lie on busy machines, counters do not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from refusal_plugin.models import anatomy, hf_layers, hf_module
+from refusal_plugin.prompts import Batch, Prompt, PromptSet, batches
+from refusal_plugin.prompts.tree import Trees
+from refusal_plugin.recipe_files import recipe
+
+FLOAT, DOUBLE, LONG = 4, 8, 8  # bytes
 
 
 @dataclass
@@ -101,3 +106,21 @@ def counted(model: Any) -> Iterator[Counts]:
         InterleavingTracer.execute, outer.push_result, inner.push_result = plain, push, push
         for handle in handles:
             handle.remove()
+
+
+def run(name: str, model: Any, prompts: PromptSet, **options: Any) -> Counts:
+    """What a recipe costs."""
+    module = recipe(name)
+    with counted(model) as found:
+        module.run(model, prompts, **options)
+    return found
+
+
+def made(model: Any, prompts: Sequence[Prompt], **limits: int) -> list[Batch]:
+    """The batches of prompts."""
+    return [batch for _, batch in batches(model, prompts, **limits)]
+
+
+def area(work: Sequence[Batch | Trees]) -> int:
+    """Positions, padding included."""
+    return sum(batch.inputs["input_ids"].numel() for batch in work)

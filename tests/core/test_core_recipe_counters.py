@@ -3,36 +3,24 @@
 A pass too many, streams that nobody reads or logits of every position that leave a trace fail here, on any machine.
 """
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from math import ceil, log2
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from counting import Counts, counted
+from counting import DOUBLE, FLOAT, LONG, Counts, area, counted, made, run
 
-from refusal_plugin.calibration import ROUNDS, RUNGS, STEPS
 from refusal_plugin.continuation import TOKEN_BUDGET, planted
 from refusal_plugin.cross_modal.arms import repeated
 from refusal_plugin.cross_modal.effects import some_pairs
 from refusal_plugin.models import anatomy
-from refusal_plugin.prompts import Batch, Prompt, PromptSet, batches, encode
+from refusal_plugin.prompts import Batch, PromptSet, batches, encode
 from refusal_plugin.prompts.neutral import neutral_prompts
-from refusal_plugin.prompts.tree import Trees
 from refusal_plugin.recipe_files import recipe, recipes
 from refusal_plugin.scores import Encoded
-from refusal_plugin.selection import MAX_DEPTH
 from refusal_plugin.selection_figures import GRID, TIGHT
-from refusal_plugin.study.defences import NAMES
-from refusal_plugin.study.heads import DRAWS
-from refusal_plugin.study.stages import Stages
-from refusal_plugin.study.summary import answers_from_json
 from refusal_plugin.traced import selecting
 
-FLOAT, DOUBLE, LONG = 4, 8, 8  # bytes
 ROLES = ("harmful", "benign")
 
 
@@ -44,15 +32,6 @@ def prompts() -> PromptSet:
     return organism_prompts(limit=2, renderings=1)
 
 
-def made(model: Any, prompts: Sequence[Prompt], **limits: int) -> list[Batch]:
-    return [batch for _, batch in batches(model, prompts, **limits)]
-
-
-def area(work: Sequence[Batch | Trees]) -> int:
-    """Positions, padding included."""
-    return sum(batch.inputs["input_ids"].numel() for batch in work)
-
-
 def in_arms(model: Any, prompts: PromptSet, arms: int) -> Iterator[tuple[Batch, Batch]]:
     """The batches of prompts that are repeated once per arm, each with a batch that holds its prompts once."""
     limits = {"token_budget": 16384, "max_rows": 256}
@@ -60,16 +39,9 @@ def in_arms(model: Any, prompts: PromptSet, arms: int) -> Iterator[tuple[Batch, 
         yield batch, encode(model, prompts[sorted({row % len(prompts) for row in rows})])
 
 
-def run(name: str, model: Any, prompts: PromptSet, **options: Any) -> Counts:
-    module = recipe(name)
-    with counted(model) as found:
-        module.run(model, prompts, **options)
-    return found
-
-
 def test_every_recipe_is_counted() -> None:
     tested = {name.removeprefix("test_recipe_") for name in globals() if name.startswith("test_recipe_")}
-    assert set(recipes()) == tested
+    assert set(recipes()) == tested | {"study"}, "the study is in test_core_study_counters.py"
 
 
 def test_recipe_direction_extraction(organism: Any) -> None:
@@ -247,131 +219,6 @@ def test_recipe_candidate_selection(organism: Any, prompts: PromptSet, monkeypat
     candidates = FLOAT * n_layers * (2 + d + len(val) + 1 + d) + FLOAT * 3 * len(shallow)
     assert len(rows) == n_layers
     assert found.bytes_out == streams + candidates
-
-
-LONGEST = 6  # tokens of an answer of the study
-
-
-@pytest.fixture(scope="module")
-def two(prompts: PromptSet) -> PromptSet:
-    """Text and one medium: the others go the same way."""
-    return prompts.filter(modality=("text", "image"))
-
-
-@pytest.fixture(scope="module")
-def study(organism: Any, two: PromptSet, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """What every stage of the study cost, its folder, its results, and what a second run costs."""
-    folder, found, plain = tmp_path_factory.mktemp("counted"), {}, Stages._timed
-    with pytest.MonkeyPatch.context() as patch, counted(organism) as whole:
-
-        def timed(self: Stages, work: Any) -> Any:
-            if self._inside:
-                return plain(self, work)
-            before = replace(whole)
-            value, seconds = plain(self, work)
-            spent.append(Counts(**{key: n - getattr(before, key) for key, n in vars(whole).items()}))
-            return value, seconds
-
-        spent: list[Counts] = []
-        patch.setattr(Stages, "_timed", timed)
-        options = {"out": folder, "max_new_tokens": LONGEST, "progress": False}
-        results = recipe("study").run(organism, two, **options)
-        found = dict(zip(results["timings"], spent, strict=True))
-    return SimpleNamespace(stages=found, folder=folder, results=results, again=run("study", organism, two, **options))
-
-
-def answered(model: Any, prompts: Sequence[Prompt], folder: Path, name: str) -> Counts:
-    """One trace per batch, and a pass for every token of its longest answer, the end of the answer among them."""
-    kept = json.loads((folder / "stages" / f"{name}.json").read_text())["value"]
-    steps = {prompt.id: len(a.ids) + a.finished for prompt, a in zip(prompts, answers_from_json(kept), strict=True)}
-    found, n_layers = Counts(), anatomy(model).n_layers
-    for _, batch in batches(model, prompts):
-        n = max(steps[p.id] for p in batch.prompts)
-        found.passes, found.traces = found.passes + n, found.traces + 1
-        found.tokens += batch.size * (batch.length + n - 1)
-        found.bytes_out += LONG * batch.size * (batch.length + n)
-    found.block_tokens, found.head_tokens = n_layers * found.tokens, found.tokens
-    return found
-
-
-@pytest.mark.slow
-def test_recipe_study(organism: Any, two: PromptSet, study: SimpleNamespace) -> None:
-    """Nothing is asked twice: one generation per arm, one reading of the test prompts, and nothing in a second run."""
-    stages, facts, test = dict(study.stages), anatomy(organism), two.filter(split="test")
-    for m in ("text", "image"):
-        part = test.filter(modality=m)
-        for arm in ("none", "addition", "random"):
-            assert stages.pop(f"{arm}-{m}") == answered(organism, part, study.folder, f"{arm}-{m}")
-        asked = PromptSet(p.read_back() for p in part)
-        assert stages.pop(f"read-{m}") == answered(organism, asked, study.folder, f"read-{m}")
-        work = made(organism, part)
-        streams = FLOAT * len(part) * facts.n_layers * facts.d_model
-        read = Counts(len(work), len(work), area(work), area(work) * facts.n_layers, 0, streams)
-        assert stages.pop(f"streams-{m}") == read
-    for arm in ("text", "random", "projected_out"):
-        expected = answered(organism, test.filter(modality="text"), study.folder, f"causal-{arm}")
-        assert stages.pop(f"causal-{arm}") == expected
-    assert set(stages) == {"direction", "transfer", "defences", "heads"}, "the tests below"
-    assert study.again == Counts(), "a finished study runs the model no more"
-
-
-@pytest.mark.slow
-def test_the_study_of_transfer(organism: Any, two: PromptSet, study: SimpleNamespace) -> None:
-    """Arms are rows: a pass per layer over all directions, answers of all arms at once; test streams are not reread."""
-    facts, layer, names = anatomy(organism), study.results["direction"]["layer"], ("text", "image")
-    fit, test = two.filter(split="train"), two.filter(split="test")
-    n_fit = made(organism, fit, token_budget=8192, max_rows=128)
-    single = list(n_fit)
-    spoken: list[Batch] = []
-    draws = {at: 12 if at == layer else 2 for at in range(facts.n_layers)}
-    for m in names:
-        part = some_pairs(test.filter(modality=m), 36)
-        for role in ROLES:
-            alone = part.filter(role=role)
-            single += made_for_scores(organism, alone)
-            for n in draws.values():
-                single += made_for_scores(organism, repeated(alone, len(names) + n))
-        for some in (part, part.filter(role="harmful")):
-            spoken += made_for_scores(organism, repeated(some, len(names) + 1))
-    spaces = study.results["safe_space"]["modalities"]
-    for m in names:
-        settings = len(spaces[m]["sweep"])
-        safe = test.filter(modality=m, role=("benign", "near_miss"))
-        single += made_for_scores(organism, safe)
-        single += made_for_scores(organism, repeated(safe, settings))
-        single += made_for_scores(organism, repeated(test.filter(modality=m, role="harmful"), settings))
-    found = study.stages["transfer"]
-    assert found.traces == len(single) + len(spoken)
-    assert found.passes <= len(single) + LONGEST * len(spoken)
-    assert found.tokens <= area(single) + sum(b.size * (b.length + LONGEST - 1) for b in spoken)
-
-
-@pytest.mark.slow
-def test_the_rest_of_the_study(organism: Any, two: PromptSet, study: SimpleNamespace) -> None:
-    """Direction and defences search, so their passes are bounded; those of the heads follow from what is shown."""
-    n_layers, n_kinds = anatomy(organism).n_layers, 2
-    shallow, harmless = ceil(MAX_DEPTH * n_layers), two.filter(split="val", role=("benign", "near_miss"))
-    assert len(made(organism, two.filter(split="val"))) == n_kinds, "a batch for each kind of prompt"
-    found = study.stages["direction"]
-    bisection = round(log2(GRID)) + 1
-    ablations, additions = 2, 2 * n_layers + shallow * (3 + bisection) + 1
-    prices = n_kinds * (1 + 1 + 1 + STEPS)  # untouched, the bounds, and the halvings
-    assert found.traces <= 1 + 1 + 2 + ablations + additions + prices, "answers, fit, untouched runs, figures, price"
-    width = FLOAT * len(anatomy(organism).tokenizer)
-    rows = 4 * (2 + shallow * (3 + bisection) + 2 * n_layers) + len(harmless) * (3 + STEPS)
-    assert found.bytes_out < 2 * width * rows, "logits of one position per row, never of every position"
-    found = study.stages["defences"]
-    looks = 1 + ROUNDS + 1  # untouched, the rounds, and the strength that is taken
-    assert found.traces <= n_kinds * (len(NAMES) * (looks + 2 + 1) + 6), "prices, sizes of edits, answers, and the fits"
-    assert found.bytes_out < 2 * width * len(harmless) * len(NAMES) * (2 + ROUNDS * RUNGS)
-    heads, found = study.results["heads"], study.stages["heads"]
-    effects = 2 * len(heads["top"]) + n_kinds * (DRAWS + 1)
-    drawn = 5 * len(heads["examples"]) + 2 * len(two.filter(split="test", role="benign", modality="text"))
-    assert found.traces == 4 * n_kinds + effects + 3 * n_kinds + drawn
-
-
-def made_for_scores(model: Any, prompts: PromptSet) -> list[Batch]:
-    return [batch for _, batch in Encoded.of(model, prompts).batches]
 
 
 def searches(asked: Sequence[int]) -> list[int]:
