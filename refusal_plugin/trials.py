@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .backoff import is_out_of_memory
 from .models import anatomy, hf_module
 
 TRIED = 2
@@ -51,8 +52,9 @@ def trusted(model: Any, way: str, length: int, quick: Callable[[], Tensor], chec
         return None
     try:
         found = quick()
-    except Exception:  # whatever a cache or a mask raises: the plain way then says what is wrong
-        known.bad = size
+    except Exception as error:  # whatever a cache or a mask raises: the plain way then says what is wrong
+        if not is_out_of_memory(error):  # which says nothing of the model: the plain way halves its batches
+            known.bad = size
         return None
     if size > known.good:
         some, expected = check(found)

@@ -163,6 +163,26 @@ def test_a_way_is_tried_again_in_longer_rows_and_left_where_it_fails(monkeypatch
     assert found.passes == 1, "what was right in short rows still is"
 
 
+def test_running_out_of_memory_says_nothing_of_the_model() -> None:
+    """The plain way then halves its batches; the quick way is tried again with the next ones."""
+    module, tokenizer = tiny_model("qwen2")
+    model, streams = load(module, tokenizer=tokenizer), torch.ones(2, 3)
+
+    def full() -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    def refuses() -> torch.Tensor:
+        raise ValueError("no such mask")
+
+    def ask(quick: Any) -> Any:
+        return trials.trusted(model, "some way", 8, quick, lambda found: (found, streams))
+
+    assert ask(full) is None
+    torch.testing.assert_close(ask(lambda: streams.clone()), streams)
+    assert ask(refuses) is None
+    assert ask(lambda: streams.clone()) is None, "what refused once is left"
+
+
 def test_a_second_arm_longer_than_the_context_is_refused() -> None:
     module, tokenizer = tiny_model("qwen2")
     model = load(module, tokenizer=tokenizer)
