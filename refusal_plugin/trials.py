@@ -52,8 +52,8 @@ def trusted(model: Any, way: str, length: int, quick: Callable[[], Tensor], chec
         return None
     try:
         found = quick()
-    except Exception as error:  # whatever a cache or a mask raises: the plain way then says what is wrong
-        if not is_out_of_memory(error):  # which says nothing of the model: the plain way halves its batches
+    except Exception as why:  # whatever a cache or a mask raises: the plain way then says what is wrong
+        if not is_out_of_memory(why):  # which says nothing of the model: the plain way halves its batches
             known.bad = size
         return None
     if size > known.good:
