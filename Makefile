@@ -63,7 +63,7 @@ notebooks: $(VENV)/.dev ## run the tutorials from top to bottom and store their 
 screenshots: $(VENV)/.dev ## take the pictures of the documentation from the finished study in OUT (needs Chromium)
 	$(BIN)/python -m pytest -q tests/report/test_report_study.py --study "$(OUT)" --screenshots docs/assets
 
-bench: $(VENV)/.core ## ratios to the bare forward pass and to the usual ways (15 minutes; ARGS=--quick: 3)
+bench: $(VENV)/.dev ## ratios to the bare forward pass and to the usual ways (15 minutes; ARGS=--quick: 3)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 organism: $(VENV)/.core ## train the embedded models again from nothing (two cores: within the hour)
