@@ -8,12 +8,14 @@ from counting import counted
 from tiny import FAMILIES, tiny_model
 
 from refusal_plugin.continuation import Stream, copied, grown, per_row, planted, sweep
+from refusal_plugin.directions import fit
 from refusal_plugin.edits import SITE_ORDER, SiteEdit
 from refusal_plugin.models import anatomy, load
 from refusal_plugin.prompts import Prompt, PromptSet, encode
 from refusal_plugin.prompts.tree import trees
-from refusal_plugin.scores import Encoded, score
+from refusal_plugin.scores import Encoded, RefusalTokens, score
 from refusal_plugin.selection_figures import Figures, sites
+from refusal_plugin.selection_remote import Asked, measure
 from refusal_plugin.traced.resume import ablate_rows
 
 IDS = torch.tensor([50, 51])
@@ -122,3 +124,37 @@ def test_selection_runs_on_trees(organism: Any, candidates: Any, val: PromptSet,
 
 def test_a_direction_is_removed_once_between_two_blocks() -> None:
     assert sites(0) == SITE_ORDER and sites(1) == ("attn_out", "mlp_out", "resid_post")
+
+
+def test_a_model_that_refuses_such_masks_keeps_its_rows_in_a_session_too() -> None:
+    """What raises in the middle of a session must not take the session with it."""
+    module, tokenizer = tiny_model("qwen2")
+    refused = []
+
+    def refuse(_module: Any, _args: Any, kwargs: Any) -> None:
+        if kwargs["attention_mask"].ndim == 4:
+            refused.append(1)
+            raise ValueError("this kernel takes no masks")
+
+    module.register_forward_pre_hook(refuse, with_kwargs=True)
+    model = load(module, tokenizer=tokenizer)
+
+    def some(split: str, first: int) -> PromptSet:
+        made = []
+        for k in range(first, first + 5):
+            for role, last in (("harmful", "w30"), ("benign", "w31")):
+                text = f"w1 w2 w3 w4 w5 w6 w{k} {last}"
+                made.append(Prompt(text, role=role, pair=f"{k}", id=f"{role}-{k}", split=split))  # type: ignore[arg-type]
+        return PromptSet(made)
+
+    val = some("val", 12)
+    candidates = fit(model, some("train", 7), positions=(-1,), progress=False)
+    tokens = RefusalTokens(torch.arange(32), (), 1.0, 0.0, frozenset())
+    asked = Asked.of((-1,), candidates.n_layers, objective="causal", max_depth=2.0)
+    beside = measure(model, candidates, val, tokens, asked, False)
+    assert refused, "trees were tried"
+    here = Figures(model, candidates, val, tokens)
+    assert here.harmful.tree is None
+    places = [(layer, -1) for layer in range(candidates.n_layers)]
+    found = here.bypass(places, "project_out", keep_residual=False).score.mean(1)
+    torch.testing.assert_close(beside.bypass(places, "project_out", keep_residual=False).score[:, 0], found)
