@@ -52,6 +52,7 @@ class DefenceData:
     limit: int = 128
     progress: Progress = False
     _streams: dict[tuple[str, str, str | None, str | None], Tensor] = field(default_factory=dict, repr=False)
+    _arms: dict[tuple[str, str, str], Tensor] = field(default_factory=dict, repr=False)
     _made: dict[str, Any] = field(default_factory=dict, repr=False)
     memory: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -201,15 +202,21 @@ class DefenceData:
     def arms(
         self, prompts: Iterable[Prompt], suffix: str
     ) -> tuple[Float[Tensor, "prompt layer d_model"], Float[Tensor, "prompt layer d_model"]]:
-        """`streams` without and with the suffix; what both arms begin with is read once."""
+        """`streams` without and with the suffix; what both arms begin with is read once.
+
+        They are kept apart from `streams`, which they equal to rounding only: what a method is fitted on must not
+        depend on which method came before it.
+        """
         chosen = list(prompts)
-        missing = [p for p in chosen if (p.id, p.text, suffix, None) not in self._streams]
+        missing = [p for p in chosen if (p.id, p.text, suffix) not in self._arms]
         if missing:
             both = collect_arms(self.model, missing, suffix, progress=self.progress)
-            for text, found in zip((None, suffix), both, strict=True):
-                for p, value in zip(missing, found, strict=True):
-                    self._streams[(p.id, p.text, text, None)] = value.clone()
-        return self.streams(chosen), self.streams(chosen, suffix=suffix)
+            for p, *arms in zip(missing, *both, strict=True):
+                self._arms[(p.id, p.text, suffix)] = torch.stack(arms)
+        if not chosen:
+            raise PromptError("collect activations", "0 prompts", "give at least one")
+        without, with_it = torch.stack([self._arms[(p.id, p.text, suffix)] for p in chosen]).unbind(1)
+        return without, with_it
 
     def candidates(self) -> Candidates:
         """Difference in means of the drawn training text, every layer, at the last prompt token."""
