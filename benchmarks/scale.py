@@ -87,14 +87,19 @@ JOBS = (
 )
 
 
+LOOKS = 6
+"""Strengths that a search tries, on average (NOTES.md)."""
+
+
 def selection_passes(model: Model, positions: int = 5) -> float:
     """Passes over the validation prompts for a defence: `figures="needed"`, as the counters of the tests have it.
 
-    Per candidate below 0.8 L: four priced passes on the safe half and one on the harmful half, of the blocks behind it.
+    Per candidate below 0.8 L: `LOOKS` priced passes on the safe half and one on the harmful half, of the blocks behind
+    it. What prompts that begin alike save is left out: it depends on them.
     """
     layers = range(int(0.8 * model.layers))
     behind = sum((model.layers - 1 - layer) / model.layers for layer in layers)
-    return 3 + positions * behind * (4 + 1) / 2
+    return 3 + positions * behind * (LOOKS + 1) / 2
 
 
 def rows(peak: float, share: float, bandwidth: float, memory: float) -> list[dict[str, object]]:
