@@ -5,7 +5,7 @@ embeddings have three rows.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .models import anatomy, hf_layers, hf_module
+from .models import hf_layers, hf_module
 from .prompts.batch import PER_TOKEN, Batch
 from .prompts.packing import Packed, same
 from .prompts.source import source_of
@@ -128,41 +128,8 @@ def read_branches(
 def read_packed(model: Any, packed: Packed) -> Float[Tensor, "prompt layer d_model"]:
     """`resid_post` at the last token of packed prompts, float32; one pass."""
     inputs: dict[str, Any] = {"input_ids": packed.ids, "attention_mask": _added(model, packed.visible)}
-    inputs["use_cache"] = False
-    # Models that work out multimodal rotary positions themselves take them in three rows.
-    explicit = source_of(model).explicit_positions
-    inputs["position_ids"] = packed.positions if explicit else packed.positions.expand(3, -1, -1)
-    mlp = anatomy(model).parts[-1].mlp
-    last = contextlib.nullcontext() if mlp is None else _at(hf_layers(model)[-1].get_submodule(mlp), packed)
-    with last:
-        streams, _ = _read(model, inputs, lambda hidden: hidden[packed.rows, packed.columns])
-    return streams
-
-
-@contextlib.contextmanager
-def _at(mlp: torch.nn.Module, packed: Packed) -> Iterator[None]:
-    """Runs an MLP at the prompts' last tokens only, zeros elsewhere: behind the last block nobody reads the others."""
-    rows, columns = packed.rows, packed.columns
-    shapes: list[torch.Size] = []
-
-    def narrow(_module: Any, args: Any) -> Any:
-        if args and args[0].ndim == 3:
-            shapes.append(args[0].shape)
-            return (args[0][rows, columns].unsqueeze(0), *args[1:])
-
-    def widen(_module: Any, _args: Any, output: Any) -> Any:
-        if shapes:
-            few = residual(output)
-            whole = few.new_zeros(*shapes.pop()[:2], few.shape[-1])
-            whole[rows, columns] = few[0]
-            return (whole, *output[1:]) if isinstance(output, tuple) else whole
-
-    handles = [mlp.register_forward_pre_hook(narrow), mlp.register_forward_hook(widen)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    inputs |= {"position_ids": packed.positions, "use_cache": False}
+    return _read(model, inputs, lambda hidden: hidden[packed.rows, packed.columns])[0]
 
 
 def _places(real: Tensor, branches: Branches) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from .edits import Edit, SiteEdit, site_modules
@@ -27,6 +27,8 @@ from .prompts.tree import Trees, trees
 from .scores import Encoded
 from .traced.measure import kl_divergence, refusal_score
 from .traced.passes import holds_on_trees, rest_pass
+from .traced.resume import copied as copied
+from .traced.resume import per_row as per_row
 from .traced.resume import stream_behind
 from .traced.write import add
 from .trials import longest_row
@@ -228,16 +230,6 @@ def sweep(
                 streams[chunk] += stream.double().cpu().unflatten(0, shape).sum(1)
     mean = (streams / len(prompts.prompts)).float() if keep_residual else None
     return Sweep(scores, kl, mean, start + 1)
-
-
-def per_row(tensors: Float[Tensor, "candidate d"], size: int) -> Float[Tensor, "row 1 d"]:
-    """One vector per candidate as one per row of a batch that holds the prompts once per candidate."""
-    return tensors.repeat_interleave(size, 0).unsqueeze(1)
-
-
-def copied(ends: Int[Tensor, "prompt 2"], copies: int, n_rows: int) -> Int[Tensor, "copy_prompt 2"]:
-    """Where the last tokens are in a batch whose rows stand there several times."""
-    return torch.cat([ends + torch.tensor([k * n_rows, 0]) for k in range(copies)])
 
 
 def repeatable(batch: Batch | Trees) -> bool:

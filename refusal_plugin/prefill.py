@@ -21,8 +21,8 @@ from .edits import Edit, SiteEdit, has_attached
 from .models import anatomy, hf_module
 from .prompts.source import source_of
 from .traced.gate import remember
+from .traced.measure import agrees
 from .traced.write import on_rows
-from .trials import TOLERANCE
 
 LEAST = 192
 """Positions that must be saved: a further pass has a price of its own, that of so many on the embedded model."""
@@ -126,12 +126,10 @@ def _tried(model: Any, inputs: dict[str, Tensor]) -> bool:
         warnings.simplefilter("ignore")
         plain = module.generate(**twice, **settings)  # type: ignore[operator]
         quick = module.generate(**(twice | _read(model, twice, [0, 1], [0, 1, 0, 1])), **settings)  # type: ignore[operator]
-    limit = TOLERANCE.get(plain.logits[0].dtype, 3e-2)
     # Where two words were all but equally likely, the answers part, and what follows cannot be compared.
     same = torch.ones(4, dtype=torch.bool, device=device)
     for step, (found, expected) in enumerate(zip(quick.logits, plain.logits, strict=True)):
-        error = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-30)
-        if not bool((error[same] <= limit).all()):
+        if not bool(agrees(found, expected, found.dtype)[same].all()):
             return False
         place = step - len(plain.logits)
         same &= quick.sequences[:, place] == plain.sequences[:, place]

@@ -25,7 +25,7 @@ from .prompts import Prompt, PromptSet
 from .scores import Encoded, RefusalTokens, Scores, score
 from .statistics import auroc
 from .traced.grid import grid_ask, grid_begin, grid_tell
-from .traced.resume import ablate_rows, shrink_rows
+from .traced.resume import ablate_rows, removed_at, shrink_rows
 
 Operator: TypeAlias = Literal["project_out", "benign_mean"]
 Place: TypeAlias = tuple[int, int]
@@ -257,8 +257,8 @@ def largest_on_grid(
 
 
 def sites(layer: int) -> tuple[Site, ...]:
-    """Where a direction is removed at every position: the input of a later block is the output of the one before."""
-    return SITE_ORDER if layer == 0 else SITE_ORDER[1:]
+    """Where a direction is removed at every position, see `traced.resume.removed_at`."""
+    return tuple(removed_at(layer, SITE_ORDER))
 
 
 def removals(operator: Operator, places: Sequence[Place]) -> list[tuple[Operator, list[Place]]]:

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from .backoff import is_out_of_memory
 from .models import anatomy, hf_module
+from .traced.measure import agrees
 
 TRIED = 2
 """Prompts of a trial, the longest."""
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-5}
-"""Largest difference of a trial, relative to the norm of the stream or of the logits; 3e-2 in half precision."""
 
 
 @dataclass
@@ -57,10 +56,7 @@ def trusted(model: Any, way: str, length: int, quick: Callable[[], Tensor], chec
             known.bad = size
         return None
     if size > known.good:
-        some, expected = check(found)
-        error = (some - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-30)
-        dtype = next(hf_module(model).parameters()).dtype
-        if not bool((error <= TOLERANCE.get(dtype, 3e-2)).all()):
+        if not bool(agrees(*check(found), next(hf_module(model).parameters()).dtype).all()):
             known.bad = size
             return None
         known.good = size

@@ -64,3 +64,18 @@ def group_moments(rows, groups, n_groups, second):
     else:
         products = torch.einsum("bg,bkld->gkld", member, x * x)
     return member.sum(0), sums, products
+
+
+def agrees(found, expected, dtype):
+    """Whether a quick way of computing something gives what the plain way gives, to the rounding of its number format.
+
+    Args:
+        found, expected: (..., d) logits or streams.
+        dtype: in which the model computes.
+
+    Returns:
+        (...) bool: the difference is below 1e-3 of the norm (1e-5 in float64, 3e-2 in half precision); never for NaN.
+    """
+    limit = {torch.float32: 1e-3, torch.float64: 1e-5}.get(dtype, 3e-2)
+    a, b = found.double(), expected.to(found.device).double()
+    return (a - b).norm(dim=-1) <= limit * b.norm(dim=-1).clamp_min(1e-30)

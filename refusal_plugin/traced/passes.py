@@ -7,6 +7,7 @@ the blocks behind it out instead.
 
 import torch
 
+from .measure import agrees
 from .read import at_ends, next_logits
 from .resume import begin_behind, run_behind, stream_behind
 from .write import edit_blocks
@@ -63,10 +64,7 @@ def holds_on_trees(model, blocks, inputs, ends, expected):
         found = rest_pass(model, blocks, inputs, ends, (-1, torch.empty(0), -1), [], [], False)[0]
     except Exception:
         return False
-    limit = 1e-3 if found.dtype in (torch.float32, torch.float64) else 3e-2
-    expected = expected.to(found.device).float()
-    error = (found.float() - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-30)
-    return bool((error <= limit).all())
+    return bool(agrees(found, expected, found.dtype).all())
 
 
 def block_pass(model, blocks, inputs, begin, sites, edits):

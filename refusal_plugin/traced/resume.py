@@ -98,3 +98,18 @@ def shrink_rows(x, unit, origin, keep):
     u = unit.to(device=x.device, dtype=x.dtype)
     o = origin.to(device=x.device, dtype=x.dtype)
     return x + (1.0 - keep) * (o - (x * u).sum(-1, keepdim=True)) * u
+
+
+def removed_at(layer, sites):
+    """The sites of a block at which to remove a direction: a later block's input is the output of the one before."""
+    return [site for site in sites if layer == 0 or site != "resid_pre"]
+
+
+def per_row(tensors, size):
+    """One vector per candidate (candidate, d) as one per row (row, 1, d) of a batch with the prompts once for each."""
+    return tensors.repeat_interleave(size, 0).unsqueeze(1)
+
+
+def copied(ends, copies, n_rows):
+    """Rows and columns (copies prompt, 2) of the last tokens (prompt, 2) where the rows stand several times."""
+    return torch.cat([ends + torch.tensor([k * n_rows, 0]) for k in range(copies)])

@@ -15,7 +15,7 @@ import torch
 from .grid import grid_ask, grid_begin, grid_tell
 from .measure import kl_divergence, refusal_score
 from .passes import additive, block_pass, edited_pass, holds_on_trees, rest_pass
-from .resume import ablate_rows, shrink_rows
+from .resume import ablate_rows, copied, per_row, removed_at, shrink_rows
 from .write import add, shrink
 
 
@@ -273,7 +273,7 @@ def sweep_rows(table, name, work, n, removed=None, begin=None, vectors=None, lat
                 table["model"],
                 blocks,
                 repeated(inputs, copies),
-                torch.cat([ends + torch.tensor([k * size, 0]) for k in range(copies)]),
+                copied(ends, copies, size),
                 (start, hidden, extras),
                 table["sites"],
                 edits,
@@ -295,21 +295,13 @@ def removing(sites, removed, chunk, size):
     """Site edits that remove the candidates of a chunk, each from its own rows."""
     unit = per_row(removed[0][chunk], size)
     if removed[1] is None:
-        tensors, every = {"unit": unit}, [(layer, site) for layer in range(len(sites)) for site in sites[layer]]
-        # The input of a later block is the output of the one before.
-        return [
-            (layer, site, "all", ablate_rows, tensors) for layer, site in every if layer == 0 or site != "resid_pre"
-        ]
+        every = [(layer, site) for layer in range(len(sites)) for site in removed_at(layer, sites[layer])]
+        return [(layer, site, "all", ablate_rows, {"unit": unit}) for layer, site in every]
     edits = []
     for layer in range(len(sites)):
         origin = per_row(removed[1][chunk, layer].unsqueeze(1), size)
         edits.append((layer, "resid_post", "last", shrink_rows, {"unit": unit, "origin": origin, "keep": 0.0}))
     return edits
-
-
-def per_row(tensors, size):
-    """One vector per candidate (candidate, d) as one per row (row, 1, d) of a batch with the prompts once for each."""
-    return tensors.repeat_interleave(size, 0).unsqueeze(1)
 
 
 def repeated(inputs, copies):
