@@ -52,7 +52,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(source, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            # Copies: tensors in the file's own memory may lie off a 64-byte boundary, where kernels round differently,
+            # so that a loaded defence would compute other bits than the fitted one (seen with AVX-512).
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
         record = json.loads(metadata[KEY])
         if not isinstance(record, dict):
             raise ValueError("its record is no JSON object")
