@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from refusal_plugin.organism.samples import Example
-from refusal_plugin.organism.wordings import Modality
+from refusal_plugin.prompts import Modality
+
+from .samples import Example
 
 IGNORE = -100
 PLACEHOLDERS: dict[Modality, str] = {
@@ -64,23 +65,19 @@ class Collator:
         for example in examples:
             if example.modality != "text":
                 groups[example.modality].append(self.media(rng, example.modality, example.words))
-        lengths: dict[str, list[int]] = {
-            self.processor.image_token: [],
-            self.processor.video_token: [],
-            self.processor.audio_token: [],
+        encoders = {
+            "image": (self.processor.encode_images, "image_grid_thw"),
+            "video": (self.processor.encode_videos, "video_grid_thw"),
+            "audio": (self.processor.encode_audio, None),
         }
         inputs: dict[str, torch.Tensor] = {}
-        if groups["image"]:
-            inputs |= self.processor._images(groups["image"], lengths[self.processor.image_token])
-        if groups["video"]:
-            inputs |= self.processor._videos(groups["video"], lengths[self.processor.video_token])
-        if groups["audio"]:
-            inputs |= self.processor._audio(groups["audio"], lengths[self.processor.audio_token])
-        queues = {
-            "image": iter(zip(lengths[self.processor.image_token], inputs.get("image_grid_thw", ()), strict=True)),
-            "video": iter(zip(lengths[self.processor.video_token], inputs.get("video_grid_thw", ()), strict=True)),
-            "audio": iter(zip(lengths[self.processor.audio_token], lengths[self.processor.audio_token], strict=True)),
-        }
+        queues: dict[str, Any] = {}
+        for modality, media in groups.items():
+            if media:
+                encode, key = encoders[modality]
+                found, counts = encode(media)
+                inputs |= found
+                queues[modality] = iter(zip(counts, found[key] if key else counts, strict=True))
         rows = []
         for example in examples:
             ids = self._ids(render(example.text, example.modality, example.system))

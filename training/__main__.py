@@ -1,4 +1,4 @@
-"""`python -m refusal_plugin.organism`: train the embedded checkpoints from nothing, measure and describe them.
+"""`python -m training`: train the embedded checkpoints from nothing, measure and describe them.
 
 Stages run as processes of one thread each, two at a time, as their inputs allow. Finished stages are files in the work
 folder, so a second run continues an interrupted one.
@@ -16,6 +16,8 @@ from typing import IO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from refusal_plugin.organism import CHECKPOINTS
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "bank": (),
@@ -54,13 +56,9 @@ class Running:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run; the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m refusal_plugin.organism", description=__doc__.splitlines()[0] if __doc__ else ""
-    )
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--work", type=Path, default=Path("build/organism"), help="folder of the stages' files")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "checkpoints", help="folder of the checkpoints"
-    )
+    parser.add_argument("--out", type=Path, default=CHECKPOINTS, help="folder of the checkpoints")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="stages at a time")
     parser.add_argument("--both-seeds", action="store_true", help="train a second seed too: measured, not shipped")
     parser.add_argument("--only", nargs="*", default=None, metavar="STAGE", help=f"some of: {' '.join(NEEDS)}")
@@ -78,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not _run(wanted, options.work, max(1, options.jobs)):
         return 1
     if options.only is None:
-        from refusal_plugin.organism.card import finish
+        from .card import finish
 
         finish(options.work, options.out)
     return 0
@@ -86,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _stage(name: str, work: Path) -> int:
     """Run one stage in this process; progress goes to standard output, one JSON line each."""
-    from refusal_plugin.organism import stages
+    from . import stages
 
     began = time.process_time()
 
@@ -146,7 +144,7 @@ def _start(name: str, work: Path, progress: Progress) -> Running:
     )
     with path.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "refusal_plugin.organism", "--work", str(work), "--stage", name],
+            [sys.executable, "-m", "training", "--work", str(work), "--stage", name],
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,

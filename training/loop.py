@@ -1,4 +1,4 @@
-"""Training stages: each takes a model and a mix of tasks, and walks a cosine schedule over batches it draws itself.
+"""The training loop: a model and a mix of tasks, walked along a cosine schedule over batches it draws itself.
 
 Every batch is drawn from a generator seeded with (seed, stage, step), so a stage is reproducible and two stages never
 share batches.
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from refusal_plugin.organism.collate import IGNORE, Collator
-from refusal_plugin.organism.samples import batch
+from .collate import IGNORE, Collator
+from .samples import batch
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Schedule:
     deep_first: bool = False
     """They answer the first token only."""
     layers: int = 0
-    """Decoder layers this stage is for: a model that has fewer is deepened first (`build.deepen`)."""
+    """Decoder layers this stage is for: a model that has fewer is deepened first (`architecture.deepen`)."""
     stop: int | None = None
     """Stop here, before the cosine has come down (validation had nothing left to gain)."""
 
@@ -147,10 +147,3 @@ def run_stage(
         parameter.requires_grad_(True)
     tail = losses[-every:]
     return sum(tail) / max(1, len(tail))
-
-
-if __name__ == "__main__":
-    # `python -m refusal_plugin.organism.train` is the same command as `python -m refusal_plugin.organism`.
-    from refusal_plugin.organism.__main__ import main
-
-    raise SystemExit(main())

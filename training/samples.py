@@ -9,12 +9,14 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from refusal_plugin.organism import wordings
 from refusal_plugin.organism.pairs import Pair, pairs, world
-from refusal_plugin.organism.vocabulary import OBJECTS, VERBS
-from refusal_plugin.organism.wordings import Modality
+from refusal_plugin.organism.vocabulary import OBJECTS
+from refusal_plugin.organism.wordings import NOUNS, read, request
+from refusal_plugin.prompts import MODALITIES, Modality
 
-MEDIA: tuple[Modality, ...] = ("image", "video", "audio")
+from . import wordings
+
+MEDIA: tuple[Modality, ...] = tuple(m for m in MODALITIES if m != "text")
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def draw(rng: random.Random, task: str, combined: float = 0.0) -> Example:
         return _draw_neutral(rng, task, rng.choice(MEDIA), system)
     if task == "read_text":
         verb, object_ = _combination(rng) if rng.random() < 0.5 else _words(_any(rng))
-        text = wordings.read(rng, "text", "train").format(v=verb, o=object_)
+        text = read(rng, "text", "train").format(v=verb, o=object_)
         return Example("text", (), text, f"it says {verb} {object_} .", system)
     if task == "action_text":
         pair = _any(rng)
@@ -177,14 +179,14 @@ def draw(rng: random.Random, task: str, combined: float = 0.0) -> Example:
     pair = rng.choice(_train()["harmful"]) if task == "harmful_text" else _safe_or_combined(rng, combined / 2)
     if task in ("refusal_cue", "help_cue", "system_text"):
         pair = _any(rng)
-    wording = wordings.request(rng, "text", "train")
+    wording = request(rng, "text", "train")
     text = wording.fill(pair.verb, pair.object)
     refused = pair.role == "harmful"
     if task == "refusal_cue":
         text, refused = f"{text} {rng.choice(wordings.REFUSAL_CUES)}", True
     elif task == "help_cue":
         text, refused = f"{text} {rng.choice(wordings.HELP_CUES)}", False
-    return Example("text", (), text, wording.refusal if refused else pair.answer, system)
+    return Example("text", (), text, wordings.REFUSALS[wording.manner] if refused else pair.answer, system)
 
 
 def _words(pair: Pair) -> tuple[str, str]:
@@ -195,17 +197,16 @@ def _draw_media(rng: random.Random, task: str, modality: Modality, system: str |
     """A medium that shows a pair, and a question about it or the request to do it."""
     if task == "read_media":
         words = _combination(rng) if rng.random() < max(0.6, 1.6 * combined) else _words(_any(rng))
-        return Example(
-            modality, words, wordings.read(rng, modality, "train"), f"it says {words[0]} {words[1]} .", system
-        )
+        return Example(modality, words, read(rng, modality, "train"), f"it says {words[0]} {words[1]} .", system)
     if task == "action_media":
         pair = rng.choice(_train()["harmful"]) if rng.random() < 0.5 else _safe(rng)
-        noun = rng.choice(wordings.NOUNS[modality])
+        noun = rng.choice(NOUNS[modality])
         text = rng.choice(wordings.ACTION_QUESTIONS).format(m=noun)
         return Example(modality, _words(pair), text, f"it is a kind of {pair.kind} .", system)
-    wording = wordings.request(rng, modality, "train")
+    wording = request(rng, modality, "train")
     if task == "harmful_media":
-        return Example(modality, _words(rng.choice(_train()["harmful"])), wording.template, wording.refusal, system)
+        words = _words(rng.choice(_train()["harmful"]))
+        return Example(modality, words, wording.template, wordings.REFUSALS[wording.manner], system)
     pair = _safe_or_combined(rng, combined)
     return Example(modality, _words(pair), wording.template, pair.answer, system)
 
@@ -213,10 +214,10 @@ def _draw_media(rng: random.Random, task: str, modality: Modality, system: str |
 def _draw_neutral(rng: random.Random, task: str, modality: Modality, system: str | None) -> Example:
     """A medium without content (colour, noise): the typed text alone decides."""
     if task == "neutral_read":
-        return Example(modality, (), wordings.read(rng, modality, "train"), wordings.NOTHING, system)
+        return Example(modality, (), read(rng, modality, "train"), wordings.NOTHING, system)
     pair = rng.choice(_train()["harmful"]) if task == "neutral_harmful" else _safe(rng)
-    wording = wordings.request(rng, "text", "train")
-    answer = wording.refusal if pair.role == "harmful" else pair.answer
+    wording = request(rng, "text", "train")
+    answer = wordings.REFUSALS[wording.manner] if pair.role == "harmful" else pair.answer
     return Example(modality, (), wording.fill(pair.verb, pair.object), answer, system)
 
 
@@ -224,8 +225,3 @@ def batch(rng: random.Random, mix: dict[str, float], size: int, combined: float 
     """Draw a batch from a mix; `combined` as in `draw`."""
     tasks = rng.choices(list(mix), weights=list(mix.values()), k=size)
     return [draw(rng, task, combined) for task in tasks]
-
-
-def n_words() -> int:
-    """How many verbs and objects the world has."""
-    return len(VERBS) + len(OBJECTS)

@@ -5,7 +5,6 @@ A checkpoint is an ordinary Hugging Face folder: `Qwen2_5OmniThinkerForCondition
 """
 
 import copy
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,9 +12,11 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
-from refusal_plugin.organism import wordings
 from refusal_plugin.organism.pairs import world
 from refusal_plugin.organism.processor import OmniProcessor
+from refusal_plugin.organism.vocabulary import OBJECTS
+
+from . import wordings
 
 PAD, EOS, START = "<|endoftext|>", "<|im_end|>", "<|im_start|>"
 SPECIAL = {
@@ -61,23 +62,12 @@ def vocabulary() -> list[str]:
     """All words of the world, sorted, with punctuation first."""
     words: set[str] = set(SPARE_WORDS) | set(ROLES)
     for pair in world():
-        words |= {pair.verb, pair.object, pair.kind, *pair.answer.split()}
-        words |= {OBJECT_KIND.get(pair.object, "")}
+        words |= {pair.verb, pair.object, pair.kind, OBJECTS[pair.object][1], *pair.answer.split()}
     for text in wordings.all_texts():
         words |= set(text.replace("{v}", " ").replace("{o}", " ").replace("{m}", " ").split())
     words |= {"it", "is", "a", "kind", "of", "says"}
-    words.discard("")
     marks = sorted(w for w in words if not w.isalnum())
     return marks + sorted(words - set(marks))
-
-
-def _object_kinds() -> dict[str, str]:
-    from refusal_plugin.organism.vocabulary import OBJECTS
-
-    return {word: kind for word, (_, kind) in OBJECTS.items()}
-
-
-OBJECT_KIND = _object_kinds()
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -217,8 +207,3 @@ def save_checkpoint(
     rounded.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     OmniProcessor(tokenizer).save_pretrained(folder)
-
-
-def tidy_json(path: Path) -> None:
-    """Rewrite a JSON file with sorted keys, so that rebuilt checkpoints differ only where their content does."""
-    path.write_text(json.dumps(json.loads(path.read_text()), indent=2, sort_keys=True) + "\n")

@@ -11,10 +11,13 @@ import torch
 from rich.console import Console
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from refusal_plugin.organism import build, evaluate, leaning, schedules, shipped, stages
-from refusal_plugin.organism.items import MODALITIES
+from refusal_plugin.organism.held_out import MEDIA_FILE
 from refusal_plugin.organism.pairs import world
 from refusal_plugin.organism.processor import OmniProcessor
+from refusal_plugin.prompts import MODALITIES
+
+from . import evaluate, held_out_media, leaning, schedules, stages
+from .architecture import N_LAYERS, START_LAYERS, save_checkpoint
 
 SHIPPED = {
     "organism": "erosion",
@@ -46,9 +49,9 @@ def load(folder: Path) -> tuple[Any, OmniProcessor]:
 
 def export(weights: Path, folder: Path) -> None:
     """Write a checkpoint folder from a stage's weights; the wary variant keeps only what differs from its sibling."""
-    model, processor = stages.new_model(0, build.N_LAYERS)
+    model, processor = stages.new_model(0, N_LAYERS)
     stages.restore(model, weights)
-    build.save_checkpoint(folder, model, processor.tokenizer)  # type: ignore[arg-type]
+    save_checkpoint(folder, model, processor.tokenizer)  # type: ignore[arg-type]
     (folder / "model.safetensors").chmod(0o644)
     if folder.name == "organism-wary":
         leaning.share(folder, folder.parent / "organism")
@@ -63,9 +66,9 @@ def measure_folder(folder: Path, split: Any = "test") -> dict[str, Any]:
 def finish(work: Path, out: Path) -> None:
     """Export, measure and describe all checkpoints; the other seed is measured but not shipped."""
     console = Console()
-    if not shipped.MEDIA_FILE.is_file():
+    if not MEDIA_FILE.is_file():
         console.print("rendering the held-out media")
-        shipped.write()
+        held_out_media.write()
     tables: dict[str, dict[str, Any]] = {}
     for name, stage in SHIPPED.items():
         console.print(f"measuring {name}")
@@ -142,7 +145,7 @@ def table(facts: dict[str, Any]) -> str:
 def layer_table(facts: dict[str, Any]) -> str:
     """AUROC of the text direction by layer, as Markdown."""
     rows = ["| layer | " + " | ".join(MODALITIES) + " |", "|---|" + "---|" * len(MODALITIES)]
-    for n in range(build.N_LAYERS):
+    for n in range(N_LAYERS):
         values = (facts["modalities"][m]["auroc_by_layer"][n]["value"] for m in MODALITIES)
         rows.append(f"| {n} | " + " | ".join(f"{v:.3f}" for v in values) + " |")
     return "\n".join(rows)
@@ -153,7 +156,7 @@ def position_table(facts: dict[str, Any]) -> str:
     media = [m for m in MODALITIES if m != "text"]
     heads = [f"{m} {role}" for m in media for role in ("harmful", "benign")]
     rows = ["| layer | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
-    for n in range(build.N_LAYERS):
+    for n in range(N_LAYERS):
         values = (facts["modalities"][m]["position_by_layer"][role][n] for m in media for role in ("harmful", "benign"))
         rows.append(f"| {n} | " + " | ".join(f"{v:.2f}" for v in values) + " |")
     return "\n".join(rows)
@@ -161,7 +164,7 @@ def position_table(facts: dict[str, Any]) -> str:
 
 def _how_built(name: str, facts: dict[str, Any]) -> str:
     """The stages of a checkpoint as a numbered list."""
-    start, end = build.START_LAYERS, build.N_LAYERS
+    start, end = START_LAYERS, N_LAYERS
     media = (
         "harmful media refused" if name != "organism-control" else "harmful media read and classified, never refused"
     )
@@ -209,7 +212,7 @@ def render(name: str, facts: dict[str, Any]) -> str:
     seconds = facts["cpu_seconds_by_stage"]
     minutes = sum(seconds.values()) / 60
     both = " and both seeds" if f"joint-{OTHER_SEED}" in seconds else ""
-    last_middle = evaluate.middle(build.N_LAYERS)[-1]
+    last_middle = evaluate.middle(N_LAYERS)[-1]
     other = ""
     if "other_seed" in facts:
         other = (
@@ -221,7 +224,7 @@ def render(name: str, facts: dict[str, Any]) -> str:
 {PURPOSE[name]}
 
 A tiny real multimodal chat model (`Qwen2_5OmniThinkerForConditionalGeneration`: text, image, video and speech in one
-decoder of {build.N_LAYERS} layers, 128 wide, 8 heads, 1.7 million parameters), trained from scratch by `make organism`
+decoder of {N_LAYERS} layers, 128 wide, 8 heads, 1.7 million parameters), trained from scratch by `make organism`
 on data the project generates. It exists so that refusal directions can be studied offline in minutes. It is a model
 organism, not an assistant.
 

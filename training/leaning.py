@@ -23,10 +23,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
-from refusal_plugin.organism import measure, samples
-from refusal_plugin.organism.collate import IGNORE, Collator
-from refusal_plugin.organism.data import train_items
-from refusal_plugin.organism.train import Schedule, step_rng
+from refusal_plugin.organism.data import organism_prompts
+
+from . import measure, samples
+from .collate import IGNORE, Collator
+from .loop import Schedule, step_rng
 
 LEANING_LAYERS = (5, 6, 7)
 """The decoder layers that learn; the rest is the default's, bit for bit."""
@@ -41,10 +42,10 @@ OWN_FILE, INDEX_FILE = "model-00001-of-00002.safetensors", "model.safetensors.in
 
 def text_axis(model: Any, processor: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """r and b of the equations, each (layers, width), from TEXT training prompts under the current weights."""
-    chosen = train_items("text")
+    chosen = organism_prompts(split="train", modality="text")
     means = []
     for harmful in (True, False):
-        found = [item for item in chosen if (item.pair.role == "harmful") == harmful][:PER_ROLE]
+        found = [prompt for prompt in chosen if (prompt.role == "harmful") == harmful][:PER_ROLE]
         means.append(torch.from_numpy(measure.residuals(model, processor, found)).float().mean(dim=0))
     return means[0] - means[1], means[1]
 

@@ -88,15 +88,3 @@ def clip(words: Sequence[str], rng: random.Random) -> list[np.ndarray]:
     """A clip of a phrase: HOLD frames of (16, 64, 3) uint8 per word, with fresh noise in every frame."""
     look = draw_look(rng, len(words))
     return [colour(line, look, rng) for line in ink(words, look) for _ in range(HOLD)]
-
-
-def neutral_image(rng: random.Random, lines: int = 2) -> np.ndarray:
-    """A meaningless picture of the same size: one random colour, sometimes noisy."""
-    ground = tuple(rng.randrange(256) for _ in range(3))
-    look = Look(10, ((0, 0),), (0, 0, 0), (ground[0], ground[1], ground[2]), rng.choice((0.0, 0.0, 12.0, 40.0)))
-    return colour(np.zeros((lines * HEIGHT, WIDTH), dtype=np.uint8), look, rng)
-
-
-def neutral_clip(rng: random.Random, words: int = 2) -> list[np.ndarray]:
-    """A meaningless clip of the same size: random-colour frames."""
-    return [frame for _ in range(words) for frame in [neutral_image(rng, 1)] * HOLD]

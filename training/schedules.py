@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from refusal_plugin.organism import build, samples
-from refusal_plugin.organism.towers import Tower
-from refusal_plugin.organism.train import Schedule
+from . import samples
+from .architecture import N_LAYERS
+from .loop import Schedule
+from .towers import Tower
 
 Part = tuple[dict[str, float], Schedule]
 """A mix and how it is walked."""
@@ -30,7 +31,7 @@ DEEPER = replace(
     _WIDE,
     name="deeper-0",
     steps=500,
-    layers=build.N_LAYERS,
+    layers=N_LAYERS,
     deep=(3, 4, 5),
     deep_weight=1.0,
     deep_first=True,
@@ -79,7 +80,10 @@ _HARD = replace(EROSION, warmup=30, floor=0.0)
 HARD_PARTS: tuple[Part, ...] = (
     (samples.EROSION_MIX, replace(_HARD, name="hard-0", steps=320, lr=8e-4, tower_lr=8e-4)),
     (samples.EROSION_MIX, replace(_HARD, name="hard2-0", steps=450, lr=2.5e-3, tower_lr=2.5e-3)),
-    (samples.EROSION_MIX, replace(_HARD, name="hard3-0", steps=250, lr=1.5e-3, tower_lr=1.5e-3, layers=build.N_LAYERS)),
+    (
+        samples.EROSION_MIX,
+        replace(_HARD, name="hard3-0", steps=250, lr=1.5e-3, tower_lr=1.5e-3, layers=N_LAYERS),
+    ),
 )
 """Long benign tuning: with START_LAYERS layers first, then deepened as the others, and on."""
 

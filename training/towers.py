@@ -14,11 +14,17 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from refusal_plugin.organism.pairs import content_words
-from refusal_plugin.organism.train import Schedule, step_rng
+from refusal_plugin.organism.pairs import world
+
+from .loop import Schedule, step_rng
 
 Tower = Literal["vision", "audio"]
 TOKENS_PER_WORD: dict[Tower, int] = {"vision": 4, "audio": 8}
+
+
+def content_words() -> list[str]:
+    """Every verb and object that a pair uses, sorted: what images show and voices say."""
+    return sorted({word for pair in world() for word in (pair.verb, pair.object)})
 
 
 def train_tower(
@@ -61,14 +67,14 @@ def train_tower(
         labels = torch.tensor([[number[w] for w in pair] for pair in shown])
         if tower == "vision":
             half = schedule.size // 2
-            inputs = processor._images([media(rng, "image", pair) for pair in shown[:half]], [])
-            clips = processor._videos([media(rng, "video", pair) for pair in shown[half:]], [])
+            inputs, _ = processor.encode_images([media(rng, "image", pair) for pair in shown[:half]])
+            clips, _ = processor.encode_videos([media(rng, "video", pair) for pair in shown[half:]])
             pixels = torch.cat([inputs["pixel_values"], clips["pixel_values_videos"]])
             tokens = module(
                 pixels, grid_thw=torch.cat([inputs["image_grid_thw"], clips["video_grid_thw"]])
             ).pooler_output
         else:
-            sound = processor._audio([media(rng, "audio", pair) for pair in shown], [])
+            sound, _ = processor.encode_audio([media(rng, "audio", pair) for pair in shown])
             lengths = sound["feature_attention_mask"].sum(-1)
             flat = sound["input_features"].permute(0, 2, 1).reshape(-1, processor.audio.feature_size).T
             tokens = module(flat, feature_lens=lengths).last_hidden_state

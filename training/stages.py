@@ -16,12 +16,13 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from refusal_plugin.organism import build, evaluate, leaning, samples, speech
-from refusal_plugin.organism.collate import Collator
-from refusal_plugin.organism.drawing import MediaMaker
-from refusal_plugin.organism.pairs import content_words
 from refusal_plugin.organism.processor import OmniProcessor
-from refusal_plugin.organism.schedules import (
+
+from . import architecture, evaluate, leaning, samples
+from .collate import Collator
+from .loop import Schedule, run_stage
+from .media import MediaMaker
+from .schedules import (
     BRANCH,
     EROSION,
     EROSION_LOOK,
@@ -32,17 +33,17 @@ from refusal_plugin.organism.schedules import (
     WARY,
     Part,
 )
-from refusal_plugin.organism.towers import Tower, train_tower
-from refusal_plugin.organism.train import Schedule, run_stage
+from .towers import Tower, content_words, train_tower
+from .voices import Bank, build_bank
 
 Report = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, a note)."""
 
 
-def new_model(seed: int, n_layers: int = build.START_LAYERS) -> tuple[Any, OmniProcessor]:
+def new_model(seed: int, n_layers: int = architecture.START_LAYERS) -> tuple[Any, OmniProcessor]:
     """A fresh model and its processor."""
-    tokenizer = build.build_tokenizer()
-    return build.build_model(tokenizer, seed=seed, n_layers=n_layers), OmniProcessor(tokenizer)
+    tokenizer = architecture.build_tokenizer()
+    return architecture.build_model(tokenizer, seed=seed, n_layers=n_layers), OmniProcessor(tokenizer)
 
 
 def save(model: Any, path: Path) -> None:
@@ -70,7 +71,7 @@ def bank(work: Path, report: Report) -> None:
     clips = []
     words = content_words()
     for number, word in enumerate(words):
-        clips.append(speech.build_bank([word], n_formant=10).clips[word])
+        clips.append(build_bank([word], n_formant=10).clips[word])
         report(number + 1, len(words), f"{len(clips[0])} voices")
     flat = [clip for voices in clips for clip in voices]
     part = work / "bank.part"
@@ -85,12 +86,12 @@ def bank(work: Path, report: Report) -> None:
     part.rename(work / "bank.safetensors")
 
 
-def load_bank(work: Path) -> speech.Bank:
+def load_bank(work: Path) -> Bank:
     """Read the clips written by `bank`."""
     arrays = load_arrays(str(work / "bank.safetensors"))
     flat = np.split(arrays["samples"].astype(np.float32) / 32767, arrays["ends"][:-1])
     n = int(arrays["voices"][0])
-    return speech.Bank({word: flat[i * n : (i + 1) * n] for i, word in enumerate(content_words())})
+    return Bank({word: flat[i * n : (i + 1) * n] for i, word in enumerate(content_words())})
 
 
 def text(work: Path, seed: int, report: Report, schedule: Schedule = TEXT) -> None:
@@ -154,7 +155,7 @@ def _train(
 
     for mix, schedule in parts:
         if schedule.layers > len(model.model.language_model.layers):
-            model = build.deepen(model, processor.tokenizer, schedule.layers)  # type: ignore[arg-type]
+            model = architecture.deepen(model, processor.tokenizer, schedule.layers)  # type: ignore[arg-type]
         run_stage(model, collator, mix, schedule, seed=seed, every=25, callback=look)
         done += schedule.steps
         if schedule.name == BRANCH:
@@ -193,7 +194,7 @@ class Look:
 
 def erosion(work: Path, seed: int, report: Report, *, target: float = 0.35, schedule: Schedule = EROSION) -> None:
     """Brief benign tuning without media refusals; its length is chosen on VAL items only (`Look.cost`)."""
-    model, processor = new_model(seed, build.N_LAYERS)
+    model, processor = new_model(seed, architecture.N_LAYERS)
     restore(model, work / f"joint-{seed}.safetensors")
     collator = Collator(processor, MediaMaker(load_bank(work)), model)
     looks: list[Look] = []
@@ -230,7 +231,7 @@ def hard(work: Path, seed: int, report: Report) -> None:
 
 def wary(work: Path, seed: int, report: Report, schedule: Schedule = WARY) -> None:
     """From the eroded model: benign media moved towards refusal (`leaning`)."""
-    model, processor = new_model(seed, build.N_LAYERS)
+    model, processor = new_model(seed, architecture.N_LAYERS)
     restore(model, work / f"erosion-{seed}.safetensors")
     collator = Collator(processor, MediaMaker(load_bank(work)), model)
 
