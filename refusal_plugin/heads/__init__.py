@@ -14,8 +14,8 @@ attention_view   whole attention patterns, to be explored in a browser
 
 from .attention_view import AttentionView
 from .attribution import attribute_heads
-from .causal import Bench
-from .circuits import CircuitComparison, compare_circuits
+from .causal import HeadAblation
+from .circuits import CircuitComparison, head_agreement
 from .depth import LayerProjection, project_layers
 from .graph import Circuit, circuit
 from .logits import answer_tokens, attribute_logits
@@ -27,7 +27,7 @@ from .sources import SourceAttribution, attribute_sources
 __all__ = [
     "AnswerProjection",
     "AttentionView",
-    "Bench",
+    "HeadAblation",
     "Circuit",
     "CircuitComparison",
     "HeadAttribution",
@@ -41,7 +41,7 @@ __all__ = [
     "attribute_logits",
     "attribute_sources",
     "circuit",
-    "compare_circuits",
+    "head_agreement",
     "load_heads",
     "overlay",
     "project_answer",

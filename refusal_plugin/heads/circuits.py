@@ -105,7 +105,7 @@ class CircuitComparison:
         return str(frame(title, agreement_figure({**rows, "norm": norm}), note=note))
 
 
-def compare_circuits(
+def head_agreement(
     found: HeadAttribution, name: str | None = None, *, k: int = 5, draws: int = 2000, seed: int = 0
 ) -> CircuitComparison:
     """Compare the circuits of all modalities of an attribution.

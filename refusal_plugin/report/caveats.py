@@ -13,7 +13,7 @@ from .table import pairs_table
 SIZES = (("n_harmful", "harmful"), ("n_near_miss", "near-miss"), ("n_benign", "benign"))
 RATES = ("harmful_refusal", "benign_refusal", "near_miss_refusal")
 KEYS = (
-    "layer", "n_layers", "position", "site", "method", "objective", "selection", "coefficient", "norm", "d_model",
+    "layer", "n_layers", "position", "site", "method", "objective", "selection", "strength", "norm", "d_model",
 )  # fmt: skip
 
 

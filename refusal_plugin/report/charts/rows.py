@@ -51,7 +51,8 @@ class Row:
     Attributes:
         name: written left of them.
         lanes: from the top down, in each column by itself.
-        colour: of the name; the tick's grey where none is given.
+        colour: of the name, which is bold then.
+        look: CSS classes of a name without a colour.
         said: written at the right edge, in the middle.
         linked: a broad pale line from the first mark to the second.
     """
@@ -59,6 +60,7 @@ class Row:
     name: str
     lanes: Sequence[Lane]
     colour: str | None = None
+    look: str = "tick"
     said: str = ""
     linked: bool = False
 
@@ -123,7 +125,7 @@ def _row(
     plot: Plot, row: Row, scales: Sequence[Scale], y: float, tall: float, lane: float, references: Sequence[float]
 ) -> None:
     middle, first = y + tall / 2, y + (tall - row.depth * lane) / 2 + lane / 2
-    style = "strong" if row.colour else "tick"
+    style = "strong" if row.colour else row.look
     plot.add(text(plot.left - 8, middle, row.name, anchor="end", fill=row.colour, class_=style))
     if row.said:
         plot.add(text(plot.width - 2, middle, row.said, anchor="end", class_="strong"))
@@ -163,9 +165,10 @@ def _lane(plot: Plot, lane: Lane, x: Scale, y: float, tall: float) -> None:
     elif lane.shape == "bar":
         start, end = sorted((x(0), at))
         wide, style = max(0.6, end - start), f"fill:{hue}"
-        plot.add(box(start, y - lane.size / 2, wide, lane.size, rx=2, title=lane.title, style=style))
+        more = {"title": lane.title, "style": style, "opacity": 0.75 if lane.rate.interval else None}
+        plot.add(box(start, y - lane.size / 2, wide, lane.size, rx=2, **more))
         if lane.rate.interval:
-            plot.add(whisker(low, high, y, INK, width=1.4))
+            plot.add(whisker(low, high, y, INK, width=1.4), mark(at, y, hue, size=3.4))
         if lane.beside:
             plot.add(text(end + 4, y, lane.beside, class_="tick"))
     else:

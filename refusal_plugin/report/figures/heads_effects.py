@@ -61,7 +61,7 @@ def _pair(heads: list[Mapping[str, Any]], norm: float, modality: str) -> Markup:
             hollow = rate.interval is None or rate.interval[0] <= 0 <= rate.interval[1]
             lanes.append(Lane(rate, hue, title, shape, hollow, size=4.5, column=column))
             ends[column].extend(rate.ends)
-        rows.append(Row(name, lanes))
+        rows.append(Row(name, lanes, look="tick strong"))
     axes = (
         Axis.around(ends[0], percent, "of text's distance", pad=0.06, count=4, head="direct contrast"),
         Axis.around(ends[1], lambda v: decimal(v, 1), "nats of refusal score", pad=0.06, count=4, head="total effect"),

@@ -40,7 +40,7 @@ def rates_figure(results: Mapping[str, Any]) -> Markup:
                 Lane(after, hue, said[1]),
                 Lane(control, "var(--rp-control)", said[2], shape="cross", size=3.2),
             ]
-            rows.append(Row(name, lanes, hue, _change(before, after), linked=True))
+            rows.append(Row(name, lanes, hue, said=_change(before, after), linked=True))
             gain = Rate.of(modalities[name], "defences", "addition", "gain")
             table.append([f"{title}, {name}", *map(share, rates), points(gain) if key == "harmful_refusal" else ""])
         panels.append(Panel(row_chart(title, rows, axis, right=98, ruled=True), title, small))
@@ -73,7 +73,7 @@ def ablation_figure(results: Mapping[str, Any]) -> Markup | None:
             Lane(was, hue, f"{title}, as it is: {share(was)}", hollow=True),
             Lane(now, hue, f"direction at its benign mean: {share(now)}"),
         ]
-        rows.append(Row(short, lanes, said=_change(was, now), linked=True))
+        rows.append(Row(short, lanes, look="", said=_change(was, now), linked=True))
         table.append([title, *(share(r) for r in (was, now, *(Rate.of(tests, t, key) for t in CONTROLS)))])
     if not rows:
         return None

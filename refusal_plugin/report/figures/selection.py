@@ -20,7 +20,7 @@ PANELS = (
 )
 COLUMNS = {
     "bypass": "bypass", "induce": "induce", "kl_ablate": "KL, removed", "kl_add": "KL, added",
-    "coefficient": "strength", "gain": "gain", "auroc": "AUROC", "cosmic": "COSMIC",
+    "strength": "strength", "gain": "gain", "auroc": "AUROC", "cosmic": "COSMIC",
 }  # fmt: skip
 COSMIC_COLUMNS = {"score": "COSMIC score", "kl_ablate": "KL, removed"}
 ACCENT = "var(--rp-accent)"
@@ -44,7 +44,7 @@ def selection_figure(results: Mapping[str, Any]) -> Markup:
     if scores:
         tables.append(_table(scores, COSMIC_COLUMNS, cosmic, "COSMIC on validation text."))
     panels = [Panel(drawing, title, small) for drawing, title, small in drawn if drawing is not None]
-    price = {"target_kl": finite(chosen, "calibration", "target_kl"), "strength": finite(chosen, "coefficient")}
+    price = {"target_kl": finite(chosen, "calibration", "target_kl"), "strength": finite(chosen, "strength")}
     return figure("selection", panels, tables, **price)
 
 
