@@ -2,17 +2,19 @@
 
 from .agreement import Agreement, judge_agreement
 from .formats import FORMATS, HARMBENCH, LLAMA_GUARD, WILDGUARD, Format
-from .judge import LABELS, Judge, Label, PhraseJudge, normalise
+from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers
 from .model_judges import ClassifierJudge, FirstTokenJudge, GenerativeJudge
 from .paired import PairedComparison, compare_paired, mcnemar
 from .power import Power, defence_success, power
 from .rates import DefenceRates, Outcomes, balanced, compare_rates, outcomes, rates
+from .text import Reasoning, normalise
 
 __all__ = [
     "FORMATS",
     "HARMBENCH",
     "LABELS",
     "LLAMA_GUARD",
+    "REFUSALS",
     "WILDGUARD",
     "Agreement",
     "ClassifierJudge",
@@ -26,11 +28,13 @@ __all__ = [
     "PairedComparison",
     "PhraseJudge",
     "Power",
+    "Reasoning",
     "balanced",
     "compare_paired",
     "compare_rates",
     "defence_success",
     "judge_agreement",
+    "match_answers",
     "mcnemar",
     "normalise",
     "outcomes",
