@@ -66,7 +66,7 @@ class Grammar:
     code: str
     scripts: tuple[str, ...]
     words: frozenset[str]
-    signs: str
+    signs: frozenset[str]
     patterns: dict[str, re.Pattern[str]]
 
     @classmethod
@@ -78,8 +78,7 @@ class Grammar:
             if lines:
                 whole = data.get("whole_words", True)
                 patterns[name] = re.compile("|".join(_expanded(line, data["lists"], whole) for line in lines))
-        words = frozenset(letters(data["words"]).split())
-        return cls(code, tuple(data["scripts"]), words, data.get("signs", ""), patterns)
+        return cls(code, tuple(data["scripts"]), *_marks(data), patterns)
 
     def finds(self, name: str, text: str) -> re.Match[str] | None:
         """The first place where a folded text holds a pattern."""
@@ -117,10 +116,9 @@ def grammars() -> tuple[Grammar, ...]:
 
 
 @lru_cache(maxsize=1)
-def others() -> tuple[tuple[frozenset[str], str], ...]:
+def others() -> tuple[tuple[frozenset[str], frozenset[str]], ...]:
     """Commonest words, and signs of their own, of languages in known scripts whose refusals are not known."""
-    found = _files()["others.toml"].values()
-    return tuple((frozenset(letters(one["words"]).split()), one.get("signs", "")) for one in found)
+    return tuple(_marks(one) for one in _files()["others.toml"].values())
 
 
 @lru_cache(maxsize=1)
@@ -187,8 +185,12 @@ def _script(sign: str) -> str:
     return unicodedata.name(sign, "?").split()[0]
 
 
-def _hits(words: Iterable[str], common: frozenset[str], signs: str) -> int:
-    return sum(word in common or any(sign in word for sign in signs) for word in words)
+def _marks(data: dict[str, Any]) -> tuple[frozenset[str], frozenset[str]]:
+    return frozenset(letters(data["words"]).split()), frozenset(data.get("signs", ""))
+
+
+def _hits(words: Iterable[str], common: frozenset[str], signs: frozenset[str]) -> int:
+    return sum(word in common or not signs.isdisjoint(word) for word in words)
 
 
 def _spoken(said: str) -> list[Grammar]:
@@ -206,12 +208,11 @@ def _clauses(folded: str) -> list[tuple[int, int, str]]:
 
     A number says something whatever stands beside it.
     """
-    found, start = [], 0
+    found, start, spoken = [], 0, _spoken(folded)
     for end, behind in [*(match.span() for match in CLAUSE.finditer(folded)), (len(folded), len(folded))]:
         clause = folded[start:end].strip()
         words = len(WORD.findall(clause)) + LEAST * bool(re.search(r"\d", clause))
         if words:
-            spoken = _spoken(clause)
             kinds = (kind for kind in ("hedge", "courtesy") if any(g.finds(kind, clause) for g in spoken))
             found.append((start, words, next(kinds, "says")))
         start = behind
