@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ModelError
-from .capabilities import Modality
+from ..prompts.prompt import Modality
 from .conservation import Conservation
 from .structure import LayerParts
 from .wrapper import Envoy, TransformersModel

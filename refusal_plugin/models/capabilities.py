@@ -4,9 +4,9 @@ A modality needs two things: a tower in the model, known from its configuration,
 into tensors. Text alone needs neither.
 """
 
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-Modality = Literal["text", "image", "video", "audio"]
+from ..prompts.prompt import Modality
 
 _LONGEST = 10**9  # tokenizers without a limit say 1e30
 

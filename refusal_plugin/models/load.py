@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
+from ..prompts.input_spec import file_input_spec
 from . import structure as structures
 from .anatomy import Anatomy, file
 from .capabilities import (
@@ -23,10 +24,11 @@ from .capabilities import (
     injected_between_layers,
     usable_modalities,
 )
+from .checkpoints import Checkpoint, find_checkpoint, task_for
 from .conservation import Conservation, check
 from .fingerprint import config_hash, template_hash, weight_hash
+from .inputs import module_inputs
 from .probe import copies_of_stream, one_line, record
-from .sources import Source, source, task_for
 from .wrapper import TransformersModel
 
 UNCHECKED = Conservation(False, float("nan"), None, "conservation is unchecked, the model is remote")
@@ -87,7 +89,7 @@ def load(
         kind = type(name_or_path_or_module).__name__
         found = f"an object of type {kind}"
         raise ModelError("load a model", found, "pass a name, a folder, a hub id or a Hugging Face module")
-    where = source(str(name_or_path_or_module), revision, trust_remote_code)
+    where = find_checkpoint(str(name_or_path_or_module), revision, trust_remote_code)
     config = where.config()
     tokenizer, processor, reason = _preprocessors(where, config, tokenizer, processor)
     if remote:
@@ -147,7 +149,7 @@ def _dtype(asked: str, dtype: torch.dtype | str | None, target: torch.device) ->
     return found
 
 
-def _preprocessors(where: Source, config: Any, tokenizer: Any, processor: Any) -> tuple[Any, Any, str | None]:
+def _preprocessors(where: Checkpoint, config: Any, tokenizer: Any, processor: Any) -> tuple[Any, Any, str | None]:
     reason: str | None = None
     if processor is not None:
         processor = copy.deepcopy(processor)
@@ -160,7 +162,7 @@ def _preprocessors(where: Source, config: Any, tokenizer: Any, processor: Any) -
 
 
 def _remotely(
-    where: Source, config: Any, tokenizer: Any, processor: Any, reason: str | None, attention: str | None
+    where: Checkpoint, config: Any, tokenizer: Any, processor: Any, reason: str | None, attention: str | None
 ) -> TransformersModel:
     """A model on the meta device: its shape from the configuration, its weights on the server."""
     options: dict[str, Any] = {"trust_remote_code": True} if where.trust_remote_code else {}
@@ -183,7 +185,7 @@ def _remotely(
         found = f"nnsight cannot build it without weights ({type(error).__name__}: {one_line(error)})"
         raise ModelError(f"{where.asked} with remote=True", found, "load it without remote=True") from error
     commit = getattr(config, "_commit_hash", None) or where.revision
-    file(model, _examine(model._module, where.name, commit, tokenizer, processor, reason, remote=True))
+    _file(model, model._module, _examine(model._module, where.name, commit, tokenizer, processor, reason, remote=True))
     return model
 
 
@@ -203,8 +205,15 @@ def _wrap(
             processor=processor,
             **options,
         )
-    file(model, found)
+    _file(model, module, found)
     return model
+
+
+def _file(model: TransformersModel, module: nn.Module, found: Anatomy) -> None:
+    """Keep what was found as long as the model lives."""
+    file(model, found)
+    limits: dict[str, Any] = {"modalities": found.modalities, "context_length": found.context_length}
+    file_input_spec(model, module_inputs(module, found.tokenizer, found.processor, **limits))
 
 
 def _examine(

@@ -26,7 +26,7 @@ _PARTS_OF_LARGER = {
 
 
 @dataclass(frozen=True)
-class Source:
+class Checkpoint:
     """A checkpoint by name.
 
     Attributes:
@@ -171,7 +171,7 @@ def _progress(shown: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def source(name: str, revision: str | None, trust_remote_code: bool) -> Source:
+def find_checkpoint(name: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
     """Resolve a name: an embedded model, a folder, or a hub id, in this order.
 
     Raises:
@@ -184,19 +184,19 @@ def source(name: str, revision: str | None, trust_remote_code: bool) -> Source:
         if not (folder / "config.json").is_file():
             found = "the embedded checkpoint is not in the package"
             raise ModelError(f"load {name!r}", found, "reinstall the package, or train it with `make organism`")
-        return Source(name, str(folder), True, None, False)
+        return Checkpoint(name, str(folder), True, None, False)
     path = Path(name).expanduser()
     if not name.strip():
         raise ModelError("load a model", "an empty name", f"use one of {', '.join(EMBEDDED)}, a folder or a hub id")
     if path.is_dir():
-        return Source(name, str(path), False, None, trust_remote_code)
+        return Checkpoint(name, str(path), False, None, trust_remote_code)
     if path.is_file():
         found = "it is a file, not a checkpoint folder"
         raise ModelError(f"load {name!r}", found, "name the folder that holds config.json")
     if not _HUB_ID.fullmatch(name):
         found = "no such folder, and it is not a hub id (owner/name)"
         raise ModelError(f"load {name!r}", found, f"check the path, or use one of {', '.join(EMBEDDED)}")
-    return Source(name, name, False, revision, trust_remote_code)
+    return Checkpoint(name, name, False, revision, trust_remote_code)
 
 
 def class_for(config: Any, asked: str) -> Any:
