@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
+from ..prompts.prompt import MEDIA
 from .probe import one_line
+from .processors import LoadedProcessor, checkpoint_file, load_processor
 
 EMBEDDED = ("organism", "organism-hard", "organism-control", "organism-wary")
 
@@ -80,16 +82,13 @@ class Checkpoint:
             raise ModelError(self.asked, "the checkpoint has no tokenizer files", do)
         return tokenizer
 
-    def processor(self, config: Any) -> tuple[Any | None, str | None]:
-        """The processor of the checkpoint, or None and why; without one the model still takes text."""
-        from transformers import AutoProcessor
-
-        auto: Any = AutoProcessor
+    def processor(self, config: Any) -> LoadedProcessor:
+        """The processor of the checkpoint, and what is missing of it; without one the model still takes text."""
         try:
             ours = self._embedded_processor(config)
-            return (ours or auto.from_pretrained(self.location, **self._options())), None
-        except Exception as error:  # torchvision missing, files missing: a matter of media only
-            return None, f"{type(error).__name__}: {one_line(error)}"
+        except Exception as error:
+            return LoadedProcessor(None, dict.fromkeys(MEDIA, f"{type(error).__name__}: {one_line(error)}"))
+        return LoadedProcessor(ours) if ours is not None else load_processor(self.location, config, self._options())
 
     def _embedded_processor(self, config: Any) -> Any | None:
         """The processor of the embedded family, also for a copy in a folder or on a hub; None for other checkpoints.
@@ -98,14 +97,12 @@ class Checkpoint:
         """
         if getattr(config, "model_type", "") != "qwen2_5_omni_thinker":
             return None
-        from transformers.utils.hub import cached_file
-
-        written = cached_file(self.location, "preprocessor_config.json", revision=self.revision)
-        if written is None or json.loads(Path(written).read_text()).get("processor_class") != "Qwen2AudioProcessor":
+        written = checkpoint_file(self.location, "preprocessor_config.json", self.revision)
+        if written is None or json.loads(written.read_text()).get("processor_class") != "Qwen2AudioProcessor":
             return None
         from ..organism.processor import OmniProcessor
 
-        return OmniProcessor.from_pretrained(Path(written).parent, self.tokenizer())
+        return OmniProcessor.from_pretrained(written.parent, self.tokenizer())
 
     def module(self, config: Any, dtype: torch.dtype | str, attention: str | None) -> nn.Module:
         """The weights, on CPU, in evaluation mode; refused if tensors are missing, misshapen or damaged."""

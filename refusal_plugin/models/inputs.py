@@ -5,6 +5,7 @@ from typing import Any
 
 from ..prompts.input_spec import InputSpec
 from ..prompts.prompt import MEDIA, Modality
+from .capabilities import configurations
 
 
 def module_inputs(
@@ -36,10 +37,10 @@ def module_inputs(
 
 
 def _media_ids(config: Any, processor: Any) -> dict[Modality, int]:
-    """Placeholder token ids from the config, or else from the processor."""
+    """Placeholder token ids from the configuration, the outermost that has one, or else from the processor."""
     found: dict[Modality, int] = {}
     for kind in MEDIA:
-        for owner in (config, processor):
+        for owner in (*configurations(config), processor):
             for name in (f"{kind}_token_id", f"{kind}_token_index"):
                 value = getattr(owner, name, None)
                 if isinstance(value, int):
