@@ -16,7 +16,7 @@ def torchvision_ready() -> bool:
     if find_spec("torchvision") is None:
         return False
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError:
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
