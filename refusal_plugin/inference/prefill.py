@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..models import anatomy, hf_module
-from ..prompts.source import source_of
+from ..prompts.input_spec import input_spec_of
 from ..traced.gate import remember
 from ..traced.measure import agrees
 from ..traced.write import on_rows
@@ -79,7 +79,7 @@ def _stems(inputs: dict[str, Tensor]) -> tuple[list[int], list[int]]:
 
 def _read(model: Any, inputs: dict[str, Tensor], stems: list[int], copies: list[int]) -> dict[str, Any]:
     """Keys and values of the beginnings, a copy for every row that continues them."""
-    module, accepts = hf_module(model), source_of(model).accepts or frozenset()
+    module, accepts = hf_module(model), input_spec_of(model).accepts or frozenset()
     device = next(module.parameters()).device
     positions: dict[str, Any] = {}
     if "position_ids" in accepts:

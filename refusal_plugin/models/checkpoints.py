@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
+from ..prompts.prompt import MEDIA
 from .probe import one_line
+from .processors import LoadedProcessor, checkpoint_file, load_processor
 
 EMBEDDED = ("organism", "organism-hard", "organism-control", "organism-wary")
 
@@ -26,7 +29,7 @@ _PARTS_OF_LARGER = {
 
 
 @dataclass(frozen=True)
-class Source:
+class Checkpoint:
     """A checkpoint by name.
 
     Attributes:
@@ -35,6 +38,7 @@ class Source:
         embedded: it is one of the checkpoints of this package.
         revision: branch, tag or commit on the hub.
         trust_remote_code: whether code in the repository may run.
+        gguf_file: name of the GGUF file that holds configuration, tokenizer and weights; None without one.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Source:
     embedded: bool
     revision: str | None
     trust_remote_code: bool
+    gguf_file: str | None = None
 
     @property
     def asked(self) -> str:
@@ -52,14 +57,19 @@ class Source:
         options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
         if self.revision is not None:
             options["revision"] = self.revision
+        if self.gguf_file is not None:
+            options["gguf_file"] = self.gguf_file
         return options
 
     def config(self) -> Any:
         """The configuration of the checkpoint."""
         from transformers import AutoConfig
 
-        if Path(self.location).is_dir() and not (Path(self.location) / "config.json").is_file():
-            raise ModelError(self.asked, f"the folder {self.location} has no config.json", "name a checkpoint folder")
+        folder, written = Path(self.location), self.gguf_file or "config.json"
+        if folder.is_dir() and not (folder / written).is_file():
+            raise ModelError(self.asked, f"the folder {self.location} has no {written}", "name a checkpoint folder")
+        if self.gguf_file is not None and find_spec("gguf") is None:
+            raise ModelError(self.asked, "GGUF files need gguf, which is not installed", "pip install gguf")
         try:
             return AutoConfig.from_pretrained(self.location, **self._options())
         except Exception as error:
@@ -80,16 +90,13 @@ class Source:
             raise ModelError(self.asked, "the checkpoint has no tokenizer files", do)
         return tokenizer
 
-    def processor(self, config: Any) -> tuple[Any | None, str | None]:
-        """The processor of the checkpoint, or None and why; without one the model still takes text."""
-        from transformers import AutoProcessor
-
-        auto: Any = AutoProcessor
+    def processor(self, config: Any) -> LoadedProcessor:
+        """The processor of the checkpoint, and what is missing of it; without one the model still takes text."""
         try:
             ours = self._embedded_processor(config)
-            return (ours or auto.from_pretrained(self.location, **self._options())), None
-        except Exception as error:  # torchvision missing, files missing: a matter of media only
-            return None, f"{type(error).__name__}: {one_line(error)}"
+        except Exception as error:
+            return LoadedProcessor(None, dict.fromkeys(MEDIA, f"{type(error).__name__}: {one_line(error)}"))
+        return LoadedProcessor(ours) if ours is not None else load_processor(self.location, config, self._options())
 
     def _embedded_processor(self, config: Any) -> Any | None:
         """The processor of the embedded family, also for a copy in a folder or on a hub; None for other checkpoints.
@@ -98,19 +105,28 @@ class Source:
         """
         if getattr(config, "model_type", "") != "qwen2_5_omni_thinker":
             return None
-        from transformers.utils.hub import cached_file
-
-        written = cached_file(self.location, "preprocessor_config.json", revision=self.revision)
-        if written is None or json.loads(Path(written).read_text()).get("processor_class") != "Qwen2AudioProcessor":
+        written = checkpoint_file(self.location, "preprocessor_config.json", self.revision)
+        if written is None or json.loads(written.read_text()).get("processor_class") != "Qwen2AudioProcessor":
             return None
         from ..organism.processor import OmniProcessor
 
-        return OmniProcessor.from_pretrained(Path(written).parent, self.tokenizer())
+        return OmniProcessor.from_pretrained(written.parent, self.tokenizer())
 
-    def module(self, config: Any, dtype: torch.dtype | str, attention: str | None) -> nn.Module:
-        """The weights, on CPU, in evaluation mode; refused if tensors are missing, misshapen or damaged."""
+    def module(
+        self, config: Any, dtype: torch.dtype | str, attention: str | None, weights: Mapping[str, Any] | None = None
+    ) -> nn.Module:
+        """The weights, in evaluation mode; refused if tensors are missing, misshapen or damaged.
+
+        Args:
+            config: configuration of the checkpoint.
+            dtype: of the weights.
+            attention: implementation of attention; None leaves the choice to transformers.
+            weights: `device_map`, `max_memory`, `quantization_config`; without them the weights are on the CPU.
+        """
         model_class = class_for(config, self.asked)
-        options = self._options() | ({} if attention is None else {"attn_implementation": attention})
+        options = self._options() | dict(weights or {})
+        if attention is not None:
+            options["attn_implementation"] = attention
         try:
             with _progress(not self.embedded):
                 loaded, report = model_class.from_pretrained(
@@ -136,6 +152,8 @@ class Source:
                 f"transformers does not know this architecture ({one_line(error)})",
                 "update transformers, or pass trust_remote_code=True if you trust the repository",
             )
+        if isinstance(error, ImportError) or (" requires " in text and "pip install" in text):
+            return ModelError(self.asked, f"its {what} need a package that is not installed ({cause})", "install it")
         if "safetensor" in type(error).__name__.lower():
             found = f"a weight file is damaged ({cause})"
             return ModelError(self.asked, found, "download or save the checkpoint again")
@@ -171,7 +189,9 @@ def _progress(shown: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def source(name: str, revision: str | None, trust_remote_code: bool) -> Source:
+def find_checkpoint(
+    name: str, revision: str | None, trust_remote_code: bool, gguf_file: str | None = None
+) -> Checkpoint:
     """Resolve a name: an embedded model, a folder, or a hub id, in this order.
 
     Raises:
@@ -184,19 +204,19 @@ def source(name: str, revision: str | None, trust_remote_code: bool) -> Source:
         if not (folder / "config.json").is_file():
             found = "the embedded checkpoint is not in the package"
             raise ModelError(f"load {name!r}", found, "reinstall the package, or train it with `make organism`")
-        return Source(name, str(folder), True, None, False)
+        return Checkpoint(name, str(folder), True, None, False)
     path = Path(name).expanduser()
     if not name.strip():
         raise ModelError("load a model", "an empty name", f"use one of {', '.join(EMBEDDED)}, a folder or a hub id")
     if path.is_dir():
-        return Source(name, str(path), False, None, trust_remote_code)
+        return Checkpoint(name, str(path), False, None, trust_remote_code, gguf_file)
     if path.is_file():
         found = "it is a file, not a checkpoint folder"
         raise ModelError(f"load {name!r}", found, "name the folder that holds config.json")
     if not _HUB_ID.fullmatch(name):
         found = "no such folder, and it is not a hub id (owner/name)"
         raise ModelError(f"load {name!r}", found, f"check the path, or use one of {', '.join(EMBEDDED)}")
-    return Source(name, name, False, revision, trust_remote_code)
+    return Checkpoint(name, name, False, revision, trust_remote_code, gguf_file)
 
 
 def class_for(config: Any, asked: str) -> Any:
