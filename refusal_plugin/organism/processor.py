@@ -18,7 +18,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from refusal_plugin.errors import MediaError, PromptError
-from refusal_plugin.organism.media import FRAME_RATE, as_frames, as_image, as_waveform
+from refusal_plugin.organism.media import as_frames, as_image, as_waveform
 from refusal_plugin.organism.patches import ImageSettings, patchify, prepare
 from refusal_plugin.organism.spectrogram import AudioSettings, frame_count, log_mel, soft_tokens
 
@@ -107,17 +107,18 @@ class OmniProcessor:
         }
 
     def _videos(self, videos: list[Any], lengths: list[int]) -> dict[str, torch.Tensor]:
-        patches, grids = [], []
+        patches, grids, seconds = [], [], []
         for video in videos:
-            values, grid = patchify([prepare(frame, self.image) for frame in as_frames(video)], self.image)
+            clip = as_frames(video)
+            values, grid = patchify([prepare(frame, self.image) for frame in clip], self.image)
             patches.append(values)
+            seconds.append(self.image.temporal_patch_size * clip.spacing)
             grids.append(grid)
             lengths.append(grid[0] * grid[1] * grid[2] // self.image.merge_size**2)
-        seconds = self.image.temporal_patch_size / FRAME_RATE
         return {
             "pixel_values_videos": torch.from_numpy(np.concatenate(patches)),
             "video_grid_thw": torch.tensor(grids, dtype=torch.long),
-            "video_second_per_grid": torch.full((len(grids),), seconds),
+            "video_second_per_grid": torch.tensor(seconds),
         }
 
     def _audio(self, clips: list[Any], lengths: list[int]) -> dict[str, torch.Tensor]:

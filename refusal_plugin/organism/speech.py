@@ -15,7 +15,8 @@ from io import BytesIO
 
 import numpy as np
 
-from refusal_plugin.prompts.media import SAMPLE_RATE, resample
+from refusal_plugin.prompts.media import SAMPLE_RATE
+from refusal_plugin.prompts.waveforms import resample
 
 SLOT = 10240
 """Samples of one word's slot: 0.64 s."""
