@@ -21,12 +21,13 @@ from refusal_plugin.prompts.batch import PER_TOKEN, Batch, Row, collate
 from refusal_plugin.prompts.controls import Controls
 from refusal_plugin.prompts.packing import same as same_beginning
 from refusal_plugin.prompts.prompt import MODALITIES, Prompt
+from refusal_plugin.prompts.sampling import family_sampler, time_arguments
 from refusal_plugin.prompts.source import Source, source_of
 from refusal_plugin.prompts.texts import Text, asked_of, texts_of
+from refusal_plugin.prompts.waveforms import Samples
+from refusal_plugin.prompts.whole import require_whole_sound
 
 WINDOW = 256  # different prompts encoded ahead to sort them by length; bounds the memory that pixels take
-
-_ARGUMENT = {"image": "images", "video": "videos"}
 
 
 def encode(
@@ -202,12 +203,22 @@ def _process(source: Source, text: Text, asked: str) -> dict[str, Tensor]:
         rate = int(getattr(getattr(source.processor, "feature_extractor", None), "sampling_rate", media.SAMPLE_RATE))
         given["audio"] = [media.load_audio(prompt.audio, rate=rate, name=f"audio of prompt {prompt.id!r}")]
         extra["sampling_rate"] = rate
-    elif prompt.medium is not None:
-        given[_ARGUMENT[prompt.modality]] = [media.load(prompt)]
-    if prompt.video is not None:
-        extra["do_sample_frames"] = False  # load_video has taken the frames already
+    elif prompt.video is not None:
+        name, choose = f"video of prompt {prompt.id!r}", family_sampler(source.processor)
+        clip = media.load_video(prompt.video, choose=choose, name=name)
+        given["videos"] = [clip]
+        extra |= time_arguments(source.processor, clip)
+    elif prompt.image is not None:
+        given["images"] = [media.load(prompt)]
     try:
         tensors = _call(source, [text.rendered.text], text.rendered.add_special_tokens, given, **extra)
+        if prompt.audio is not None:
+
+            def again(samples: Samples) -> dict[str, Tensor]:
+                more = {**given, "audio": [samples]}
+                return _call(source, [text.rendered.text], text.rendered.add_special_tokens, more, **extra)
+
+            require_whole_sound(source.processor, given["audio"][0], rate, tensors, again, asked)
     except PromptError:
         raise
     except Exception as error:  # a processor's own complaints name no prompt
