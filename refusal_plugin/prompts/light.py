@@ -10,7 +10,7 @@ from .source import source_of
 from .tree import Trees
 
 
-def light_inputs(model: Any, batch: Batch | Trees, copies: int = 1) -> dict[str, Any]:
+def next_token_inputs(model: Any, batch: Batch | Trees, copies: int = 1) -> dict[str, Any]:
     """The inputs of a batch, repeated, with what makes a pass for the next token cheaper.
 
     The cache of keys and values is of no use in a single pass, and the head need not run at every position: the ends of
