@@ -246,7 +246,7 @@ class _Index:
     """The frames of a file in the order in which they are shown.
 
     Attributes:
-        stamps: what each is known by: its time stamp, or its number where stamps are missing.
+        stamps: what each is known by: its time stamp, or its number where frames were decoded to see them.
         counted: whether these are numbers.
         clock: when each is shown.
     """
@@ -260,25 +260,29 @@ def _index(av: Any, path: Path, name: str, decode: bool) -> _Index | None:
     """What a file's packets, or its decoded frames, say of its frames; None if that is not enough."""
     with av.open(str(path)) as container:
         stream = _stream(av, container, name)
-        rate = stream.average_rate or stream.guessed_rate
         packets = (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
         found = [(item.pts, item.duration) for item in (_decoded(av, container, stream) if decode else packets)]
-        base = stream.time_base
-    stamps = [stamp for stamp, _ in found]
-    n = len(stamps)
-    if None in stamps or len(set(stamps)) < n:
-        rate = rate or Fraction(25)
-        clock = Clock.of([float(number / rate) for number in range(n)], float(n / rate), float(rate))
-        return _Index(list(range(n)), True, clock) if decode else None
-    if not found:
+        base, stated, guessed = stream.time_base, stream.average_rate, stream.guessed_rate
+        # A bare stream has no clock: its stamps are made up.
+        bare = bool(container.format.flags & av.format.Flags.no_timestamps.value)
+    n = len(found)
+    known = not bare and all(stamp is not None for stamp, _ in found)
+    if not decode:
+        if n == 0 or not known or len({stamp for stamp, _ in found}) < n:
+            return None
+        found.sort()
+    elif n == 0:
         return None
-    found.sort()
     stamps = [stamp for stamp, _ in found]
+    if not known or any(second <= first for first, second in pairwise(stamps)):
+        rate = guessed or stated or Fraction(25)
+        return _Index([*range(n)], True, Clock.of([float(k / rate) for k in range(n)], float(n / rate), float(rate)))
     last = found[-1][1] or (Fraction(stamps[-1] - stamps[0], n - 1) if n > 1 else Fraction(1, 25) / base)
     seconds = float((stamps[-1] - stamps[0] + last) * base)
     # The rate that a file states is exact where its stamps are rounded, but it may be a guess.
-    stated = float(rate) if rate and abs(float(rate) * seconds - n) <= 0.5 + 0.01 * n else None
-    return _Index(stamps, False, Clock.of([float((s - stamps[0]) * base) for s in stamps], seconds, stated))
+    rate = float(stated) if stated and abs(float(stated) * seconds - n) <= 0.5 + 0.01 * n else None
+    clock = Clock.of([float((stamp - stamps[0]) * base) for stamp in stamps], seconds, rate)
+    return _Index([*range(n)] if decode else stamps, decode, clock)
 
 
 def _pictures(av: Any, path: Path, name: str, wanted: set[int], counted: bool) -> dict[int, Image.Image]:
