@@ -1,4 +1,4 @@
-"""What a remote job costs before it is sent, and how work is cut into requests.
+"""What a remote job costs before it is sent.
 
 tokens        sum of prompt tokens, padding included (that is what is computed)
 passes        one forward pass per batch, plus one per generated token
@@ -9,16 +9,14 @@ bytes down    rows * positions * layers * d_model * 4 for activations; rows * ne
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from ..models.anatomy import anatomy
 from ..prompts import Prompt, batches
-from .cutting import portions, workload
-from .options import Settings
-
-Item = TypeVar("Item")
+from ..remote.cutting import portions, workload
+from ..remote.options import Settings
 
 
 @dataclass(frozen=True)
@@ -103,20 +101,6 @@ def of(
         bytes_up=up,
         bytes_down=down,
     )
-
-
-def parts(work: Sequence[Item], *, settings: Settings | None = None, remote: bool | str = True) -> list[list[Item]]:
-    """Cut a list of batches into requests that stay below `Settings.max_tokens` and half of `max_upload`.
-
-    Order is kept and no batch is cut. One part where nothing is too large, and always one when not remote. Work of
-    several stages, or with more than one pass per batch: `portions`.
-
-    Args:
-        work: encoded batches: anything that is, or holds, a dict with "input_ids".
-        settings: those in force by default.
-        remote: False gives one part.
-    """
-    return [items for (items,) in portions(workload(work), settings=settings, remote=remote)]
 
 
 def _size(n: int) -> str:
