@@ -96,7 +96,7 @@ class CircuitComparison:
 
     def _repr_html_(self) -> str:
         from ..report import frame
-        from ..report.figures import agreement_figure
+        from ..report.figures.heads_agreement import agreement_figure
 
         norm = max(1e-12, *(float(x.value.clamp_min(0).sum()) for x in self.contrasts.values()))
         rows = {"overlap": [vars(row) for row in self.agreements], "silent": [vars(row) for row in self.silent]}

@@ -60,7 +60,7 @@ class LayerProjection:
 
     def _repr_html_(self) -> str:
         from ..report import frame
-        from ..report.figures import layers_figure
+        from ..report.figures.projection import layers_figure
 
         sections = {
             m: {"projection_by_layer": {role: self.mean(role, m).records() for role in self.roles(m)}}

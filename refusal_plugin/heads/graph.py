@@ -62,7 +62,7 @@ class Circuit:
 
     def _repr_html_(self) -> str:
         from ..report import frame
-        from ..report.figures import circuit_figure
+        from ..report.figures.heads_circuit import circuit_figure
 
         edges = [{**vars(edge), "sources": dict(edge.sources)} for edge in self.edges]
         refused = [{"modality": m, "refused": {"none": rate.to_json()}} for m, rate in self.refused.items()]

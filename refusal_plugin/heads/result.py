@@ -175,7 +175,7 @@ class HeadAttribution:
 
     def _repr_html_(self) -> str:
         from ..report import frame, html_table
-        from ..report.figures import heads_map_figure
+        from ..report.figures.heads_map import heads_map_figure
 
         title, names = repr(self), self.names
         note = "" if len(names) == 1 else f"Along {names[0]}; also {', '.join(names[1:])}."

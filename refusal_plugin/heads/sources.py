@@ -99,7 +99,7 @@ class SourceAttribution:
 
     def _repr_html_(self) -> str:
         from ..report import frame
-        from ..report.figures import values_over_prompt
+        from ..report.figures.tokens import values_over_prompt
 
         parts = []
         for row, values in enumerate(self.values[:SHOWN]):
