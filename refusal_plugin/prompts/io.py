@@ -79,7 +79,9 @@ def from_csv(path: str | os.PathLike[str]) -> PromptSet:
     except csv.Error as error:
         raise PromptError(f"read {file}", f"line {reader.line_num}: {error}", "give a CSV file") from None
     if header is None or "text" not in header or len(set(header)) < len(header):
-        raise PromptError(f"read {file}", f"its header is {header}", f"name columns once each: {', '.join(FIELDS)}")
+        raise PromptError(
+            f"read {file}", f"its header is {str(header)[:200]}", f"name columns once each: {', '.join(FIELDS)}"
+        )
     return _build(rows, file, file.parent)
 
 

@@ -91,7 +91,8 @@ class Clip(list[Any]):
         super().__init__(frames)
         self.timed = times is not None
         self.numbers: tuple[int, ...] = tuple(range(len(self)))
-        when = [number / FRAME_RATE for number in self.numbers] if times is None else [float(time) for time in times]
+        with readable("clip", "its times are no numbers", "give seconds"):
+            when = [number / FRAME_RATE for number in self.numbers] if times is None else [float(t) for t in times]
         if len(when) != len(self):
             raise MediaError("clip", f"{len(when)} times for {len(self)} frames", "give one time per frame")
         if not all(map(math.isfinite, when)) or not all(first < second for first, second in pairwise(when)):
