@@ -90,7 +90,7 @@ def run(
         raise StudyError("run the study remotely", "it is a local recipe so far", "leave out remote=True")
     model = load(model) if isinstance(model, (str, Path)) else model
     facts = anatomy(model)
-    prompts = own_prompts(model) if prompts is None else prompts.assigned()
+    prompts = own_prompts(model) if prompts is None else PromptSet(prompts).assigned()
     if limit is not None:
         prompts = prompts.limit(limit, seed)
     require(prompts, facts.modalities)
