@@ -105,7 +105,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> SafeSpaceRes
         role = torch.tensor([{"harmful": 0, "benign": 1}.get(p.role, 2) if text else 2 for p in batch.prompts])
         kept = torch.tensor([p.role in safe for p in batch.prompts])
         member = torch.full((int(kept.sum()),), names.index(batch.prompts[0].modality))
-        last = batch.roles["last"].int().argmax(1, keepdim=True)
+        last = batch.last
         work.append((next_token_inputs(model, batch), last, role, kept, member, text))
     jobs = []
     for m, name in enumerate(names):
