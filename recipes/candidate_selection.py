@@ -24,7 +24,7 @@ from typing import Any
 
 import nnsight
 import torch
-from refusal_plugin.directions.direction.selection_remote import Asked, Measured, bench, sites_of, work_of
+from refusal_plugin.directions.selection_remote import Asked, Measured, bench, sites_of, work_of
 
 from refusal_plugin.directions.direction import Candidates, Direction
 from refusal_plugin.directions.selection import Search, choose

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from refusal_plugin.directions.direction.calibration import calibrate
+from refusal_plugin.directions.calibration import calibrate
 
 from refusal_plugin.directions.direction import Direction, fit_direction, load_direction
 from refusal_plugin.directions.selection import select_direction
