@@ -22,6 +22,7 @@ from typing import Any
 
 import nnsight
 import torch
+from refusal_plugin.transfer.arms import repeated
 
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.models.provenance import provenance
@@ -34,7 +35,6 @@ from refusal_plugin.traced.read import residuals
 from refusal_plugin.traced.transfer import class_means, opening_tokens
 from refusal_plugin.traced.write import add, place, set_coordinate
 from refusal_plugin.transfer import Streams, TransferReport
-from refusal_plugin.transfer.arms import repeated
 from refusal_plugin.transfer.effects import ScoreEffects, change, some_pairs
 from refusal_plugin.transfer.similarity import empty, row
 from refusal_plugin.transfer.streams import need_disjoint

@@ -25,7 +25,8 @@ from ..evaluation import label_answers
 from ..evaluation.judge import Judge
 from ..inference.answers import Answer, generate
 from ..inference.arms import encode_arms, generate_arms, score_arms
-from ..inference.edits import Edit, Operator, addition, removal
+from ..inference.edits import Edit, addition, removal
+from ..inference.edits import Operator as Operator
 from ..inference.loop import Item
 from ..inference.scores import Encoded, refusal_scores
 from ..prompts import Prompt, PromptSet

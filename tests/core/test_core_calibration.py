@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from refusal_plugin.directions.calibration import calibrate, largest_within
 
+from refusal_plugin.directions.calibration import calibrate, largest_within
 from refusal_plugin.errors import DirectionError, PromptError
 from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.prompts import PromptSet
