@@ -78,7 +78,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> Selection:
     # Prepare on this side: render, tokenise, pad. Only tensors go into the session.
     fit_work, order = [], []
     for rows, batch in batches(model, fit):
-        fit_work.append((next_token_inputs(model, batch), batch.roles["last"].int().argmax(1, keepdim=True)))
+        fit_work.append((next_token_inputs(model, batch), batch.last))
         order += rows
     harmful = torch.tensor([fit[row].role == "harmful" for row in order])
     groups, work = harmful.long(), bench(model, held_out, POSITIONS)

@@ -22,6 +22,7 @@ from typing import Any
 
 import nnsight
 import torch
+from refusal_plugin.transfer.arms import repeated
 
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.models.provenance import provenance
@@ -31,10 +32,9 @@ from refusal_plugin.remote import portions, workload
 from refusal_plugin.study.transfer import with_media_train
 from refusal_plugin.traced.measure import refusal_score
 from refusal_plugin.traced.read import residuals
-from refusal_plugin.traced.transfer import class_means, opening_tokens, toward
-from refusal_plugin.traced.write import add, place
+from refusal_plugin.traced.transfer import class_means, opening_tokens
+from refusal_plugin.traced.write import add, place, set_coordinate
 from refusal_plugin.transfer import Streams, TransferReport
-from refusal_plugin.transfer.arms import repeated
 from refusal_plugin.transfer.effects import ScoreEffects, change, some_pairs
 from refusal_plugin.transfer.similarity import empty, row
 from refusal_plugin.transfer.streams import need_disjoint
@@ -120,8 +120,8 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> TransferRepo
                     with model.trace(**inputs):
                         if harmful:
                             for at in range(n_layers):
-                                origin = unit[:, 0] @ benign[target, at].float().unsqueeze(1)
-                                place(blocks[at].output, "last", toward, {"unit": unit, "origin": origin})
+                                value = (unit @ benign[target, at].float()).unsqueeze(-1)
+                                place(blocks[at].output, "last", set_coordinate, {"unit": unit, "value": value})
                         else:
                             place(blocks[layer].output, "all", add, {"vector": vectors[arm, layer].unsqueeze(1)})
                         more["scores"].append(refusal_score(model.output.logits[:, -1], refusal_ids).cpu())
@@ -206,7 +206,7 @@ def _encoded(model: Any, prompts: PromptSet) -> tuple[list[Any], list[int]]:
     """(inputs, last token) per batch, and the prompt behind each row of all batches in turn."""
     work, order = [], []
     for rows, batch in batches(model, prompts, max_rows=128):
-        work.append((next_token_inputs(model, batch), batch.roles["last"].int().argmax(1, keepdim=True)))
+        work.append((next_token_inputs(model, batch), batch.last))
         order += rows
     return work, order
 

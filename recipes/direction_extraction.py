@@ -64,7 +64,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> Extraction:
     chosen = fit + held_out
     work = []
     for rows, batch in batches(model, chosen):
-        work.append((rows, batch.inputs, batch.roles["last"].int().argmax(1, keepdim=True)))
+        work.append((rows, batch.inputs, batch.last))
     blocks = layers(model)
 
     shape = (len(chosen), anatomy(model).n_layers, anatomy(model).d_model)

@@ -78,8 +78,8 @@ def run(
         raise PromptError(f"read layer {layer}", f"layers 0 to {facts.n_layers - 1}", "choose one of these")
 
     # Prepare on this side: render, tokenise, pad. Only tensors go into the session.
-    fit = [(rows, b.inputs, b.roles["last"].int().argmax(1, keepdim=True)) for rows, b in batches(model, text)]
-    work = [(rows, b.inputs, b.roles["last"].int().argmax(1, keepdim=True)) for rows, b in batches(model, shown)]
+    fit = [(rows, b.inputs, b.last) for rows, b in batches(model, text)]
+    work = [(rows, b.inputs, b.last) for rows, b in batches(model, shown)]
     harmful = torch.tensor([p.role == "harmful" for p in text])
     fit = [(inputs, last, harmful[rows]) for rows, inputs, last in fit]
     order = [rows for rows, _, _ in work]

@@ -23,6 +23,7 @@ from typing import Any
 import nnsight
 import numpy as np
 import torch
+from refusal_plugin.transfer.arms import repeated
 
 from refusal_plugin.geometry import Moments
 from refusal_plugin.models import anatomy, layers
@@ -36,7 +37,6 @@ from refusal_plugin.traced.measure import group_moments, kl_divergence, refusal_
 from refusal_plugin.traced.read import residuals
 from refusal_plugin.traced.transfer import opening_tokens, safe_bases
 from refusal_plugin.traced.write import add, place
-from refusal_plugin.transfer.arms import repeated
 from refusal_plugin.transfer.effects import some_pairs
 from refusal_plugin.transfer.streams import need_disjoint
 
@@ -105,7 +105,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> SafeSpaceRes
         role = torch.tensor([{"harmful": 0, "benign": 1}.get(p.role, 2) if text else 2 for p in batch.prompts])
         kept = torch.tensor([p.role in safe for p in batch.prompts])
         member = torch.full((int(kept.sum()),), names.index(batch.prompts[0].modality))
-        last = batch.roles["last"].int().argmax(1, keepdim=True)
+        last = batch.last
         work.append((next_token_inputs(model, batch), last, role, kept, member, text))
     jobs = []
     for m, name in enumerate(names):

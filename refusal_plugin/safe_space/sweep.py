@@ -18,10 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..geometry import decompose
+from ..inference.arms import score_arms
+from ..inference.edits import addition
 from ..inference.scores import Encoded, refusal_scores
 from ..prompts import PromptSet
 from ..statistics import Estimate, mean_interval, paired_difference, rate
-from ..transfer.arms import added, arm_scores, repeated
 from .space import SAFE
 
 KS = (1, 2, 5, 10, 20, 40)
@@ -76,11 +77,10 @@ def sweep(
         return decompose(vector, space, strength=strength)[1] if size else vector
 
     vectors = torch.stack([cleaned(*setting) for setting in settings])
-    edit_of = added(vectors, layer)
-    asked = Encoded.of(model, repeated(harmful, len(settings)))
-    kept = Encoded.of(model, repeated(safe, len(settings)))
-    hits, _ = arm_scores(model, asked, len(harmful), refusal_ids, edit_of)
-    over, kl = arm_scores(model, kept, len(safe), refusal_ids, edit_of, plain.logits)
+    arms = [addition({layer: added}) for added in vectors]
+    hits = score_arms(model, harmful, refusal_ids, arms).score
+    found = score_arms(model, safe, refusal_ids, arms, reference=plain.logits)
+    over, kl = found.score, found.kl
     return [
         {
             "k": size,

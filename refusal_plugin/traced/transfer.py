@@ -1,23 +1,6 @@
-"""Many directions at once: rows of one batch that differ in what acts on them; and a model's own refusals.
-
-One pass over a batch whose rows repeat the same prompts under different directions costs far less than one pass per
-direction: the overhead of a trace is paid once.
-"""
+"""Fits beside the weights: means of groups, a model's own refusal tokens, bases of safe spaces."""
 
 import torch
-
-
-def toward(x, unit, origin):
-    """`x + (origin - u^T x) u`: set each row's coordinate along its own direction; origin 0 projects it out.
-
-    Args:
-        x: (batch, q, d_model).
-        unit: (batch, 1, d_model), norm one in every row.
-        origin: (batch, 1), the coordinate to set.
-    """
-    u = unit.to(device=x.device, dtype=x.dtype)
-    place = origin.to(device=x.device, dtype=x.dtype)
-    return x + (place - (x * u).sum(-1)).unsqueeze(-1) * u
 
 
 def class_means(rows, groups, n_groups):

@@ -24,13 +24,15 @@ from torch import Tensor
 from ..evaluation import label_answers
 from ..evaluation.judge import Judge
 from ..inference.answers import Answer, generate
+from ..inference.arms import encode_arms, generate_arms, score_arms
+from ..inference.edits import Edit, addition, removal
+from ..inference.edits import Operator as Operator
+from ..inference.loop import Item
 from ..inference.scores import Encoded, refusal_scores
 from ..prompts import Prompt, PromptSet
 from ..statistics import Estimate, paired_difference
-from .arms import added, arm_answers, arm_scores, removed, repeated
 from .similarity import empty, row
 
-Operator: TypeAlias = Literal["benign_mean", "project_out"]
 Length: TypeAlias = Literal["matched", "own"]
 
 
@@ -54,6 +56,10 @@ class Doses:
         drawn = torch.randn(self.vectors.shape[-1], generator=generator)
         scaled: Tensor = drawn / drawn.norm() * self.vectors[0, layer].norm()
         return scaled
+
+    def removed(self, vector: Float[Tensor, " d_model"], target: int) -> Edit:
+        """A direction taken away in every layer of a target."""
+        return removal(vector, self.benign[target], self.operator)
 
 
 def doses(
@@ -151,17 +157,15 @@ def score_effects(
         if not len(part):
             continue
         plain = refusal_scores(model, Encoded.of(model, part), refusal_ids).score
-        encoded: dict[int, Encoded] = {}
+        encoded: dict[int, list[Item]] = {}
         for k, at in enumerate(layer_ids):
             n_draws = draws if at == layer else draws_by_layer
             drawn = [given.random(draw, at, seed) for draw in range(n_draws)]
             vectors = torch.stack([*given.vectors[:, at], *drawn])
             if len(vectors) not in encoded:
-                encoded[len(vectors)] = Encoded.of(model, repeated(part, len(vectors)))
-            edit_of = added(vectors, at)
-            if role == "harmful":
-                edit_of = removed(vectors, given.benign[target], given.operator)
-            after, _ = arm_scores(model, encoded[len(vectors)], len(part), refusal_ids, edit_of)
+                encoded[len(vectors)] = encode_arms(model, part, len(vectors))
+            edits = [given.removed(v, target) if role == "harmful" else addition({at: v}) for v in vectors]
+            after = score_arms(model, part, refusal_ids, edits, work=encoded[len(vectors)]).score
             for source in range(sources):
                 table[source, k] = row(change(after[source], plain, part, seed))
             if n_draws:
@@ -204,15 +208,15 @@ def rate_effects(
         said |= {answer.prompt_id: answer for answer in made}
     before = label_answers(prompts, [said[p.id] for p in prompts], judge)
     vectors = torch.stack([*given.vectors[:, layer], given.random(0, layer, seed)])
-    both = Encoded.of(model, repeated(prompts, arms))
-    for arm, answers in enumerate(arm_answers(model, both, len(prompts), added(vectors, layer), max_new_tokens)):
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "progress": False}
+    added = [addition({layer: vector}) for vector in vectors]
+    for arm, answers in enumerate(generate_arms(model, prompts, added, **options)):
         after = label_answers(prompts, answers, judge)
         for name, role in (("induced", "benign"), ("restored", "harmful")):
             part = prompts.filter(role=role)  # type: ignore[arg-type]
             found[name][arm] = row(change(after.refused(role)[0], before.refused(role)[0], part, seed))
-    asked = Encoded.of(model, repeated(harmful, arms))
-    take = removed(vectors, given.benign[target], given.operator)
-    for arm, answers in enumerate(arm_answers(model, asked, len(harmful), take, max_new_tokens)):
+    removed = [given.removed(vector, target) for vector in vectors]
+    for arm, answers in enumerate(generate_arms(model, harmful, removed, **options)):
         after = label_answers(harmful, answers, judge)
         hits = change(after.refused("harmful")[0], before.refused("harmful")[0], harmful, seed)
         found["ablated"][arm] = row(hits)
