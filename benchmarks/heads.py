@@ -77,7 +77,7 @@ def attribute_job(size: str) -> Job:
     module = random_qwen(size).eval().requires_grad_(False)
     model = rp.load(module, tokenizer=words_tokenizer())
     batch, aims = batch_of(model), targets(model, direction_of(module))
-    last = batch.roles["last"].int().argmax(1, keepdim=True)
+    last = batch.last
     work = [(list(range(batch.size)), batch.inputs, last)]
 
     def attribute() -> object:

@@ -59,7 +59,9 @@ def show(result: SafeSpaceReport) -> None:
 
     console = Console()
     console.print(f"Text's refusal direction at layer {result.layer}, its safe part removed; test items.")
-    table = Table("in", "k", "lambda", "removed", "length left", "harm refused", "over-refusal", "price, nats", box=None)
+    table = Table(
+        "in", "k", "lambda", "removed", "length left", "harm refused", "over-refusal", "price, nats", box=None
+    )
     for name, records in result.sweeps.items():
         for record in records:
             cells = [str(Estimate(**record[measure])) for measure in ("refusal", "over_refusal", "kl")]

@@ -1,4 +1,4 @@
-"""Residual streams by modality and split, harmful and safe items kept apart by pair group: what every analysis reads."""
+"""Residual streams by modality and split, items kept together by pair group: what every analysis reads."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def collect_streams(model: Any, parts: Mapping[Key, PromptSet], *, remote: bool 
         return {}
     every = PromptSet(p for part in wanted.values() for p in part)
     values = collect_activations(model, every, remote=remote, progress=False).values[:, 0]
-    rows = values.split([len(part) for part in wanted.values()])
+    rows = torch.split(values, [len(part) for part in wanted.values()])
     return {key: Streams(part, some) for (key, part), some in zip(wanted.items(), rows, strict=True)}
 
 

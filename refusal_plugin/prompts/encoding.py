@@ -52,7 +52,7 @@ def encode(
         MediaError: a medium that cannot be read.
     """
     source = source_of(model)
-    chosen = _as_prompts(prompts)
+    chosen = as_prompts(prompts)
     if not chosen:
         raise PromptError("encode", "0 prompts", "give at least one")
     return _collate(source, _rows(source, chosen, system, suffix, raw))
@@ -84,7 +84,7 @@ def batches(
     if token_budget < 1 or max_rows < 1:
         raise PromptError(f"batches of {token_budget} tokens and {max_rows} rows", "fewer than 1", "give at least 1")
     source = source_of(model)
-    chosen = _as_prompts(prompts)
+    chosen = as_prompts(prompts)
     for modality in MODALITIES:
         # A prompt that comes several times is encoded once, and its rows stay together.
         copies: dict[int, list[int]] = {}
@@ -106,7 +106,8 @@ def batches(
                 yield indices, _collate(source, [rows.pop(place) for place in indices])
 
 
-def _as_prompts(prompts: Prompt | str | Iterable[Prompt | str]) -> list[Prompt]:
+def as_prompts(prompts: Prompt | str | Iterable[Prompt | str]) -> list[Prompt]:
+    """One prompt, a text, or several of them, as a list."""
     several = [prompts] if isinstance(prompts, (Prompt, str)) else prompts
     return [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in several]
 

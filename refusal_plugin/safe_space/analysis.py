@@ -220,9 +220,10 @@ def analyse_safe_space(
     fit_part, test_part = (prompts.filter(split=name) for name in ("train", "test"))
     need_disjoint(fit_part, test_part, "safe spaces")
     with track(3, "safe spaces", progress) as advance:
-        parts = {m: fit_part.filter(modality=m) for m in MODALITIES if m not in (streams or {})}
+        parts: dict[str, PromptSet] = {m: fit_part.filter(modality=m) for m in MODALITIES if m not in (streams or {})}
         parts = {m: part for m, part in parts.items() if len(part.filter(role=SAFE)) >= 4}
-        given = {**(streams or {}), **collect_streams(model, parts, remote=remote)}
+        given: dict[str, Streams] = dict(streams or {})
+        given |= collect_streams(model, parts, remote=remote)
         advance(1)
         if source not in given or not given[source].rows("harmful") or not given[source].rows("benign"):
             raise PromptError(
@@ -243,7 +244,7 @@ def analyse_safe_space(
         )  # fmt: skip
         sweeps = sweep(
             model, {name: spaces[name].basis[layer] for name in names}, strength * direction.vector[layer].float(),
-            layer, {name: _items(test_part.filter(modality=name), pairs) for name in names}, refusal_ids,
+            layer, {m: _items(test_part.filter(modality=m), pairs) for m in MODALITIES if m in given}, refusal_ids,
             k=k, ks=ks, strengths=strengths, seed=seed, remote=remote,
         )  # fmt: skip
         advance(1)

@@ -80,7 +80,7 @@ class SafeSpace:
         """Fit on rows, or on what was collected in a stream (the number of items is unbounded).
 
         Args:
-            x: safe activations `(n, layer, d_model)`, or their moments with `second="full"` and mean `(layer, d_model)`.
+            x: safe activations (n, layer, d_model), or their moments with `second="full"` and mean (layer, d_model).
             k: number of directions; cut to n - 1, with a warning, where there are fewer items.
             layers: labels of the layers; 0, 1, ... by default.
             modality: label.
@@ -136,13 +136,13 @@ class SafeSpace:
         """
         kinds = sorted({p.modality for p in prompts})
         if len(kinds) != 1 or any(p.role not in SAFE for p in prompts):
-            found = f"{len(prompts)} prompts of {' and '.join(kinds) or 'no modality'}"
-            raise DataError("fit a safe space", found, "pass benign and near-miss prompts of one modality")
-        named = {"layers": known_layers(model, layers), "provenance": provenance(model, prompts)}
+            what = f"{len(prompts)} prompts of {' and '.join(kinds) or 'no modality'}"
+            raise DataError("fit a safe space", what, "pass benign and near-miss prompts of one modality")
+        named: dict[str, Any] = {"layers": known_layers(model, layers), "provenance": provenance(model, prompts)}
         options: dict[str, Any] = {"layer_ids": layers, "remote": remote, "progress": progress}
         if len(prompts) <= anatomy(model).d_model:
-            found = Streams(prompts, collect_activations(model, prompts, **options).values[:, 0])
-            return cls.of_streams(found, k, **named)
+            streams = Streams(prompts, collect_activations(model, prompts, **options).values[:, 0])
+            return cls.of_streams(streams, k, **named)
         first = _first_half(p.pair for p in prompts)
         parts = collect_moments(model, prompts, by=lambda p: str(p.pair in first), second="full", **options)
         halves = tuple(Moments(m.n, m.mean[0], m.m2[0], "full") for m in parts.values())

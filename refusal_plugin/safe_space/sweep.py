@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..contrasts import change
 from ..geometry import decompose
-from ..inference.arms import score_arms
+from ..inference.arm_sets import ArmSet, score_arm_sets
 from ..inference.edits import NO_EDIT, addition
 from ..inference.streams import SAFE
 from ..prompts import PromptSet
@@ -62,7 +62,7 @@ def sweep(
         per modality one record per setting: `k`, `strength`, `kind` ("safe_space" or "random"), `left` (length that
         remains), and `refusal`, `over_refusal`, `kl` as `{value, low, high, n}`. Empty without harmful or safe items.
     """
-    plans, jobs = {}, []
+    plans, sets = {}, []
     for name, basis in bases.items():
         harmful, safe = (prompts[name].filter(role=role) for role in ("harmful", SAFE))
         if len({p.pair for p in harmful}) < 2 or len({p.pair for p in safe}) < 2:
@@ -76,8 +76,8 @@ def sweep(
         ]
         edits = [addition({layer: v}) for v in vectors]
         plans[name] = (settings, vectors, harmful, safe)
-        jobs += [(harmful, edits), (safe, [NO_EDIT, *edits])]
-    scores = iter(score_arms(model, jobs, refusal_ids, remote=remote))
+        sets += [ArmSet(harmful, edits), ArmSet(safe, [NO_EDIT, *edits])]
+    scores = iter(score_arm_sets(model, sets, refusal_ids, price=True, remote=remote))
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in bases}
     for name, (settings, vectors, harmful, safe) in plans.items():
         hits, over = next(scores).score, next(scores)
@@ -112,4 +112,5 @@ def _settings(
 
 def _random_basis(d: int, k: int, seed: int) -> Float[Tensor, "d k"]:
     drawn = torch.randn(d, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return torch.linalg.qr(drawn)[0].float()
+    basis: Tensor = torch.linalg.qr(drawn)[0].float()
+    return basis

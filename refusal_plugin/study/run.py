@@ -168,8 +168,8 @@ def run_study(
             seed=seed,
             max_new_tokens=max_new_tokens,
         )
-        for modality, found in defended.items():
-            sections[modality]["defences"] |= found
+        for name, rows in defended.items():
+            sections[name]["defences"] |= rows
         advance(1)
 
         # Does one modality's direction reach the others, what is the gap made of, what lies in the safe spaces?

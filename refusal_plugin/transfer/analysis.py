@@ -23,14 +23,14 @@ from ..evaluation import normalise
 from ..evaluation.judge import Judge
 from ..inference.activations import known_layers
 from ..inference.answers import Answer, generate
-from ..inference.arms import score_arms
-from ..inference.edits import addition
+from ..inference.arm_sets import ArmSet, score_arm_sets
+from ..inference.edits import Operator, addition
 from ..inference.scores import refusal_tokens
 from ..inference.streams import Streams, collect_streams, has_both, need_disjoint, some_pairs
 from ..models.provenance import provenance
 from ..progress import Progress, track
 from ..prompts import MODALITIES, PromptSet
-from .effects import Interventions, Length, Operator, rate_effects, scaled_vectors, score_effects
+from .effects import Interventions, Length, rate_effects, scaled_vectors, score_effects
 from .result import TransferReport
 from .tables import corrected, put_effects, read_tables, the_gap, warnings
 
@@ -185,7 +185,8 @@ def choose_layer(
     if not len(benign):
         return early[-1]
     edits = [addition({layer: vectors[layer]}) for layer in early]
-    (found,) = score_arms(model, [(benign[list(range(min(24, len(benign))))], edits)], refusal_ids, remote=remote)
+    asked = ArmSet(benign[list(range(min(24, len(benign))))], edits)
+    (found,) = score_arm_sets(model, [asked], refusal_ids, remote=remote)
     return early[int(found.score.mean(1).argmax())]
 
 

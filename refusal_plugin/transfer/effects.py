@@ -24,11 +24,10 @@ from ..contrasts import change, empty, row
 from ..evaluation import label_answers
 from ..evaluation.judge import Judge
 from ..inference.answers import Answer
-from ..inference.arms import generate_arms, score_arms
-from ..inference.edits import NO_EDIT, Edit, ablation, addition, attenuation
+from ..inference.arm_sets import ArmSet, generate_arm_sets, score_arm_sets
+from ..inference.edits import NO_EDIT, Edit, Operator, addition, removal
 from ..prompts import PromptSet
 
-Operator: TypeAlias = Literal["benign_mean", "project_out"]
 Length: TypeAlias = Literal["matched", "own"]
 ROLES = ("benign", "harmful")
 """What a direction is added to, and what it is taken from."""
@@ -75,11 +74,7 @@ class Interventions:
         "benign_mean" sets the coordinate of the last prompt token to that of the target's benign items, in prefill;
         "project_out" sets it to zero at every site, position and step.
         """
-        units = [vector / vector.norm() for vector in self.arms(layer, draws)]
-        if self.operator == "project_out":
-            return [ablation(unit, range(self.vectors.shape[1])) for unit in units]
-        benign = self.benign[target]
-        return [attenuation(unit.expand_as(benign), benign, keep=0.0) for unit in units]
+        return [removal(vector, self.benign[target], self.operator) for vector in self.arms(layer, draws)]
 
 
 def scaled_vectors(
@@ -131,23 +126,19 @@ def score_effects(
         refusal_ids: the model's refusal tokens.
         remote: run on NDIF: one request, or several where it is too large.
     """
-    jobs: list[tuple[PromptSet, list[Edit]]] = []
+    sets: list[ArmSet] = []
     for target, prompts in enumerate(targets):
         for role in ROLES:
             edits = [NO_EDIT]
             for layer, n in zip(given.layers, given.draws, strict=True):
                 edits += given.added(layer, n) if role == "benign" else given.removed(layer, n, target)
-            jobs.append((prompts.filter(role=role), edits))  # type: ignore[arg-type]
-    scores = iter(score_arms(model, jobs, refusal_ids, remote=remote))
+            sets.append(ArmSet(prompts.filter(role=role), edits))  # type: ignore[arg-type]
+    scores = (one.score for one in score_arm_sets(model, sets, refusal_ids, remote=remote))
     found = []
     for prompts in targets:
-        tables, nulls = [], []
-        for role in ROLES:
-            part = prompts.filter(role=role)  # type: ignore[arg-type]
-            table, null = _score_table(next(scores).score, [p.pair for p in part], given)
-            tables.append(table)
-            nulls.append(null)
-        found.append(ScoreEffects(*tables, *nulls))
+        pairs = [[p.pair for p in prompts if p.role == role] for role in ROLES]
+        (induced, null_induced), (ablated, null_ablated) = (_score_table(next(scores), some, given) for some in pairs)
+        found.append(ScoreEffects(induced, ablated, null_induced, null_ablated))
     return found
 
 
@@ -157,7 +148,7 @@ def _score_table(
     """Changes per source and layer, and each layer's random directions; arm 0 is the untouched model."""
     sources, plain = len(given.vectors), scores[0]
     table, nulls = empty(sources + 1, len(given.layers)), []
-    after = scores[1:].split([sources + n for n in given.draws])
+    after = torch.split(scores[1:], [sources + n for n in given.draws])
     for k, some in enumerate(after):
         nulls.append((some[sources:] - plain).mean(1))
         if not pairs:
@@ -191,11 +182,11 @@ def rate_effects(
     Returns:
         per target "induced", "restored" and "ablated", each (source + 1, 4); the last row is the random control.
     """
-    jobs: list[tuple[PromptSet, list[Edit]]] = []
+    sets: list[ArmSet] = []
     for target, prompts in enumerate(targets):
-        jobs.append((prompts, given.added(layer, 1)))
-        jobs.append((prompts.filter(role="harmful"), given.removed(layer, 1, target)))
-    spoken = iter(generate_arms(model, jobs, max_new_tokens=max_new_tokens, remote=remote))
+        sets.append(ArmSet(prompts, given.added(layer, 1)))
+        sets.append(ArmSet(prompts.filter(role="harmful"), given.removed(layer, 1, target)))
+    spoken = iter(generate_arm_sets(model, sets, max_new_tokens=max_new_tokens, remote=remote))
     found = []
     for prompts in targets:
         tables = {name: empty(len(given.vectors) + 1) for name in ("induced", "restored", "ablated")}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from refusal_plugin.directions.direction.calibration import Priced, calibrate, first_too_dear
+from refusal_plugin.directions.calibration import Priced, calibrate, first_too_dear
 
 from refusal_plugin.comparison.arena import Price
 from refusal_plugin.comparison.cells import Measurement, brr, brr_change, change, matched_row, row, share

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from refusal_plugin.directions.direction.calibration import calibrate, largest_within
+from refusal_plugin.directions.calibration import calibrate, largest_within
 
 from refusal_plugin.errors import DirectionError, PromptError
 from refusal_plugin.organism.data import organism_prompts

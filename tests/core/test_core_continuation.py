@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from refusal_plugin.directions.direction.calibration import largest_within
-from refusal_plugin.directions.direction.selection_figures import KEEP, STRENGTHS, largest_on_grid
+from refusal_plugin.directions.calibration import largest_within
+from refusal_plugin.directions.selection_figures import KEEP, STRENGTHS, largest_on_grid
 from tiny import FAMILIES, tiny_model
 from torch import Tensor
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from counting import Counts, counted
 from planting import planted_prompts
-from refusal_plugin.directions.direction.calibration import Priced, calibrate
+from refusal_plugin.directions.calibration import Priced, calibrate
 from tiny import tiny_tokenizer
 
 import refusal_plugin as rp

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from refusal_plugin.directions.direction.selection_remote import (
+from refusal_plugin.directions.selection_remote import (
     SEARCH,
     Asked,
     Measured,

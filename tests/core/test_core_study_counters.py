@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from counting import FLOAT, LONG, Counts, area, counted, made, run
-from refusal_plugin.directions.direction.calibration import ROUNDS, RUNGS, STEPS
-from refusal_plugin.directions.direction.selection_figures import GRID
+from refusal_plugin.directions.calibration import ROUNDS, RUNGS, STEPS
+from refusal_plugin.directions.selection_figures import GRID
 
 from refusal_plugin.directions.selection import MAX_DEPTH
 from refusal_plugin.inference.scores import Encoded

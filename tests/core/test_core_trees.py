@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 from counting import counted
-from refusal_plugin.directions.direction.selection_figures import Figures, sites
-from refusal_plugin.directions.direction.selection_remote import Asked, measure
+from refusal_plugin.directions.selection_figures import Figures, sites
+from refusal_plugin.directions.selection_remote import Asked, measure
 from tiny import FAMILIES, tiny_model
 
 from refusal_plugin.directions.direction import fit_direction

@@ -175,6 +175,6 @@ def test_a_mixture_of_layers_is_masked_but_measured_once(organism: Any, directio
 def test_the_session_gives_one_dict_a_batch(organism: Any, direction: Any, prompts: Any) -> None:
     aims = targets(organism, direction)
     batch = encode(organism, list(prompts.filter(modality="text")))
-    index = batch.roles["last"].int().argmax(1, keepdim=True)
+    index = batch.last
     found = run_session(organism, head_sites(organism, range(aims.depth)), aims.units, [([0], batch.inputs, index)])
     assert found[0]["heads"].shape[:2] == (batch.size, 1)
