@@ -15,7 +15,7 @@ Sources: the decomposition of Elhage et al. 2021 (A mathematical framework for t
 it is built; the remainder is what the model adds outside heads, biases, MLPs and embedding, and is never hidden.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..inference.activations import position_index
-from ..inference.loop import Item, re_encoder, run_batches
+from ..inference.loop import Item, ReEncode, re_encoder, run_batches
 from ..models import anatomy
 from ..models.heads import Read, head_reads, head_sites, norm_epsilons
 from ..models.wrapper import save
@@ -70,6 +70,26 @@ def attribute_heads(
     """
     aims = targets(model, directions)
     chosen = chosen_prompts(prompts, "attribute heads")
+    work = batches(model, chosen, token_budget=token_budget, max_rows=max_rows, system=system)
+    rows, found = [], []
+    with track(len(chosen), "direct contributions", progress) as advance:
+        for (own, _), part in direct_contributions(model, aims, work, re_encoder(model, system=system), remote=remote):
+            rows.append(own)
+            found.append(part)
+            advance(len(own))
+    return assemble(found, rows, aims, Labels.of(chosen), anatomy(model).name)
+
+
+def direct_contributions(
+    model: Any, aims: Targets, work: Iterable[Item], again: ReEncode | None, *, remote: Any = False
+) -> Iterator[tuple[Item, dict[str, Tensor]]]:
+    """The measurement itself, one trace per batch; see `traced.heads.direct_writes` for what is yielded with each.
+
+    Args:
+        work: row numbers and their batch.
+        again: see `loop.backed_off`.
+        Others as in `attribute_heads`.
+    """
     facts, ids = anatomy(model), range(aims.depth)
     sites, epsilons = head_sites(model, ids), norm_epsilons(model, ids)
     n_heads, width, units = facts.n_heads, facts.n_heads * facts.d_head, aims.units
@@ -77,30 +97,22 @@ def attribute_heads(
     known: list[Read] = [] if facts.remote else head_reads(model, units, ids)
 
     def measure(items: list[Item]) -> list[dict[str, Tensor]]:
-        work = [(batch.inputs, position_index(batch, [aims.position])) for _rows, batch in items]
+        calls = [(batch.inputs, position_index(batch, [aims.position])) for _rows, batch in items]
         with torch.no_grad(), model.session(remote=remote):
             found = save([])
             reads = list(known)
             if not reads:
-                with model.trace(**work[0][0]) as tracer:
+                with model.trace(**calls[0][0]) as tracer:
                     reads.extend(read_layers(sites, units, n_heads, width, epsilons))
                     tracer.stop()
-            for inputs, index in work:
+            for inputs, index in calls:
                 with model.trace(**inputs) as tracer:
                     found.append(direct_writes(sites, reads, units, index))
                     tracer.stop()
         return list(found)
 
-    work = batches(model, chosen, token_budget=token_budget, max_rows=max_rows, system=system)
-    row_bytes = 4 * aims.depth * (facts.n_heads + 3) * units.shape[1]
-    options: dict[str, Any] = {"asked": f"attribute the heads of {facts.name}", "row_bytes": row_bytes}
-    rows, found = [], []
-    with track(len(chosen), "direct contributions", progress) as advance:
-        for (own, _), part in run_batches(work, measure, re_encoder(model, system=system), remote=remote, **options):
-            rows.append(own)
-            found.append(part)
-            advance(len(own))
-    return assemble(found, rows, aims, Labels.of(chosen), facts.name)
+    options: dict[str, Any] = {"remote": remote, "row_bytes": 4 * aims.depth * (n_heads + 3) * units.shape[1]}
+    return run_batches(work, measure, again, asked=f"attribute the heads of {facts.name}", **options)
 
 
 def assemble(
