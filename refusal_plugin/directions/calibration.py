@@ -263,8 +263,10 @@ class KLPrice:
 
     def costs(self, defence: Priceable, strengths: Sequence[float]) -> list[tuple[float, float]]:
         """Mean KL, and growth of first-token refusals, at each strength; NaN where the model breaks."""
-        arms: Arms = [defence(c) for c in strengths] if not isinstance(defence, HasStrength) else Strengths(
-            lambda rows: defence.edit(rows, modality=self.modality), strengths
+        arms: Arms = (
+            [defence(c) for c in strengths]
+            if not isinstance(defence, HasStrength)
+            else Strengths(lambda rows: defence.edit(rows, modality=self.modality), strengths)
         )
         system = defence.system if isinstance(defence, HasStrength) else None
         options: dict[str, Any] = {"reference": self.plain, "system": system, "lenient": True}
@@ -273,7 +275,7 @@ class KLPrice:
         grown = torch.zeros(len(strengths))
         if self.refusal_ids is not None:
             before = (refusal_score(self.plain, self.refusal_ids) > 0).float().mean()
-            grown = (found.score > 0).float().mean(1) - before
+            grown = (found.score > 0).float().mean(1) - before + 0 * found.kl.mean(1)  # NaN stays NaN
         return [(float(k), float(g)) for k, g in zip(found.kl.mean(1), grown, strict=True)]
 
     def _encoded_for(self, times: int, system: str | None) -> list[Item]:

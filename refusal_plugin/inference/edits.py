@@ -278,14 +278,20 @@ def attenuation(
         name: shown in tables.
     """
     parts = [
-        SiteEdit(layer, "resid_post", write.set_coordinate, {"unit": unit, "value": float(mean @ unit), "keep": keep}, "last")
+        SiteEdit(
+            layer, "resid_post", write.set_coordinate, {"unit": unit, "value": float(mean @ unit), "keep": keep}, "last"
+        )
         for layer, (unit, mean) in enumerate(zip(units, benign, strict=True))
     ]
     return Edit(name, tuple(parts), "prefill")
 
 
 def removal(
-    vector: Float[Tensor, "d_model"], benign: Float[Tensor, "layer d_model"], operator: Operator, *, name: str = "removal"
+    vector: Float[Tensor, "d_model"],
+    benign: Float[Tensor, "layer d_model"],
+    operator: Operator,
+    *,
+    name: str = "removal",
 ) -> Edit:
     """A direction taken away in every layer.
 

@@ -4,9 +4,9 @@
         ...
     for (rows, batch), value in run_batches(work, measure, again, remote=remote):      the same, or sessions on a server
 
-Reading (`activations`), scoring (`scores.next_token`) and answering (`answers.generate`) all go through `run_batches`. Only
-errors that mean "out of memory" are caught; everything else passes through. A batch of one row that does not fit is an
-error that says so, with the number of prompts that were finished.
+Reading (`activations`), scoring (`scores.next_token`) and answering (`answers.generate`) all go through `run_batches`.
+Only errors that mean "out of memory" are caught; everything else passes through. A batch of one row that does not fit
+is an error that says so, with the number of prompts that were finished.
 """
 
 import gc

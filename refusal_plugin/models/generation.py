@@ -27,7 +27,7 @@ def _neutral() -> dict[str, Any]:
     """Every setting that this version of transformers knows, but for `KEPT` and the lengths, at its neutral value."""
     from transformers import GenerationConfig
 
-    empty = GenerationConfig()
+    empty: Any = GenerationConfig()  # type: ignore[no-untyped-call]
     usual = empty._get_default_generation_params()
     names = [name for name in vars(empty) if not name.startswith("_") and name not in (*KEPT, "transformers_version")]
     return {name: usual.get(name) for name in names} | {"max_length": None, "do_sample": False, "use_cache": True}
