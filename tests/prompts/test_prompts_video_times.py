@@ -13,10 +13,10 @@ import torch
 from families import FAMILIES
 from ffmpeg import needs_ffmpeg
 from PIL import Image
+from refusal_plugin.prompts.source import Source
 from transformers.utils import is_torchvision_available
 
 from refusal_plugin.prompts import Clip, Prompt, encode
-from refusal_plugin.prompts.source import Source
 from tests.support.torchvision import enable
 
 MISSING = enable()
