@@ -44,8 +44,9 @@ def build(family: Family, seed: int = 0) -> Built:
     kind = processor_class(family)
     template = chat_template(family.placeholders)
     special = special_tokens_of(kind) if kind is not None else []
-    marks = re.findall(r"<[^<>\s]+>|\[\w+\]", "".join((*family.placeholders.values(), *family.soft.values())))
-    tokenizer = tiny_tokenizer([*special, *marks, *family.ids.values()], family.named, template)
+    marks = _marks("".join((*family.placeholders.values(), *family.soft.values())))
+    named = {f"{medium}_token": _soft(family, medium) for medium in family.placeholders}
+    tokenizer = tiny_tokenizer([*special, *marks, *family.ids.values()], {**named, **family.named}, template)
     values = tiny_values(family.config_class, family.config)
     config = family.config_class(**values)
     processor, why = None, ""
@@ -73,6 +74,16 @@ def randomise(module: nn.Module) -> None:
             parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if name.endswith("weight") else 0.0))
         else:
             parameter.mul_(3.0)  # the usual 0.02 leaves attention nearly uniform and contributions tiny
+
+
+def _marks(text: str) -> list[str]:
+    return re.findall(r"<[^<>\s]+>|\[\w+\]", text)
+
+
+def _soft(family: Family, medium: str) -> str:
+    """The token that stands for one piece of a medium: the one in the middle of its placeholder."""
+    marks = _marks(family.placeholders[medium])
+    return family.soft.get(medium) or marks[len(marks) // 2]
 
 
 def processor_class(family: Family) -> Any:
@@ -135,8 +146,12 @@ def _part(kind: Any, override: Mapping[str, Any], config: Any, medium: str) -> A
         if "feature_size" in vars(default) and default.feature_size > 1:
             given["feature_size"] = 16
     else:
-        side = PATCHES * (_patch(config) or 14)
-        for name in ("size", "crop_size"):
+        side = PATCHES * (_vision(config, "patch_size") or 14)
+        for name, theirs in _SHARED.items():
+            size = next((found for other in theirs if (found := _vision(config, other))), None)
+            if size and isinstance(getattr(default, name, None), int):
+                given[name] = size
+        for name in ("size", "crop_size", "max_image_size"):
             size = getattr(default, name, None)
             if size:
                 given[name] = {key: _pixels(key, value, side) for key, value in dict(size).items() if value}
@@ -150,9 +165,17 @@ def _pixels(key: str, value: int, side: int) -> int:
     return side
 
 
-def _patch(config: Any) -> int | None:
-    vision = getattr(config, "vision_config", None)
-    size = getattr(vision, "patch_size", None)
+_SHARED = {
+    "patch_size": ("patch_size",),
+    "merge_size": ("spatial_merge_size", "merge_size"),
+    "temporal_patch_size": ("temporal_patch_size",),
+}
+"""What a preprocessor of images has in common with the tower, and what the tower calls it."""
+
+
+def _vision(config: Any, name: str) -> int | None:
+    vision = getattr(getattr(config, "thinker_config", config), "vision_config", None)
+    size = getattr(vision, name, None)
     return size if isinstance(size, int) else None
 
 
@@ -161,6 +184,9 @@ def _set_ids(config: Any, family: Family, tokenizer: Any, processor: Any) -> Non
     seen: list[Any] = [config]
     while seen:
         part = seen.pop()
+        if any(f"{medium}_token_{end}" in vars(part) for medium in ("image", "audio") for end in ("id", "index")):
+            for stem in family.ids:
+                vars(part).setdefault(f"{stem}_id", VOCABULARY)
         for name, value in list(vars(part).items()):
             if hasattr(value, "to_dict") and hasattr(value, "model_type"):
                 seen.append(value)
@@ -186,6 +212,5 @@ def _id_of(stem: str, family: Family, tokenizer: Any, processor: Any) -> int | N
                 return found
         word = getattr(processor, stem, None) or getattr(tokenizer, stem, None)
     if word is None and medium in family.placeholders:
-        marks = re.findall(r"<[^<>\s]+>|\[\w+\]", family.placeholders[medium])
-        word = marks[len(marks) // 2] if marks else None
+        word = _soft(family, medium)
     return int(tokenizer.convert_tokens_to_ids(word)) if isinstance(word, str) else None

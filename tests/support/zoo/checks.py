@@ -109,7 +109,7 @@ def prompts_of(medium: str) -> list[Prompt]:
     elif medium == "video":
         media = [[picture(60, 40) for _ in range(4)], [picture(60, 40) for _ in range(8)]]
     elif medium == "audio":
-        media = [(generator.standard_normal(n).astype(np.float32) * 0.1, 16000) for n in (8000, 12800)]
+        media = [generator.standard_normal(n).astype(np.float32) * 0.1 for n in (8000, 12800)]
     else:
         return [Prompt(text) for text in _TEXTS]
     return [Prompt(text, **{medium: one}) for text, one in zip(_TEXTS, media, strict=True)]

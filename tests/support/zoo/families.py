@@ -132,6 +132,10 @@ def _qwen(model_type: str, config: Mapping[str, Any] = _MROPE, **more: Any) -> F
 
 _IMAGE = {"image": "<image>"}
 _PINPOINTS = {"image_grid_pinpoints": [[56, 112], [112, 56]]}
+_CLIP = {"vision_config": {"patch_size": 14}}
+_SPLIT = {"vision_config": {"patch_size": 16}}
+_TILES = {"size": {"longest_edge": 128}, "max_image_size": {"longest_edge": 64}}
+_TOWERS = {"vision_config": {}, "audio_config": {}}
 _LLAVA = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
 _GEMMA = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
 _GEMMA_SOUND = {"boa_token": "<start_of_audio>", "eoa_token": "<end_of_audio>", "audio_token": "<audio_soft_token>"}
@@ -164,15 +168,15 @@ _FAMILIES: tuple[Family, ...] = (
     _qwen("qwen3_5", {**_MROPE, "vision_config": {"num_position_embeddings": 16}}),
     _qwen("qwen3_5_moe", {**_MROPE, "vision_config": {"num_position_embeddings": 16}}),
     _qwen("qwen4_exp", {**_MROPE, "vision_config": {"num_position_embeddings": 16}}),
-    Family("llava", placeholders=_IMAGE, processor=_LLAVA),
-    Family("vipllava", {"vision_feature_layers": [-2, -1]}, placeholders=_IMAGE, processor=_LLAVA),
-    Family("llava_next", _PINPOINTS, placeholders=_IMAGE, processor=_LLAVA, image=_PINPOINTS),
-    Family("llava_next_video", _PINPOINTS, placeholders={**_IMAGE, "video": "<video>"}, processor=_LLAVA, image=_PINPOINTS),
+    Family("llava", _CLIP, placeholders=_IMAGE, processor=_LLAVA),
+    Family("vipllava", {**_CLIP, "vision_feature_layers": [-2, -1]}, placeholders=_IMAGE, processor=_LLAVA),
+    Family("llava_next", {**_CLIP, **_PINPOINTS}, placeholders=_IMAGE, processor=_LLAVA, image=_PINPOINTS),
+    Family("llava_next_video", {**_CLIP, **_PINPOINTS}, placeholders={**_IMAGE, "video": "<video>"}, processor=_LLAVA, image=_PINPOINTS),
     Family(
-        "llava_onevision", _PINPOINTS, placeholders={**_IMAGE, "video": "<video>"}, image=_PINPOINTS,
+        "llava_onevision", {**_CLIP, **_PINPOINTS}, placeholders={**_IMAGE, "video": "<video>"}, image=_PINPOINTS,
         processor={"num_image_tokens": 16, "vision_feature_select_strategy": "full"},
     ),
-    Family("video_llava", placeholders={**_IMAGE, "video": "<video>"}, processor=_LLAVA),
+    Family("video_llava", _CLIP, placeholders={**_IMAGE, "video": "<video>"}, processor=_LLAVA),
     Family(
         "internvl", {"vision_config": {"image_size": [56, 56]}},
         placeholders={"image": "<IMG_CONTEXT>", "video": "<video>"}, processor={"image_seq_length": 4},
@@ -180,23 +184,23 @@ _FAMILIES: tuple[Family, ...] = (
         ids={"image_token": "<IMG_CONTEXT>"},
     ),
     Family("gemma3", {"mm_tokens_per_image": 4, "text_config": {"query_pre_attn_scalar": 12, "head_dim": 12}}, placeholders={"image": "<start_of_image>"}, soft={"image": "<image_soft_token>"}, named=_GEMMA, processor={"image_seq_length": 4}),
-    Family("gemma3n", placeholders={"image": "<image_soft_token>", "audio": "<audio_soft_token>"}, named={**_GEMMA, **_GEMMA_SOUND}, needs=("timm",)),
-    Family("gemma4", placeholders={"image": "<image_soft_token>", "video": "<|video|>", "audio": "<audio_soft_token>"}, named={**_GEMMA, **_GEMMA_SOUND}),
-    Family("gemma4_unified", placeholders={"image": "<image_soft_token>", "video": "<|video|>", "audio": "<audio_soft_token>"}, named={**_GEMMA, **_GEMMA_SOUND}),
+    Family("gemma3n", {"text_config": _GEMMA3N}, placeholders={"image": "<image_soft_token>", "audio": "<audio_soft_token>"}, named={**_GEMMA, **_GEMMA_SOUND}, needs=("timm",)),
+    Family("gemma4", _TOWERS, placeholders={"image": "<image_soft_token>", "video": "<|video|>", "audio": "<audio_soft_token>"}, named={**_GEMMA, **_GEMMA_SOUND}),
+    Family("gemma4_unified", _TOWERS, placeholders={"image": "<image_soft_token>", "video": "<|video|>", "audio": "<audio_soft_token>"}, named={**_GEMMA, **_GEMMA_SOUND}),
     Family("paligemma", placeholders=_IMAGE, image={"image_seq_length": 16}),
     Family("idefics2", placeholders=_IMAGE),
-    Family("idefics3", placeholders=_IMAGE, processor={"image_seq_len": 4}),
-    Family("smolvlm", placeholders={**_IMAGE, "video": "<video>"}, processor={"image_seq_len": 4}, needs=("num2words",)),
+    Family("idefics3", _SPLIT, placeholders=_IMAGE, image=_TILES, processor={"image_seq_len": 4}),
+    Family("smolvlm", _SPLIT, placeholders={**_IMAGE, "video": "<video>"}, image=_TILES, video=_TILES, processor={"image_seq_len": 4}, needs=("num2words",)),
     Family("mllama", {"text_config": {"cross_attention_layers": [1]}}, placeholders={"image": "<|image|>"}),
     Family("mistral3", placeholders={"image": "[IMG]"}, processor=_PIXTRAL),
     Family("mistral_large4", placeholders={"image": "[IMG]"}, processor=_PIXTRAL),
     Family("lighton_ocr", placeholders={"image": "<|image_pad|>"}, processor=_PIXTRAL),
-    Family("llama4", placeholders={"image": "<|image|>"}, soft={"image": "<|patch|>"}),
+    Family("llama4", {"vision_config": {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32, "intermediate_size": 128}}, placeholders={"image": "<|image|>"}, soft={"image": "<|patch|>"}),
     Family("qwen2_audio", {"audio_config": _ENCODER}, placeholders={"audio": "<|audio_bos|><|AUDIO|><|audio_eos|>"}, audio=_SOUND),
-    Family("qwen2_5_omni", {"thinker_config": {"text_config": {"rope_parameters": _rope()}}}, placeholders=_OMNI, named=_OMNI_NAMES, ids=_OMNI_IDS, audio={"feature_size": 16}),
+    Family("qwen2_5_omni", {"enable_audio_output": False, "thinker_config": {"text_config": {"rope_parameters": _rope()}}}, placeholders=_OMNI, named=_OMNI_NAMES, ids=_OMNI_IDS, audio={"feature_size": 16}),
     Family("qwen2_5_omni_thinker", {"text_config": {"rope_parameters": _rope()}}, placeholders=_OMNI, named=_OMNI_NAMES, ids=_OMNI_IDS, audio={"feature_size": 16}, processor_class="Qwen2_5OmniProcessor", parts={"like": "qwen2_5_omni"}),
     Family("qwen3_omni_moe_thinker", _DEEP, placeholders=_OMNI, named=_OMNI_NAMES, ids=_OMNI_IDS, audio={"feature_size": 16}, processor_class="Qwen3OmniMoeProcessor", parts={"like": "qwen3_omni_moe"}),
-    Family("qwen3_omni_moe", {"thinker_config": _DEEP}, placeholders=_OMNI, named=_OMNI_NAMES, ids=_OMNI_IDS, audio={"feature_size": 16}),
+    Family("qwen3_omni_moe", {"enable_audio_output": False, "talker_config": {"text_config": {"shared_expert_intermediate_size": 16}}, "thinker_config": _DEEP}, placeholders=_OMNI, named=_OMNI_NAMES, ids=_OMNI_IDS, audio={"feature_size": 16}),
     Family("voxtral", {"audio_config": _ENCODER}, placeholders={"audio": "[AUDIO]"}, audio=_SOUND),
     Family("voxtral_realtime", placeholders={"audio": "[AUDIO]"}),
     Family("phi4_multimodal", placeholders={"image": "<|image|>", "audio": "<|audio|>"}, named={"image_token": "<|image|>", "audio_token": "<|audio|>"}),

@@ -75,6 +75,8 @@ def tiny_values(kind: type, override: Mapping[str, Any] | None = None) -> dict[s
     for name, value in vars(default).items():
         if name.startswith("_") or name in override and name not in nested:
             continue
+        if value is None and isinstance(override.get(name), Mapping) and name in nested:
+            value = _default(nested[name], override[name])
         if hasattr(value, "to_dict") and hasattr(value, "model_type"):
             found[name] = _nested(value, override.pop(name, None))
         elif (tiny := _tiny(name, value, default)) is not None:
@@ -84,6 +86,12 @@ def tiny_values(kind: type, override: Mapping[str, Any] | None = None) -> dict[s
         if isinstance(getattr(default, name, None), int) and isinstance(patch, int) and name not in override:
             found[name] = PATCHES * patch
     return found | override
+
+
+def _default(kind: Any, override: Mapping[str, Any]) -> Any:
+    from transformers import CONFIG_MAPPING
+
+    return (CONFIG_MAPPING[override["model_type"]] if "model_type" in override else kind)()
 
 
 def _nested(value: Any, override: Any) -> Any:
