@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 
 import refusal_plugin as rp
+from refusal_plugin.inference.shared_prefix import collect_arms, collect_grid
 from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.prompts import Prompt
 from refusal_plugin.prompts.neutral import neutral_prompts
-from refusal_plugin.shared_prefix import collect_arms, collect_grid
 
 from .clock import Row, summary, take_turns
 from .shapes import Shape

@@ -8,8 +8,9 @@ are spelled out in `refusal_plugin.traced.selecting`; additions begin behind the
     bypass   refusal score of harmful text without the direction      induce   of benign text with the full vector
     gain     what the vector at that strength adds to the score of harmful text whose direction was halved
 
-The layer with the largest gain is chosen (see `refusal_plugin.selection`, which has more objectives). The refusal score
-is the log odds of the model's own refusal tokens: those that open answers to harmful text more often than to benign.
+The layer with the largest gain is chosen (see `refusal_plugin.directions.selection`, which has more objectives). The
+refusal score is the log odds of the model's own refusal tokens: those that open answers to harmful text more often than
+to benign.
 What it does NOT show: that the vector works on media; and text of a few prompts gives wide figures.
 
     refusal-plugin run candidate_selection            on the embedded model
@@ -23,16 +24,16 @@ from typing import Any
 
 import nnsight
 import torch
+from refusal_plugin.directions.selection_remote import Asked, Measured, bench, sites_of, work_of
 
-from refusal_plugin.directions import Candidates, Direction
+from refusal_plugin.directions.direction import Candidates, Direction
+from refusal_plugin.directions.selection import Search, choose
+from refusal_plugin.inference.scores import RefusalTokens
 from refusal_plugin.models import anatomy, layers
+from refusal_plugin.models.provenance import provenance
 from refusal_plugin.prompts import PromptSet, batches
-from refusal_plugin.prompts.light import light_inputs
-from refusal_plugin.provenance import provenance
-from refusal_plugin.remote import portions, stage
-from refusal_plugin.scores import RefusalTokens
-from refusal_plugin.selection import Search, choose
-from refusal_plugin.selection_remote import Asked, Measured, bench, sites_of, work_of
+from refusal_plugin.prompts.light import next_token_inputs
+from refusal_plugin.remote import portions, workload
 from refusal_plugin.traced.read import residuals
 from refusal_plugin.traced.selecting import measure_candidates
 from refusal_plugin.traced.transfer import class_means, opening_tokens
@@ -77,7 +78,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> Selection:
     # Prepare on this side: render, tokenise, pad. Only tensors go into the session.
     fit_work, order = [], []
     for rows, batch in batches(model, fit):
-        fit_work.append((light_inputs(model, batch), batch.roles["last"].int().argmax(1, keepdim=True)))
+        fit_work.append((next_token_inputs(model, batch), batch.roles["last"].int().argmax(1, keepdim=True)))
         order += rows
     harmful = torch.tensor([fit[row].role == "harmful" for row in order])
     groups, work = harmful.long(), bench(model, held_out, POSITIONS)
@@ -88,7 +89,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> Selection:
     fitted: list[torch.Tensor] = []
     opened: list[torch.Tensor] = []
     measured: list[Any] = []
-    for reading, trying in portions(stage(fit_work), work_of(model, work, units), remote=remote):
+    for reading, trying in portions(workload(fit_work), work_of(model, work, units), remote=remote):
         with torch.no_grad(), model.session(remote=remote):
             streams, first, found = nnsight.save([]), nnsight.save([]), nnsight.save([])
             for inputs, last in reading:
@@ -126,12 +127,12 @@ def show(result: Selection) -> None:
 
     console = Console()
     console.print(
-        f"Layer {result.direction.layer}, strength {result.direction.coefficient:.2f}: chosen on {result.n_held_out} "
+        f"Layer {result.direction.layer}, strength {result.direction.strength:.2f}: chosen on {result.n_held_out} "
         f"held-out prompts, fitted on {result.n_fit}. Refusals open with: {', '.join(result.words)}."
     )
     table = Table("layer", "bypass", "induce", "KL, ablated", "strength", "gain, nats", "AUROC", "", box=None)
     for row in result.direction.table:
-        cells = [row[name] for name in ("bypass", "induce", "kl_ablate", "coefficient", "gain", "auroc")]
+        cells = [row[name] for name in ("bypass", "induce", "kl_ablate", "strength", "gain", "auroc")]
         shown = ["-" if value != value else f"{value:.2f}" for value in cells]
         table.add_row(str(row["layer"]), *shown, "chosen" if row["chosen"] else row["reason"])
     console.print(table)

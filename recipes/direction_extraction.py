@@ -20,7 +20,7 @@ import torch
 
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.prompts import PromptSet, batches
-from refusal_plugin.remote import portions, stage
+from refusal_plugin.remote import portions, workload
 from refusal_plugin.statistics import Estimate, auroc_interval
 from refusal_plugin.traced.read import residuals
 
@@ -71,7 +71,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> Extraction:
 
     # Measure beside the weights: all layers of a batch in one forward pass, one vector per prompt comes back.
     stream = torch.empty(shape)
-    for (part,) in portions(stage(work, row_bytes=4 * shape[1] * shape[2]), remote=remote):
+    for (part,) in portions(workload(work, row_bytes=4 * shape[1] * shape[2]), remote=remote):
         calls = [(inputs, last) for _rows, inputs, last in part]
         with torch.no_grad(), model.session(remote=remote):
             found = nnsight.save([])

@@ -23,14 +23,14 @@ import nnsight
 import torch
 
 from refusal_plugin.errors import PromptError
-from refusal_plugin.heads import CircuitComparison, HeadAttribution, compare_circuits
+from refusal_plugin.heads import CircuitComparison, HeadAttribution, head_agreement
 from refusal_plugin.heads.attribution import assemble
 from refusal_plugin.heads.labels import Labels
 from refusal_plugin.heads.targets import targets
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.models.heads import head_sites, norm_epsilons
 from refusal_plugin.prompts import PromptSet, batches, encode
-from refusal_plugin.remote import portions, stage
+from refusal_plugin.remote import portions, workload
 from refusal_plugin.traced.heads import direct_writes, read_by_calling
 from refusal_plugin.traced.read import residual, residuals
 
@@ -94,7 +94,7 @@ def run(
     counts: list[Any] = []
     writes: list[Any] = []
     row_bytes = 4 * (layer + 1) * (n_heads + 3)
-    for fitting, looking in portions(stage(fit), stage(work, row_bytes=row_bytes), remote=remote):
+    for fitting, looking in portions(workload(fit), workload(work, row_bytes=row_bytes), remote=remote):
         calls = [(inputs, last) for _rows, inputs, last in looking]
         with torch.no_grad(), model.session(remote=remote):
             more = nnsight.save({"sums": [], "counts": [], "writes": []})
@@ -125,7 +125,7 @@ def run(
     aims = targets(model, (means[0] - means[1], layer))
     attribution = assemble(writes, order, aims, Labels.of(shown), facts.name)
     several = len(attribution.labels.kinds()) > 1
-    return RefusalHeads(layer, aims.units[:, 0], attribution, compare_circuits(attribution) if several else None)
+    return RefusalHeads(layer, aims.units[:, 0], attribution, head_agreement(attribution) if several else None)
 
 
 def show(result: RefusalHeads) -> None:

@@ -24,14 +24,11 @@ import nnsight
 import numpy as np
 import torch
 
-from refusal_plugin.cross_modal.arms import repeated
-from refusal_plugin.cross_modal.effects import some_pairs
-from refusal_plugin.cross_modal.streams import need_disjoint
 from refusal_plugin.geometry import Moments
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.prompts import MODALITIES, PromptSet, batches, encode
-from refusal_plugin.prompts.light import light_inputs
-from refusal_plugin.remote import portions, stage
+from refusal_plugin.prompts.light import next_token_inputs
+from refusal_plugin.remote import portions, workload
 from refusal_plugin.safe_space import SafeSpace, overlap
 from refusal_plugin.statistics import Estimate, mean_interval, paired_difference, rate
 from refusal_plugin.study.transfer import with_media_train
@@ -39,6 +36,9 @@ from refusal_plugin.traced.measure import group_moments, kl_divergence, refusal_
 from refusal_plugin.traced.read import residuals
 from refusal_plugin.traced.transfer import opening_tokens, safe_bases
 from refusal_plugin.traced.write import add, place
+from refusal_plugin.transfer.arms import repeated
+from refusal_plugin.transfer.effects import some_pairs
+from refusal_plugin.transfer.streams import need_disjoint
 
 KS = (0, 1, 2, 5, 10, 20, 40)  # directions removed; 0 is the plain direction
 LAMBDAS = (0.5,)  # shares of the part that are removed, at K
@@ -106,7 +106,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> SafeSpaceRes
         kept = torch.tensor([p.role in safe for p in batch.prompts])
         member = torch.full((int(kept.sum()),), names.index(batch.prompts[0].modality))
         last = batch.roles["last"].int().argmax(1, keepdim=True)
-        work.append((light_inputs(model, batch), last, role, kept, member, text))
+        work.append((next_token_inputs(model, batch), last, role, kept, member, text))
     jobs = []
     for m, name in enumerate(names):
         for harmful, role in enumerate(("benign", "harmful")):
@@ -114,8 +114,8 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> SafeSpaceRes
             for rows, batch in batches(model, repeated(part, len(settings)), token_budget=16384, max_rows=256):
                 own = sorted({row % len(part) for row in rows})  # each prompt once, for the untouched run
                 which, alone = [own.index(row % len(part)) for row in rows], encode(model, part[own])
-                arms_of, plain_of = torch.tensor(rows) // len(part), light_inputs(model, alone)
-                jobs.append((m, harmful, light_inputs(model, batch), arms_of, plain_of, torch.tensor(which), rows))
+                arms_of, plain_of = torch.tensor(rows) // len(part), next_token_inputs(model, alone)
+                jobs.append((m, harmful, next_token_inputs(model, batch), arms_of, plain_of, torch.tensor(which), rows))
     blocks, n_layers, n_names, top = layers(model), facts.n_layers, len(names), max(ks)
     layer = round(DEPTH * (n_layers - 1))
 
@@ -126,7 +126,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> SafeSpaceRes
     ready: list[Any] = []  # once all is read: direction, cleaned vectors, refusal tokens
     scores: list[Any] = []
     covariances = 8 * n_names * n_layers * facts.d_model**2
-    job = (stage(work), stage(jobs, passes=1 + 1 / len(settings)))
+    job = (workload(work), workload(jobs, passes=1 + 1 / len(settings)))
     for reading, trying in portions(*job, remote=remote, fixed_bytes=covariances, asked="sum up safe spaces on NDIF"):
         tries = [(job[0], *job[2:6]) for job in trying]
         known = [] if ready else totals

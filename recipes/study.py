@@ -19,21 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from refusal_plugin.directions.calibration import calibrate
 
-from refusal_plugin.activations import Activations, collect
-from refusal_plugin.answers import Answer, generate
-from refusal_plugin.calibration import calibrate
-from refusal_plugin.directions import Direction, fit, load_direction
-from refusal_plugin.edits import Edit, addition, attenuation
+from refusal_plugin.directions.direction import Direction, fit_direction, load_direction
+from refusal_plugin.directions.selection import select_direction
 from refusal_plugin.errors import DirectionError, PromptError, StudyError
-from refusal_plugin.evaluation import Outcomes, compare_rates, outcomes, rates
+from refusal_plugin.evaluation import Outcomes, label_answers, rate_changes, refusal_rates
+from refusal_plugin.inference.activations import Activations, collect_activations
+from refusal_plugin.inference.answers import Answer, generate
+from refusal_plugin.inference.edits import Edit, addition, attenuation
+from refusal_plugin.inference.scores import RefusalTokens, refusal_tokens
 from refusal_plugin.models import anatomy, load
+from refusal_plugin.models.provenance import versions
 from refusal_plugin.progress import Progress, track
 from refusal_plugin.prompts import PromptSet
-from refusal_plugin.provenance import versions
 from refusal_plugin.report import write as write_report
-from refusal_plugin.scores import RefusalTokens, refusal_tokens
-from refusal_plugin.selection import select
 from refusal_plugin.study.defences import defence_rows
 from refusal_plugin.study.examples import examples
 from refusal_plugin.study.heads import heads_section
@@ -119,9 +119,9 @@ def run(
         advance(2)
         arms = {
             "none": None,
-            "addition": direction.edit(),
+            "addition": direction.addition(),
             "random": addition(
-                {direction.layer: random_like(direction.vector, seed)}, coefficient=direction.coefficient, name="random"
+                {direction.layer: random_like(direction.vector, seed)}, strength=direction.strength, name="random"
             ),
         }
 
@@ -147,7 +147,7 @@ def run(
                 advance(1)
             seen["streams"][modality], seen["answers"][modality] = streams, spoken["none"]
             seen["understood"][modality] = understood if len(readable) else None
-            judged = {name: outcomes(asked, answers) for name, answers in spoken.items()}
+            judged = {name: label_answers(asked, answers) for name, answers in spoken.items()}
             sections[modality] = {
                 **{f"n_{role}": n for role, n in counts(asked).items()},
                 "read_back": reading.to_json(),
@@ -163,7 +163,7 @@ def run(
         causal = {}
         for name, edit in causal_tests(direction, seed).items():
             answers = said(model, stages, f"causal-{name}", test, edit, max_new_tokens)
-            causal[name] = rates(outcomes(test, answers), seed)
+            causal[name] = refusal_rates(label_answers(test, answers), seed)
             advance(1)
 
         # SARSteer and MARS at the same price, beside the arms above.
@@ -242,14 +242,16 @@ def the_direction(
 
     def work() -> dict[str, Any]:
         tokens = refusal_tokens(model, train)
-        direction = select(model, fit(model, train, positions=POSITIONS), val, tokens, objective="defence")
-        price = calibrate(direction.edit, model, harmless, target_kl=TARGET_KL, refusal_ids=tokens.ids)
-        replace(direction, coefficient=price.strength).save(path)
+        direction = select_direction(
+            model, fit_direction(model, train, positions=POSITIONS), val, tokens, objective="defence"
+        )
+        price = calibrate(direction.addition, model, harmless, target_kl=TARGET_KL, refusal_ids=tokens.ids)
+        replace(direction, strength=price.strength).save(path)
         return {
             **vars(tokens),
             "ids": tokens.ids.tolist(),
             "refused": sorted(tokens.refused),
-            "price": {**vars(price), "text_only": direction.coefficient},
+            "price": {**vars(price), "text_only": direction.strength},
         }
 
     try:
@@ -275,7 +277,7 @@ def causal_tests(direction: Direction, seed: int) -> dict[str, Edit]:
     """
     random = random_like(direction.unit, seed)
     return {
-        "text": direction.neutral(),
+        "text": direction.set_to_benign_mean(),
         "random": attenuation(random.expand_as(direction.benign), direction.benign, keep=0.0),
         "projected_out": direction.ablation(),
     }
@@ -284,7 +286,9 @@ def causal_tests(direction: Direction, seed: int) -> dict[str, Edit]:
 def the_streams(model: Any, stages: Stages, modality: str, prompts: PromptSet, position: int) -> Activations:
     """`resid_post` of every layer at the token where the direction was read."""
 
-    values = stages.tensor(f"streams-{modality}", lambda: collect(model, prompts, positions=(position,)).values)
+    values = stages.tensor(
+        f"streams-{modality}", lambda: collect_activations(model, prompts, positions=(position,)).values
+    )
     return Activations(values, prompts, (position,), tuple(range(values.shape[2])), "resid_post", anatomy(model).name)
 
 
@@ -302,8 +306,8 @@ def said(model: Any, stages: Stages, name: str, prompts: PromptSet, edit: Any, m
 def arm_rates(name: str, judged: dict[str, Outcomes], seed: int) -> dict[str, Any]:
     """Rates of one arm; for a defended one also its paired change."""
     if name == "none":
-        return rates(judged[name], seed).to_json()
-    return compare_rates(judged[name], judged["none"], seed).to_json()
+        return refusal_rates(judged[name], seed).to_json()
+    return rate_changes(judged[name], judged["none"], seed).to_json()
 
 
 def direction_record(
@@ -319,7 +323,7 @@ def direction_record(
         "method": direction.method,
         "objective": direction.objective,
         "selection": direction.selection,
-        "coefficient": direction.coefficient,
+        "strength": direction.strength,
         "calibration": price,
         "norm": float(direction.vector.norm()),
         "n_layers": n_layers,

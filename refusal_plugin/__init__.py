@@ -11,14 +11,11 @@ from .lazy import lazy
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .activations import Activations, collect, collect_moments
-    from .answers import Answer, generate
-    from .calibration import Calibration, calibrate
-    from .comparison import compare
-    from .cross_modal import ModalityGap, TransferReport, load_transfer, transfer
+    from .comparison import compare_defences
     from .defences import Defence, DefenceData, fit_defence, load_defence
-    from .directions import Candidates, Direction, fit, load_direction
-    from .edits import Edit, ablation, addition
+    from .directions.calibration import Calibration, calibrate
+    from .directions.direction import Candidates, Direction, fit_direction, load_direction
+    from .directions.selection import select_direction
     from .errors import (
         DataError,
         DirectionError,
@@ -35,12 +32,12 @@ if TYPE_CHECKING:
         GenerativeJudge,
         PhraseJudge,
         Power,
-        compare_paired,
-        compare_rates,
         judge_agreement,
-        outcomes,
-        power,
-        rates,
+        label_answers,
+        paired_test,
+        rate_changes,
+        refusal_rates,
+        statistical_power,
     )
     from .geometry import Moments
     from .heads import (
@@ -48,27 +45,30 @@ if TYPE_CHECKING:
         attribute_heads,
         attribute_logits,
         attribute_sources,
-        compare_circuits,
+        head_agreement,
         load_heads,
     )
+    from .inference.activations import Activations, collect_activations, collect_moments
+    from .inference.answers import Answer, generate
+    from .inference.edits import Edit, ablation, addition
+    from .inference.scores import Encoded, RefusalTokens, refusal_scores, refusal_tokens
     from .models import Anatomy, anatomy, layers, load
     from .prompts import Batch, Prompt, PromptSet, batches, encode
     from .recipe_files import copy_recipe, recipe, recipes
-    from .safe_space import SafeSpace, SafeSpaceReport, load_safe_space, safe_spaces
-    from .scores import Encoded, RefusalTokens, refusal_tokens, score
-    from .selection import select
+    from .safe_space import SafeSpace, SafeSpaceReport, analyse_safe_space, load_safe_space
     from .statistics import Estimate
+    from .transfer import ModalityGap, TransferReport, analyse_transfer, load_transfer
 
 
 _WHERE = {
-    "activations": ("Activations", "collect", "collect_moments"),
-    "answers": ("Answer", "generate"),
-    "calibration": ("Calibration", "calibrate"),
-    "comparison": ("compare",),
-    "cross_modal": ("ModalityGap", "TransferReport", "load_transfer", "transfer"),
+    "inference.activations": ("Activations", "collect_activations", "collect_moments"),
+    "inference.answers": ("Answer", "generate"),
+    "directions.calibration": ("Calibration", "calibrate"),
+    "comparison": ("compare_defences",),
+    "analyse_transfer": ("ModalityGap", "TransferReport", "load_transfer", "analyse_transfer"),
     "defences": ("Defence", "DefenceData", "fit_defence", "load_defence"),
-    "directions": ("Candidates", "Direction", "fit", "load_direction"),
-    "edits": ("Edit", "ablation", "addition"),
+    "directions.direction": ("Candidates", "Direction", "fit_direction", "load_direction"),
+    "inference.edits": ("Edit", "ablation", "addition"),
     "errors": (
         "DataError",
         "DirectionError",
@@ -85,12 +85,12 @@ _WHERE = {
         "GenerativeJudge",
         "PhraseJudge",
         "Power",
-        "compare_paired",
-        "compare_rates",
+        "paired_test",
+        "rate_changes",
         "judge_agreement",
-        "outcomes",
-        "power",
-        "rates",
+        "label_answers",
+        "statistical_power",
+        "refusal_rates",
     ),
     "geometry": ("Moments",),
     "heads": (
@@ -98,15 +98,15 @@ _WHERE = {
         "attribute_heads",
         "attribute_logits",
         "attribute_sources",
-        "compare_circuits",
+        "head_agreement",
         "load_heads",
     ),
     "models": ("Anatomy", "anatomy", "layers", "load"),
     "prompts": ("Batch", "Prompt", "PromptSet", "batches", "encode"),
     "recipe_files": ("copy_recipe", "recipe", "recipes"),
-    "safe_space": ("SafeSpace", "SafeSpaceReport", "load_safe_space", "safe_spaces"),
-    "scores": ("Encoded", "RefusalTokens", "refusal_tokens", "score"),
-    "selection": ("select",),
+    "safe_space": ("SafeSpace", "SafeSpaceReport", "load_safe_space", "analyse_safe_space"),
+    "inference.scores": ("Encoded", "RefusalTokens", "refusal_tokens", "refusal_scores"),
+    "directions.selection": ("select_direction",),
     "statistics": ("Estimate",),
 }
 __getattr__ = lazy(__name__, _WHERE)
@@ -155,15 +155,15 @@ __all__ = [
     "attribute_sources",
     "batches",
     "calibrate",
-    "collect",
+    "collect_activations",
     "collect_moments",
-    "compare",
-    "compare_circuits",
-    "compare_paired",
-    "compare_rates",
+    "compare_defences",
+    "head_agreement",
+    "paired_test",
+    "rate_changes",
     "copy_recipe",
     "encode",
-    "fit",
+    "fit_direction",
     "fit_defence",
     "generate",
     "judge_agreement",
@@ -174,16 +174,16 @@ __all__ = [
     "load_heads",
     "load_safe_space",
     "load_transfer",
-    "outcomes",
-    "power",
-    "rates",
+    "label_answers",
+    "statistical_power",
+    "refusal_rates",
     "recipe",
     "recipes",
     "refusal_tokens",
-    "safe_spaces",
-    "score",
-    "select",
-    "transfer",
+    "analyse_safe_space",
+    "refusal_scores",
+    "select_direction",
+    "analyse_transfer",
 ]
 
 

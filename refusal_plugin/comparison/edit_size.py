@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..edits import Edit, site_modules
+from ..inference.edits import Edit, site_modules
 from ..models import anatomy, layers
 from ..prompts import Prompt, batches
 from ..traced.read import gather, residual

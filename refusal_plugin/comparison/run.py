@@ -16,12 +16,12 @@ from ..defences import REGISTRY, Defence
 from ..errors import PromptError, StudyError
 from ..evaluation import Judge
 from ..models import anatomy, load
+from ..models.provenance import versions
 from ..progress import Progress
 from ..prompts import Modality, PromptSet
-from ..provenance import versions
 from ..study.stages import write_json
 from ..study.threads import few_threads
-from .arena import Arena
+from .arena import DefenceRun
 from .fits import Fits, Fitted, defence_prompts, limited
 from .ledger import Ledger
 from .measure import Plan, Settings, measure
@@ -62,7 +62,7 @@ ON_CONTROL = ("sarsteer", "mars", "addition", "random")
 """Methods that are run on a control model."""
 
 
-def compare(
+def compare_defences(
     model: Any = "organism",
     prompts: PromptSet | None = None,
     defences: Sequence[str | Defence] = DEFAULT,
@@ -132,7 +132,7 @@ def compare(
         "token_budget": token_budget,
     }
     with few_threads(model):
-        arena = Arena(model, prompts, ledger, **settings)
+        arena = DefenceRun(model, prompts, ledger, **settings)
         chosen = _modalities(arena, modalities)
         fits = Fits(model, prompts, Path(out) / "defences", ledger, arena.base)
         single = tuple(once) if once is not None else ONCE if tuple(defences) == DEFAULT else ()
@@ -150,7 +150,7 @@ def compare(
     ledger.close()
     rows = None
     if control is not None:
-        found = compare(
+        found = compare_defences(
             control,
             None,
             [d for d in ON_CONTROL if d in names] or names,
@@ -214,7 +214,7 @@ def _check(
         )
 
 
-def _modalities(arena: Arena, asked: Sequence[Modality] | None) -> tuple[Modality, ...]:
+def _modalities(arena: DefenceRun, asked: Sequence[Modality] | None) -> tuple[Modality, ...]:
     have = arena.modalities
     missing = [m for m in asked or () if m not in have]
     if missing or not have:

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits import SiteEdit, When, Where
 from ..geometry import unit
+from ..inference.edits import SiteEdit, When, Where
 from ..traced import write
 from .base import Defence, Modalities
 from .data import DefenceData

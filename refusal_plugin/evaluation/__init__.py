@@ -4,9 +4,9 @@ from .agreement import Agreement, judge_agreement
 from .formats import FORMATS, HARMBENCH, LLAMA_GUARD, WILDGUARD, Format
 from .judge import LABELS, Judge, Label, PhraseJudge, normalise
 from .model_judges import ClassifierJudge, FirstTokenJudge, GenerativeJudge
-from .paired import PairedComparison, compare_paired, mcnemar
-from .power import Power, defence_success, power
-from .rates import DefenceRates, Outcomes, balanced, compare_rates, outcomes, rates
+from .paired import PairedComparison, mcnemar, paired_test
+from .power import Power, defence_success, statistical_power
+from .rates import DefenceRates, Outcomes, balanced, label_answers, rate_changes, refusal_rates
 
 __all__ = [
     "FORMATS",
@@ -27,13 +27,13 @@ __all__ = [
     "PhraseJudge",
     "Power",
     "balanced",
-    "compare_paired",
-    "compare_rates",
+    "paired_test",
+    "rate_changes",
     "defence_success",
     "judge_agreement",
     "mcnemar",
     "normalise",
-    "outcomes",
-    "power",
-    "rates",
+    "label_answers",
+    "statistical_power",
+    "refusal_rates",
 ]

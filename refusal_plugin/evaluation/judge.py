@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
-from ..answers import Answer
 from ..errors import DataError
+from ..inference.answers import Answer
 from ..prompts import Prompt
 
 Label: TypeAlias = Literal["refusal", "compliance", "off_task", "degenerate"]

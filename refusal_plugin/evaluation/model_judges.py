@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..answers import Answer
-from ..edits import Edit
 from ..errors import DataError, ModelError
+from ..inference.answers import Answer
+from ..inference.edits import Edit
 from ..prompts import Prompt
 from .formats import FORMATS, Format, request
 from .judge import Label, PhraseJudge, same_length
@@ -45,10 +45,10 @@ class FirstTokenJudge:
 
     def label(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[Label]:
         """Refusal or compliance; it knows no other label."""
-        from ..scores import Encoded, score
+        from ..inference.scores import Encoded, refusal_scores
 
         same_length(prompts, answers)
-        found = score(self.model, Encoded.of(self.model, prompts), self.refusal_ids, self.edit).score
+        found = refusal_scores(self.model, Encoded.of(self.model, prompts), self.refusal_ids, self.edit).score
         return ["refusal" if value > self.threshold else "compliance" for value in found.tolist()]
 
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..answers import Answer
 from ..errors import DataError
+from ..inference.answers import Answer
 from ..prompts import PromptSet
 from ..statistics import Estimate, mean_interval, paired_difference, rate, wilson
 from .judge import Judge, Label, PhraseJudge, normalise
@@ -83,7 +83,7 @@ class DefenceRates:
         return {name: value.to_json() for name, value in vars(self).items() if value is not None}
 
 
-def outcomes(prompts: PromptSet, answers: Sequence[Answer], judge: Judge | None = None) -> Outcomes:
+def label_answers(prompts: PromptSet, answers: Sequence[Answer], judge: Judge | None = None) -> Outcomes:
     """Label answers and compare them with the known ones.
 
     Args:
@@ -99,7 +99,7 @@ def outcomes(prompts: PromptSet, answers: Sequence[Answer], judge: Judge | None 
     return Outcomes(prompts, tuple(labels), correct)
 
 
-def rates(found: Outcomes, seed: int = 0) -> DefenceRates:
+def refusal_rates(found: Outcomes, seed: int = 0) -> DefenceRates:
     """Rates with 95 % bootstrap intervals over pair groups; a role without prompts gives a missing estimate."""
 
     def estimate(rows: tuple[list[bool], list[str]]) -> Estimate:
@@ -144,7 +144,7 @@ def balanced(harmful: tuple[list[bool], list[str]], safe: tuple[list[bool], list
     return Estimate(found.value, low, high, found.n)
 
 
-def compare_rates(defended: Outcomes, undefended: Outcomes, seed: int = 0) -> DefenceRates:
+def rate_changes(defended: Outcomes, undefended: Outcomes, seed: int = 0) -> DefenceRates:
     """Rates of a defended arm, with its paired change against the undefended arm on the same prompts.
 
     Raises:
@@ -165,7 +165,7 @@ def compare_rates(defended: Outcomes, undefended: Outcomes, seed: int = 0) -> De
             return Estimate.missing(len(pairs))
         return paired_difference(after, before, pairs, rng=np.random.default_rng(seed))
 
-    plain = rates(defended, seed)
+    plain = refusal_rates(defended, seed)
     return DefenceRates(
         plain.harmful_refusal,
         plain.benign_refusal,

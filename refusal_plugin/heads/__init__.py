@@ -12,8 +12,8 @@ pictures      the same over the image, the film strip or the spectrogram
 """
 
 from .attribution import attribute_heads
-from .causal import Bench
-from .circuits import CircuitComparison, compare_circuits
+from .causal import HeadAblation
+from .circuits import CircuitComparison, head_agreement
 from .depth import LayerProjection, project_layers
 from .graph import Circuit, circuit
 from .logits import answer_tokens, attribute_logits
@@ -24,7 +24,7 @@ from .sources import SourceAttribution, attribute_sources
 
 __all__ = [
     "AnswerProjection",
-    "Bench",
+    "HeadAblation",
     "Circuit",
     "CircuitComparison",
     "HeadAttribution",
@@ -38,7 +38,7 @@ __all__ = [
     "attribute_logits",
     "attribute_sources",
     "circuit",
-    "compare_circuits",
+    "head_agreement",
     "load_heads",
     "overlay",
     "project_answer",

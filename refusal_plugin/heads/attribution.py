@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..activations import position_index
 from ..errors import DataError
+from ..inference.activations import position_index
 from ..models import anatomy
 from ..models.heads import Read, Site, head_reads, head_sites, norm_epsilons
 from ..progress import Progress, track

@@ -24,16 +24,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..answers import Answer, decoded
 from ..errors import DirectionError
-from ..evaluation import outcomes
+from ..evaluation import label_answers
+from ..inference.answers import Answer, decoded
+from ..inference.scores import Encoded, RefusalTokens
 from ..models import anatomy
 from ..models.heads import Site, head_sites
 from ..progress import Progress, track
 from ..prompts import Prompt, PromptSet
 from ..prompts.batch import Batch
-from ..prompts.light import light_inputs
-from ..scores import Encoded, RefusalTokens
+from ..prompts.light import next_token_inputs
 from ..statistics import Estimate, mean_interval, rate
 from ..traced.heads import rows as rows_at
 from ..traced.heads import silence
@@ -47,7 +47,7 @@ Head = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Bench:
+class HeadAblation:
     """Prompts encoded once, with the benign means that replace a head.
 
     Attributes:
@@ -69,7 +69,7 @@ class Bench:
     tokens: RefusalTokens
 
     @classmethod
-    def of(cls, model: Any, prompts: Iterable[Prompt | str], tokens: RefusalTokens, **limits: int) -> "Bench":
+    def of(cls, model: Any, prompts: Iterable[Prompt | str], tokens: RefusalTokens, **limits: int) -> "HeadAblation":
         """Read every head once: one forward and one backward per batch.
 
         Args:
@@ -96,7 +96,7 @@ class Bench:
         effect = (slope * (z - usual)).reshape(*z.shape[:2], facts.n_heads, facts.d_head).sum(-1)
         return cls(model, encoded, labels, means, score, effect, tokens)
 
-    def only(self, role: str | None = None, modality: str | None = None) -> "Bench":
+    def only(self, role: str | None = None, modality: str | None = None) -> "HeadAblation":
         """The same bench with some of its prompts: exact effects then cost a forward over those alone."""
         rows = self.labels.rows(role, modality)
         kept = PromptSet(self.encoded.prompts[row] for row in rows)
@@ -117,7 +117,7 @@ class Bench:
         plan, found = self._plan(heads, kind), torch.empty(len(self.labels))
         for places, batch in self.encoded.batches:
             steps = self._steps(plan, batch, kind)
-            with torch.no_grad(), self.model.trace(**light_inputs(self.model, batch)):
+            with torch.no_grad(), self.model.trace(**next_token_inputs(self.model, batch)):
                 for site, chosen, width, value in steps:
                     silence(site["projection"].input, chosen, width, value, "last")
                 logits = next_logits(self.model.output).save()
@@ -166,7 +166,7 @@ class Bench:
     def refused(self, answers: Sequence[Answer], modality: str | None = None, *, seed: int = 0) -> Estimate:
         """Share of harmful prompts refused in some answers, with its interval."""
         chosen = self.encoded.prompts
-        judged = outcomes(chosen, answers)
+        judged = label_answers(chosen, answers)
         rows = self.labels.rows("harmful", modality)
         hits = [judged.labels[row] == "refusal" for row in rows]
         return rate(hits, [self.labels.pairs[row] for row in rows], rng=np.random.default_rng(seed))

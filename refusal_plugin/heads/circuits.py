@@ -100,7 +100,7 @@ class CircuitComparison:
         return str(comparison_view(self))
 
 
-def compare_circuits(
+def head_agreement(
     found: HeadAttribution, name: str | None = None, *, k: int = 5, draws: int = 2000, seed: int = 0
 ) -> CircuitComparison:
     """Compare the circuits of all modalities of an attribution.

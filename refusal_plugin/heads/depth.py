@@ -13,8 +13,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import collect
-from ..directions import Direction
+from ..directions.direction import Direction
+from ..inference.activations import collect_activations
 from ..prompts import Prompt
 from .intervals import Intervals, mean_intervals
 from .labels import Labels, chosen_prompts
@@ -80,7 +80,9 @@ def project_layers(
         ModelError: the model's stream is not one vector per token.
     """
     chosen = chosen_prompts(prompts, "project layers")
-    stream = collect(model, chosen, positions=(direction.position,), remote=remote, progress=False).values[:, 0]
+    stream = collect_activations(model, chosen, positions=(direction.position,), remote=remote, progress=False).values[
+        :, 0
+    ]
     vectors = direction.harmful - direction.benign
     along = ((stream - direction.benign) * vectors).sum(-1) / vectors.square().sum(-1)
     return LayerProjection(along, Labels.of(chosen), direction.layer)

@@ -16,13 +16,13 @@ import nnsight  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from ..answers import generate
 from ..errors import DataError
+from ..inference.answers import generate
+from ..inference.scores import RefusalTokens
 from ..models import anatomy, unembed
 from ..models.heads import final_read, head_reads, head_sites
 from ..progress import Progress
 from ..prompts import Prompt, PromptSet, batches
-from ..scores import RefusalTokens
 from ..traced.heads import direct_writes, logit_factors, norm_scale
 from ..traced.heads import rows as rows_at
 from ..traced.read import next_logits

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..answers import end_ids, generate_ids
-from ..directions import Direction
+from ..directions.direction import Direction
+from ..inference.answers import end_ids, generate_ids
 from ..models import anatomy, layers
 from ..prompts import Prompt, batches, encode
 from ..traced.read import residual

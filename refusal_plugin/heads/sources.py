@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import position_index
 from ..errors import DirectionError
+from ..inference.activations import position_index
 from ..models import anatomy
 from ..models.heads import attention_call, eager_attention, head_reads, head_sites
 from ..progress import Progress, track

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,10 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
+from ..prompts.input_spec import file_input_spec
+from ..prompts.prompt import MEDIA
 from . import structure as structures
-from .anatomy import Anatomy, file
+from .anatomy import Anatomy, anatomy, file
 from .capabilities import (
     architecture_modalities,
     chat_template,
@@ -23,10 +26,12 @@ from .capabilities import (
     injected_between_layers,
     usable_modalities,
 )
+from .checkpoints import Checkpoint, find_checkpoint, task_for
 from .conservation import Conservation, check
 from .fingerprint import config_hash, template_hash, weight_hash
-from .probe import copies_of_stream, one_line, record
-from .sources import Source, source, task_for
+from .inputs import module_inputs
+from .probe import one_line, record
+from .processors import LoadedProcessor, installing
 from .wrapper import TransformersModel
 
 UNCHECKED = Conservation(False, float("nan"), None, "conservation is unchecked, the model is remote")
@@ -87,16 +92,18 @@ def load(
         kind = type(name_or_path_or_module).__name__
         found = f"an object of type {kind}"
         raise ModelError("load a model", found, "pass a name, a folder, a hub id or a Hugging Face module")
-    where = source(str(name_or_path_or_module), revision, trust_remote_code)
+    where = find_checkpoint(str(name_or_path_or_module), revision, trust_remote_code)
     config = where.config()
-    tokenizer, processor, reason = _preprocessors(where, config, tokenizer, processor)
+    tokenizer, media = _preprocessors(where, config, tokenizer, processor)
     if remote:
-        return _remotely(where, config, tokenizer, processor, reason, attn_implementation)
+        return _remotely(where, config, tokenizer, media, attn_implementation)
     target = _device(where.asked, device)
     precision = _dtype(where.asked, dtype, target)
     module = where.module(config, precision, attn_implementation).to(target).eval().requires_grad_(False)
     commit = getattr(module.config, "_commit_hash", None) or where.revision
-    return _wrap(module, where.name, commit, tokenizer, processor, reason)
+    model = _wrap(module, where.name, commit, tokenizer, media)
+    _tell_missing(anatomy(model))
+    return model
 
 
 def _from_module(module: nn.Module, processor: Any, tokenizer: Any, given: list[str]) -> TransformersModel:
@@ -122,8 +129,7 @@ def _from_module(module: nn.Module, processor: Any, tokenizer: Any, given: list[
     processor = copy.deepcopy(processor)
     own = getattr(processor, "tokenizer", None)
     tokenizer = own if own is not None else copy.deepcopy(tokenizer)
-    reason = None if processor is not None else "no processor was given"
-    return _wrap(module, kind, None, tokenizer, processor, reason)
+    return _wrap(module, kind, None, tokenizer, _given(processor))
 
 
 def _device(asked: str, device: str | torch.device | None) -> torch.device:
@@ -147,20 +153,32 @@ def _dtype(asked: str, dtype: torch.dtype | str | None, target: torch.device) ->
     return found
 
 
-def _preprocessors(where: Source, config: Any, tokenizer: Any, processor: Any) -> tuple[Any, Any, str | None]:
-    reason: str | None = None
-    if processor is not None:
-        processor = copy.deepcopy(processor)
-    elif len(architecture_modalities(config)) > 1:
-        processor, reason = where.processor(config)
+def _given(processor: Any) -> LoadedProcessor:
+    """What a user gave, or did not."""
+    return LoadedProcessor(processor, {} if processor is not None else dict.fromkeys(MEDIA, "none was given"))
+
+
+def _preprocessors(where: Checkpoint, config: Any, tokenizer: Any, processor: Any) -> tuple[Any, LoadedProcessor]:
+    media = _given(copy.deepcopy(processor))
+    if processor is None and len(architecture_modalities(config)) > 1:
+        media = where.processor(config)
     if tokenizer is not None:
-        return copy.deepcopy(tokenizer), processor, reason
-    own = getattr(processor, "tokenizer", None)
-    return (own if own is not None else where.tokenizer()), processor, reason
+        return copy.deepcopy(tokenizer), media
+    own = getattr(media.processor, "tokenizer", None)
+    return (own if own is not None else where.tokenizer()), media
+
+
+def _tell_missing(found: Anatomy) -> None:
+    """One line, once, about what a checkpoint could take and does not take here."""
+    if found.missing:
+        reasons = "; ".join(f"{modality}: {reason}" for modality, reason in found.missing.items())
+        mends = dict.fromkeys(filter(None, map(installing, found.missing.values())))
+        lacks = f"load {found.name!r}: it takes {', '.join(found.modalities)} only ({reasons})."
+        warnings.warn(" ".join([lacks, *(f"{mend}." for mend in mends)]), stacklevel=3)
 
 
 def _remotely(
-    where: Source, config: Any, tokenizer: Any, processor: Any, reason: str | None, attention: str | None
+    where: Checkpoint, config: Any, tokenizer: Any, media: LoadedProcessor, attention: str | None
 ) -> TransformersModel:
     """A model on the meta device: its shape from the configuration, its weights on the server."""
     options: dict[str, Any] = {"trust_remote_code": True} if where.trust_remote_code else {}
@@ -175,36 +193,45 @@ def _remotely(
                 tokenizer=tokenizer,
                 # The task of a multimodal model wants one; the server has its own, and here the tokenizer stands in. A
                 # text model on the server has none, and a request that names one is refused there.
-                processor=None if task == "text-generation" else processor or tokenizer,
+                processor=None if task == "text-generation" else media.processor or tokenizer,
                 revision=where.revision,
                 **options,
             )
     except Exception as error:
-        found = f"nnsight cannot build it without weights ({type(error).__name__}: {one_line(error)})"
-        raise ModelError(f"{where.asked} with remote=True", found, "load it without remote=True") from error
+        why = f"nnsight cannot build it without weights ({type(error).__name__}: {one_line(error)})"
+        raise ModelError(f"{where.asked} with remote=True", why, "load it without remote=True") from error
     commit = getattr(config, "_commit_hash", None) or where.revision
-    file(model, _examine(model._module, where.name, commit, tokenizer, processor, reason, remote=True))
+    found = _examine(model._module, where.name, commit, tokenizer, media, remote=True)
+    _file(model, model._module, found)
+    _tell_missing(found)
     return model
 
 
 def _wrap(
-    module: nn.Module, name: str, revision: str | None, tokenizer: Any, processor: Any, reason: str | None
+    module: nn.Module, name: str, revision: str | None, tokenizer: Any, media: LoadedProcessor
 ) -> TransformersModel:
     _require_finite(module, name)
-    found = _examine(module, name, revision, tokenizer, processor, reason, remote=False)
+    found = _examine(module, name, revision, tokenizer, media, remote=False)
     options: dict[str, Any] = {}
     if getattr(module, "hf_device_map", None) is None:
         options["device"] = next(module.parameters()).device  # a pipeline would move the module to the first GPU
     with _quiet():
         model = TransformersModel(
             module,
-            task=task_for(module.config, processor is not None),
+            task=task_for(module.config, media.processor is not None),
             tokenizer=tokenizer,
-            processor=processor,
+            processor=media.processor,
             **options,
         )
-    file(model, found)
+    _file(model, module, found)
     return model
+
+
+def _file(model: TransformersModel, module: nn.Module, found: Anatomy) -> None:
+    """Keep what was found as long as the model lives."""
+    file(model, found)
+    limits: dict[str, Any] = {"modalities": found.modalities, "context_length": found.context_length}
+    file_input_spec(model, module_inputs(module, found.tokenizer, found.processor, **limits))
 
 
 def _examine(
@@ -212,8 +239,7 @@ def _examine(
     name: str,
     revision: str | None,
     tokenizer: Any,
-    processor: Any,
-    reason: str | None,
+    media: LoadedProcessor,
     *,
     remote: bool,
 ) -> Anatomy:
@@ -222,12 +248,16 @@ def _examine(
     found = structures.find(module, recording, name)
     heads = head_count(config)
     usual = next((parts for parts in found.parts if parts.attention_out), found.parts[0])
-    template = chat_template(processor, tokenizer)
+    skipped = len(module.get_submodule(found.layers_path)) - found.n_layers  # type: ignore[arg-type]
+    injected = injected_between_layers(config, skipped)
+    template = chat_template(media.processor, tokenizer)
+    towers, usable = architecture_modalities(config), usable_modalities(config, media.processor)
     return Anatomy(
         name=name,
         revision=revision,
         architecture=type(module).__name__,
         layers_path=found.layers_path,
+        layer_indices=found.layer_indices,
         n_layers=found.n_layers,
         d_model=found.d_model,
         n_heads=heads,
@@ -239,21 +269,21 @@ def _examine(
         post_mlp_norm=usual.post_mlp_norm,
         parallel=usual.parallel,
         residual_multiplier=usual.residual_multiplier,
-        copies=copies_of_stream(recording, found.layers_path),
+        copies=found.copies(recording),
         parts=found.parts,
         embed_path=found.embed_path,
         final_norm_path=found.final_norm_path,
         unembed_path=found.unembed_path,
-        modalities=usable_modalities(config, processor),
-        architecture_modalities=architecture_modalities(config),
+        modalities=usable,
+        architecture_modalities=towers,
         context_length=context_length(config, tokenizer),
         chat_template=template,
         config_hash=config_hash(config),
         template_hash=template_hash(template),
-        conservation=UNCHECKED if remote else check(found, recording, heads, injected_between_layers(config)),
+        conservation=UNCHECKED if remote else check(found, recording, heads, injected),
         tokenizer=tokenizer,
-        processor=processor,
-        processor_error=reason if len(architecture_modalities(config)) > 1 else None,
+        processor=media.processor,
+        missing={m: media.missing.get(m, "the processor has no part for it") for m in towers if m not in usable},
         remote=remote,
         _hash_weights=cache(partial(_hash_weights, name, weakref.ref(module))),
     )
@@ -278,11 +308,20 @@ def _require_finite(module: nn.Module, name: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence transformers' complaint, 4 kB long, that a multimodal class is none of those for "text-generation"."""
+    """Keep transformers' pipelines from talking and from asking for packages that nothing here uses.
+
+    They complain, in 4 kB, that a multimodal class is none of those for "text-generation"; and the one for "any-to-any"
+    wants torchvision and librosa, with which it would read media from files. Here media come as ready tensors.
+    """
+    from transformers.pipelines import any_to_any
+
+    pipelines: Any = any_to_any
     speaker = logging.getLogger("transformers.pipelines.base")
-    level = speaker.level
+    level, required = speaker.level, pipelines.requires_backends
     speaker.setLevel(logging.CRITICAL)
+    pipelines.requires_backends = lambda *_: None
     try:
         yield
     finally:
         speaker.setLevel(level)
+        pipelines.requires_backends = required

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from refusal_plugin.prompts.prompt import Prompt
+    from .prompt import Prompt
 
 TokenRole: TypeAlias = Literal["last", "instruction", "media", "post_instruction"]
 TOKEN_ROLES: tuple[TokenRole, ...] = ("last", "instruction", "media", "post_instruction")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from refusal_plugin.errors import PromptError
-from refusal_plugin.prompts.chat import Rendered, render_all
-from refusal_plugin.prompts.controls import Controls
-from refusal_plugin.prompts.prompt import Prompt
-from refusal_plugin.prompts.source import Source
+from ..errors import PromptError
+from .chat import Rendered, render_all
+from .controls import Controls
+from .input_spec import InputSpec
+from .prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Text:
 
 
 def texts_of(
-    source: Source,
+    spec: InputSpec,
     prompts: Sequence[Prompt],
     controls: Controls | None = None,
     *,
@@ -42,7 +42,7 @@ def texts_of(
     """Prompts as text and as tokens, media unread; in one call of the tokenizer.
 
     Args:
-        source: what encoding needs to know about the model.
+        spec: what encoding needs to know about the model.
         prompts, system, suffix, raw: as for `encode`.
         controls: the model's control tokens, where they are known already.
         offsets: whether the tokens' characters are wanted.
@@ -51,18 +51,18 @@ def texts_of(
         PromptError: as for `encode`, where that does not need the media.
     """
     for prompt in prompts:
-        if prompt.modality not in source.modalities:
-            found = f"it holds {prompt.modality}, the model takes {', '.join(source.modalities)}"
+        if prompt.modality not in spec.modalities:
+            found = f"it holds {prompt.modality}, the model takes {', '.join(spec.modalities)}"
             raise PromptError(asked_of(prompt), found, "filter by modality")
-    rendered = render_all(source, prompts, controls or Controls.of(source), system=system, suffix=suffix, raw=raw)
-    if not source.tokenizer.is_fast:
+    rendered = render_all(spec, prompts, controls or Controls.of(spec), system=system, suffix=suffix, raw=raw)
+    if not spec.tokenizer.is_fast:
         do = "load the model with its fast tokenizer"
         raise PromptError(asked_of(prompts[0]), "the tokenizer gives no character offsets", do)
     made: dict[int, Text] = {}
     for adds in (True, False):
         places = [place for place, text in enumerate(rendered) if text.add_special_tokens is adds]
         if places:
-            found = source.tokenizer(
+            found = spec.tokenizer(
                 [rendered[place].text for place in places],
                 add_special_tokens=adds,
                 return_offsets_mapping=offsets,

@@ -15,7 +15,7 @@ from ..lazy import lazy
 
 if TYPE_CHECKING:
     from .cost import Cost, estimate, parts
-    from .cutting import portions, stage
+    from .cutting import portions, workload
     from .errors import Detached, RemoteError, RemoteTimeout
     from .options import Settings, current, settings, task
     from .running import run
@@ -27,7 +27,7 @@ _WHERE = {
     "errors": ("Detached", "RemoteError", "RemoteTimeout"),
     "server": ("compare", "status", "whoami"),
     "options": ("Settings", "current", "settings", "task"),
-    "cutting": ("portions", "stage"),
+    "cutting": ("portions", "workload"),
     "running": ("run",),
 }
 __getattr__ = lazy(__name__, _WHERE)
@@ -45,7 +45,7 @@ __all__ = [
     "portions",
     "run",
     "settings",
-    "stage",
+    "workload",
     "status",
     "task",
     "whoami",

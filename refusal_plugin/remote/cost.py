@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..models.anatomy import anatomy
 from ..prompts import Prompt, batches
-from .cutting import portions, stage
+from .cutting import portions, workload
 from .options import Settings
 
 Item = TypeVar("Item")
@@ -93,7 +93,7 @@ def of(
     weights = sum(parameter.numel() for parameter in model._module.parameters())
     read = rows * positions * (facts.n_layers if layers is None else layers) * facts.d_model * 4
     down = rows * max_new_tokens * 8 if max_new_tokens else read
-    job = stage(work, new_tokens=max_new_tokens, row_bytes=down // max(1, rows))
+    job = workload(work, new_tokens=max_new_tokens, row_bytes=down // max(1, rows))
     return Cost(
         requests=len(portions(job, settings=settings)),
         prompts=rows,
@@ -116,7 +116,7 @@ def parts(work: Sequence[Item], *, settings: Settings | None = None, remote: boo
         settings: those in force by default.
         remote: False gives one part.
     """
-    return [items for (items,) in portions(stage(work), settings=settings, remote=remote)]
+    return [items for (items,) in portions(workload(work), settings=settings, remote=remote)]
 
 
 def _size(n: int) -> str:

@@ -40,7 +40,7 @@ class Stage:
     down: list[int]
 
 
-def stage(
+def workload(
     items: Sequence[Any],
     *,
     passes: float | Callable[[Any], float] = 1.0,

@@ -133,7 +133,7 @@ def provenance(results: Mapping[str, Any]) -> Markup:
         "method",
         "objective",
         "selection",
-        "coefficient",
+        "strength",
         "norm",
         "d_model",
     )

@@ -93,7 +93,7 @@ def short_share(rate: Rate) -> str:
 
 
 def scalar(rate: Rate, digits: int = 2) -> str:
-    """A coefficient with its interval: "0.98 [0.96, 0.99]"."""
+    """A strength with its interval: "0.98 [0.96, 0.99]"."""
     if rate.value is None:
         return NOT_MEASURED
     interval = "" if rate.low is None else f" [{decimal(rate.low, digits)}, {decimal(rate.high, digits)}]"

@@ -10,21 +10,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..activations import collect
-from ..cross_modal.clustered import Contrast, Fitted, product, ratio
-from ..cross_modal.effects import some_pairs
-from ..cross_modal.report import frame_of
-from ..cross_modal.similarity import empty, estimate, row
-from ..cross_modal.streams import Streams, need_disjoint
+from ..contrasts import Contrast, Fitted, product, ratio
 from ..errors import DataError, DirectionError, PromptError
 from ..geometry import Moments
+from ..inference.activations import collect_activations
+from ..inference.scores import refusal_tokens
 from ..models import anatomy
+from ..models.provenance import provenance
 from ..progress import Progress, track
 from ..prompts import MODALITIES, Prompt, PromptSet
-from ..provenance import provenance
-from ..scores import refusal_tokens
 from ..statistics import resampled_groups
 from ..storage import read_tensors, write_tensors
+from ..transfer.effects import some_pairs
+from ..transfer.result import frame_of
+from ..transfer.similarity import empty, estimate, row
+from ..transfer.streams import Streams, need_disjoint
 from .angles import Overlaps, overlaps
 from .space import SAFE, K, SafeSpace
 from .sweep import KS, STRENGTHS, sweep
@@ -180,13 +180,13 @@ def load_safe_space_report(path: str | Path) -> SafeSpaceReport:
     )  # fmt: skip
 
 
-def safe_spaces(
+def analyse_safe_space(
     model: Any,
     prompts: PromptSet,
     *,
     layer: int,
     source: str = "text",
-    coefficient: float = 1.0,
+    strength: float = 1.0,
     k: int = K,
     ks: Sequence[int] = KS,
     strengths: Sequence[float] = STRENGTHS,
@@ -203,7 +203,7 @@ def safe_spaces(
         prompts: roles and splits; spaces and direction are fitted on `train`, effects measured on `test`.
         layer: where the direction acts in the sweeps.
         source: the modality whose direction is examined.
-        coefficient: its strength in the sweeps, in multiples of the vector.
+        strength: its strength in the sweeps, in multiples of the vector.
         k: the dimension the report speaks about (10 in SARSteer).
         ks, strengths: what is swept; see `sweep`. Spaces are fitted with the largest of ks.
         refusal_ids: the model's refusal tokens; None derives them from training text.
@@ -229,7 +229,7 @@ def safe_spaces(
         for kind in MODALITIES:
             part = fit_part.filter(modality=kind)
             if kind not in given and len(part.filter(role=SAFE)) >= 4:
-                given[kind] = Streams(part, collect(model, part, progress=False).values[:, 0])
+                given[kind] = Streams(part, collect_activations(model, part, progress=False).values[:, 0])
             advance(1)
         if source not in given or not given[source].rows("harmful") or not given[source].rows("benign"):
             raise PromptError(
@@ -249,7 +249,7 @@ def safe_spaces(
         sweeps: dict[str, list[dict[str, Any]]] = {}
         for name in names:
             asked = _items(test_part.where(lambda p, name=name: p.modality == name), pairs)  # type: ignore[misc]
-            vector = coefficient * direction.vector[layer].float()
+            vector = strength * direction.vector[layer].float()
             sweeps[name] = sweep(
                 model, spaces[name].basis[layer], vector, layer, asked, refusal_ids,
                 k=k, ks=ks, strengths=strengths, seed=seed,

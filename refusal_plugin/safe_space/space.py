@@ -19,13 +19,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import collect_moments, known_layers, read_batches
 from ..errors import DataError, DirectionError
 from ..geometry import PCA, Moments, decompose, pca
+from ..inference.activations import collect_moments, known_layers, read_batches
 from ..models import anatomy
+from ..models.provenance import check_provenance, provenance
 from ..progress import Progress, track
 from ..prompts import PromptSet, Role
-from ..provenance import check_provenance, provenance
 from ..storage import read_tensors, write_tensors
 from .sketch import Sketch
 
@@ -246,7 +246,7 @@ class SafeSpace:
         Raises:
             OptionalDependencyError: pandas is not installed.
         """
-        from ..cross_modal.report import frame_of
+        from ..transfer.result import frame_of
 
         return frame_of(
             {

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..cross_modal.arms import added, arm_scores, repeated
 from ..geometry import decompose
+from ..inference.scores import Encoded, refusal_scores
 from ..prompts import PromptSet
-from ..scores import Encoded, score
 from ..statistics import Estimate, mean_interval, paired_difference, rate
+from ..transfer.arms import added, arm_scores, repeated
 from .space import SAFE
 
 KS = (1, 2, 5, 10, 20, 40)
@@ -62,7 +62,7 @@ def sweep(
     harmful, safe = prompts.filter(role="harmful"), prompts.filter(role=SAFE)
     if len({p.pair for p in harmful}) < 2 or len({p.pair for p in safe}) < 2:
         return []
-    plain = score(model, Encoded.of(model, safe), refusal_ids, keep_logits=True)
+    plain = refusal_scores(model, Encoded.of(model, safe), refusal_ids, keep_logits=True)
     k = min(k, basis.shape[-1])
     settings = [(0, 0.0, "safe_space")]
     settings += [(size, 1.0, "safe_space") for size in sorted({*ks, k}) if size <= basis.shape[-1]]

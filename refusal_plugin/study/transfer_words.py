@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..cross_modal import ModalityGap, TransferReport
 from ..statistics import Estimate
+from ..transfer import ModalityGap, TransferReport
 
 CLEAR = 0.9
 LITTLE = 0.10

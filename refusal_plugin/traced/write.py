@@ -14,7 +14,7 @@ from .read import residual
 
 
 def row(value, x):
-    """A coefficient beside the rows: numbers stay, tensors (batch, 1, 1) go to the device, in float32."""
+    """A strength beside the rows: numbers stay, tensors (batch, 1, 1) go to the device, in float32."""
     if isinstance(value, torch.Tensor):
         return value.to(device=x.device, dtype=torch.float32)
     return value

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from refusal_plugin.answers import Answer, end_ids, generate
-from refusal_plugin.edits import addition
 from refusal_plugin.errors import DirectionError, ModelError, PromptError
+from refusal_plugin.inference.answers import Answer, end_ids, generate
+from refusal_plugin.inference.edits import addition
 from refusal_plugin.models import anatomy
 from refusal_plugin.prompts import Prompt, PromptSet
 

@@ -8,12 +8,12 @@ import torch
 from counting import Counts, counted
 
 from refusal_plugin import prefill
-from refusal_plugin.answers import generate, generate_ids
-from refusal_plugin.edits import Edit, SiteEdit, addition, together
+from refusal_plugin.inference.answers import generate, generate_ids
+from refusal_plugin.inference.edits import Edit, SiteEdit, addition, together
+from refusal_plugin.inference.side_by_side import generate_arms, side_by_side
 from refusal_plugin.models import anatomy
 from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.prompts import Prompt, PromptSet, encode
-from refusal_plugin.side_by_side import generate_arms, side_by_side
 from refusal_plugin.traced import gate
 from refusal_plugin.traced.write import add, blend
 
@@ -47,10 +47,10 @@ def newest(model: Any, scale: float = 3.0) -> dict[str, Edit | None]:
     towards = {"target": 3 * vector, "strength": 0.3}
     return {
         "none": None,
-        "weak": addition({0: vector, 2: vector}, coefficient=0.5, where="last"),
-        "strong": addition({0: vector, 2: vector}, coefficient=-2.0, where="last"),
+        "weak": addition({0: vector, 2: vector}, strength=0.5, where="last"),
+        "strong": addition({0: vector, 2: vector}, strength=-2.0, where="last"),
         "late": Edit("late", late),
-        "judged": together("judged", Edit("judged", judged), addition({1: vector}, coefficient=0.1, where="last")),
+        "judged": together("judged", Edit("judged", judged), addition({1: vector}, strength=0.1, where="last")),
         "near": Edit("near", (SiteEdit(1, "resid_post", blend, towards, "last"),)),
         "nearer": Edit("nearer", (SiteEdit(1, "resid_post", blend, {**towards, "strength": 0.6}, "last"),)),
     }
@@ -89,7 +89,7 @@ def test_edits_of_the_last_prompt_token_only(tiny: Any, when: Any) -> None:
     model = tiny("qwen2").model
     vectors = {0: 3 * torch.randn(32), 2: torch.randn(32)}
     edits: dict[str, Edit | None] = {
-        f"{c}": addition(vectors, coefficient=c, where="last", when=when) for c in (0.0, 1.0, 3.0)
+        f"{c}": addition(vectors, strength=c, where="last", when=when) for c in (0.0, 1.0, 3.0)
     }
     assert ran(model, PROMPTS, edits, shared=True).passes == 1 + NEW
 
@@ -128,7 +128,7 @@ def test_strengths_bound_to_the_rows_of_a_batch(tiny: Any, monkeypatch: pytest.M
     monkeypatch.setattr(prefill, "LEAST", 1)
     together = generate_ids(model, rows, edit, max_new_tokens=NEW)
     for place, dose in enumerate(doses.tolist()):
-        one = addition({1: vector}, coefficient=dose, where="last")
+        one = addition({1: vector}, strength=dose, where="last")
         single = generate_ids(model, inputs, one, max_new_tokens=NEW)
         assert torch.equal(together[3 * place : 3 * place + 3], single)
 

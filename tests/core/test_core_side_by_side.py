@@ -6,12 +6,12 @@ import pytest
 import torch
 from counting import counted
 
-from refusal_plugin.answers import generate
-from refusal_plugin.edits import Edit, SiteEdit, ablation, addition, together
 from refusal_plugin.errors import DirectionError, PromptError
+from refusal_plugin.inference.answers import generate
+from refusal_plugin.inference.edits import Edit, SiteEdit, ablation, addition, together
+from refusal_plugin.inference.side_by_side import generate_arms, side_by_side
 from refusal_plugin.models import anatomy
 from refusal_plugin.prompts import PromptSet
-from refusal_plugin.side_by_side import generate_arms, side_by_side
 from refusal_plugin.traced import gate
 from refusal_plugin.traced.write import add
 
@@ -26,12 +26,12 @@ def edits_of(model: Any) -> dict[str, Edit | None]:
     remembering = (SiteEdit(1, "resid_post", gate.remember, note), SiteEdit(1, "resid_post", gate.recall, late, "last"))
     return {
         "plain": None,
-        "weak": addition({0: vector, 2: vector}, coefficient=0.5),
-        "strong": addition({0: vector, 2: vector}, coefficient=2.0, where="last"),
+        "weak": addition({0: vector, 2: vector}, strength=0.5),
+        "strong": addition({0: vector, 2: vector}, strength=2.0, where="last"),
         "prompt only": addition({1: vector}, when="prefill"),
         "without": ablation(unit, range(3)),
         "remembering": Edit("late", remembering),
-        "remembering twice": together("both", Edit("late", remembering), addition({2: vector}, coefficient=0.1)),
+        "remembering twice": together("both", Edit("late", remembering), addition({2: vector}, strength=0.1)),
     }
 
 
@@ -48,7 +48,7 @@ def test_answers_are_those_of_each_edit_alone(tiny: Any, planted: Any) -> None:
 def test_media_rows_too(organism: Any, few: Any) -> None:
     facts = anatomy(organism)
     vector = torch.randn(facts.d_model, generator=torch.Generator().manual_seed(1))
-    edits = {"plain": None, "a": addition({1: vector}), "b": addition({2: -vector}, coefficient=0.5)}
+    edits = {"plain": None, "a": addition({1: vector}), "b": addition({2: -vector}, strength=0.5)}
     prompts = PromptSet([*few["image"], *few["text"]])
     found = generate_arms(organism, prompts, edits, max_new_tokens=4)
     for name, edit in edits.items():

@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny import FAMILIES
 
-from refusal_plugin.activations import collect
 from refusal_plugin.errors import DirectionError, ModelError, PromptError
 from refusal_plugin.heads import HeadAttribution, attribute_heads, load_heads
 from refusal_plugin.heads.attribution import run_session
 from refusal_plugin.heads.targets import targets
+from refusal_plugin.inference.activations import collect_activations
 from refusal_plugin.models import anatomy
 from refusal_plugin.models.heads import head_reads, head_sites, norm_epsilons
 from refusal_plugin.prompts import Prompt, PromptSet, encode
@@ -46,7 +46,7 @@ def test_contributions_add_up_to_the_stream(family: str, tiny: Any) -> None:
     r, q = unit(32), 5 * unit(32, 4)
     found = attribute_heads(model, {"deep": (r, 2), "shallow": (q, 1)}, WORDS, progress=False)
     assert found.conservation_error < 2e-5
-    stream = collect(model, WORDS, progress=False).values[:, 0]
+    stream = collect_activations(model, WORDS, progress=False).values[:, 0]
     torch.testing.assert_close(found.total[:, 0], stream[:, 2] @ r, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.total[:, 1], stream[:, 1] @ unit(32, 4), rtol=1e-4, atol=1e-4)
     assert found.heads[:, 2, :, 1].abs().max() == 0, "a layer behind the direction's own"
@@ -130,7 +130,7 @@ def test_a_second_position_is_read_where_the_direction_was(organism: Any, direct
 
     text = prompts.filter(modality="text")
     found = attribute_heads(organism, replace(direction, position=-2), text, progress=False)
-    stream = collect(organism, text, positions=(-2,), progress=False).values[:, 0, direction.layer]
+    stream = collect_activations(organism, text, positions=(-2,), progress=False).values[:, 0, direction.layer]
     torch.testing.assert_close(found.total[:, 0], stream @ direction.unit, rtol=1e-4, atol=1e-4)
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from refusal_plugin.cross_modal import Streams
-from refusal_plugin.cross_modal.clustered import Contrast, Fitted, GroupMean, cosine
-from refusal_plugin.cross_modal.effects import doses, some_pairs
-from refusal_plugin.cross_modal.gap import SHIFT, fill_shift, gap_tables, refusal_gap
-from refusal_plugin.cross_modal.similarity import SAFE, auroc_null, aurocs, cosine_null, cosines, empty, estimate
+from refusal_plugin.contrasts import Contrast, Fitted, GroupMean, cosine
 from refusal_plugin.errors import DataError, PromptError
 from refusal_plugin.evaluation.rates import Outcomes
 from refusal_plugin.statistics import Estimate, resampled_groups, student_p_value
+from refusal_plugin.transfer import Streams
+from refusal_plugin.transfer.effects import doses, some_pairs
+from refusal_plugin.transfer.gap import SHIFT, fill_shift, gap_tables, refusal_gap
+from refusal_plugin.transfer.similarity import SAFE, auroc_null, aurocs, cosine_null, cosines, empty, estimate
 
 from .planted import D, axis, prompts, streams
 
@@ -311,7 +311,7 @@ def test_matched_length_gives_every_source_the_first_one_s() -> None:
 
 
 def test_bad_inputs_are_refused() -> None:
-    from refusal_plugin.cross_modal.streams import need_disjoint
+    from refusal_plugin.transfer.streams import need_disjoint
 
     s = streams("text", "train", 4, direction=axis(0), seed=1)
     with pytest.raises(DataError, match="NaN"):

@@ -44,7 +44,7 @@ def selection_figure(results: Mapping[str, Any]) -> Markup:
         "selection",
         TITLE,
         "Layers were compared on validation text only; no test item and no other modality took part."
-        + _price(mapping(direction.get("calibration")), finite(direction.get("coefficient"))),
+        + _price(mapping(direction.get("calibration")), finite(direction.get("strength"))),
         panels,
         legend=[
             svg.glyph("var(--rp-accent)", label="candidate"),
@@ -58,12 +58,12 @@ def selection_figure(results: Mapping[str, Any]) -> Markup:
     )
 
 
-def _price(calibration: Mapping[str, Any], coefficient: float | None) -> str:
+def _price(calibration: Mapping[str, Any], strength: float | None) -> str:
     target = finite(calibration.get("target_kl"))
-    if target is None or coefficient is None:
+    if target is None or strength is None:
         return ""
     return (
-        f" The strength, {significant(coefficient)} of the vector, is the largest that costs "
+        f" The strength, {significant(strength)} of the vector, is the largest that costs "
         f"{significant(target)} nats of KL on "
         "harmless validation prompts of every modality; no harmful image, clip or recording was used to set it."
     )
@@ -142,7 +142,7 @@ def _verdict(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> Markup:
-    keys = ("bypass", "induce", "kl_ablate", "kl_add", "coefficient", "gain", "auroc", "cosmic")
+    keys = ("bypass", "induce", "kl_ablate", "kl_add", "strength", "gain", "auroc", "cosmic")
     cells = [
         [
             f"layer {significant(finite(row.get('layer')))}, {row.get('position', '')}",
