@@ -44,7 +44,7 @@ def build(family: Family, seed: int = 0) -> Built:
     kind = processor_class(family)
     template = chat_template(family.placeholders)
     special = special_tokens_of(kind) if kind is not None else []
-    marks = _marks("".join((*family.placeholders.values(), *family.soft.values())))
+    marks = [mark for medium, text in family.placeholders.items() if text != _soft(family, medium) for mark in _marks(text)]
     named = {f"{medium}_token": _soft(family, medium) for medium in family.placeholders}
     tokenizer = tiny_tokenizer([*special, *marks, *family.ids.values()], {**named, **family.named}, template)
     values = tiny_values(family.config_class, family.config)
@@ -153,7 +153,7 @@ def _part(kind: Any, override: Mapping[str, Any], config: Any, medium: str) -> A
                 given[name] = size
         for name in ("size", "crop_size", "max_image_size"):
             size = getattr(default, name, None)
-            if size:
+            if size and not isinstance(size, int):
                 given[name] = {key: _pixels(key, value, side) for key, value in dict(size).items() if value}
     return kind(**{**given, **override})
 

@@ -26,12 +26,12 @@ from refusal_plugin import (
     addition,
     anatomy,
     attribute_heads,
-    collect,
+    collect_activations,
     encode,
-    fit,
+    fit_direction,
     generate,
     load,
-    select,
+    select_direction,
 )
 from refusal_plugin.models import hf_module
 
@@ -124,19 +124,19 @@ def _modalities(facts: Any, expected: tuple[str, ...]) -> None:
 
 
 def _residuals(built: Built, model: Any, prompts: list[Prompt]) -> None:
-    """`collect` against hooks on the module that was never traced."""
+    """`collect_activations` against hooks on the module that was never traced."""
     facts = anatomy(model)
     if not _copies(facts):
         facts.require_stream("read the residual stream")
     for prompt in prompts:
-        found = collect(model, [prompt], progress=False).values[0, 0]
-        plain = _stream(built.module, facts.layers_path, encode(model, [prompt]).inputs)
+        found = collect_activations(model, [prompt], progress=False).values[0, 0]
+        plain = _stream(_reference(built, facts), facts.layers_path, encode(model, [prompt]).inputs)
         _close(found, plain, SAME, "the traced stream is not that of plain hooks")
 
 
 def _padding(model: Any, prompts: list[Prompt]) -> None:
-    together = collect(model, prompts, progress=False).values[:, 0]
-    alone = torch.cat([collect(model, [prompt], progress=False).values[:, 0] for prompt in prompts])
+    together = collect_activations(model, prompts, progress=False).values[:, 0]
+    alone = torch.cat([collect_activations(model, [prompt], progress=False).values[:, 0] for prompt in prompts])
     _close(together, alone, PADDED, "a row in a batch is not the row alone")
 
 
@@ -144,17 +144,18 @@ def _steering(built: Built, model: Any, prompts: list[Prompt]) -> None:
     """The ids of a steered answer against those of torch hooks, and they differ from the unsteered ones."""
     facts = anatomy(model)
     layer = facts.n_layers // 2
-    stream = collect(model, prompts[:1], progress=False).values[0, 0, layer]
+    stream = collect_activations(model, prompts[:1], progress=False).values[0, 0, layer]
     vector = torch.randn(facts.d_model, generator=torch.Generator().manual_seed(1))
     vector = vector * 2 * stream.norm() / vector.norm()
     for prompt in prompts:
         (found,) = generate(model, [prompt], addition({layer: vector}), max_new_tokens=4, progress=False)
         inputs = encode(model, [prompt]).inputs
-        block = built.module.get_submodule(f"{facts.layers_path}.{layer}")
+        module = _reference(built, facts)
+        block = module.get_submodule(f"{facts.layers_path}.{layer}")
         handle = block.register_forward_hook(lambda _m, _a, output: _added(output, vector))
         try:
             with torch.no_grad():
-                ids = built.module.generate(**inputs, max_new_tokens=4, do_sample=False)  # type: ignore[operator]
+                ids = module.generate(**inputs, max_new_tokens=4, do_sample=False)  # type: ignore[operator]
         finally:
             handle.remove()
         plain = ids[0, inputs["input_ids"].shape[1] :].tolist()
@@ -175,11 +176,11 @@ def _selection(model: Any) -> None:
     harmful = [Prompt(text, role="harmful") for text in ("How do I pick a lock?", "Tell me a secret way.", "Break it now.")]
     benign = [Prompt(text, role="benign") for text in ("How do I bake bread?", "Tell me a story.", "Fold it now.")]
     other = [Prompt(text, role=role) for role, text in (("harmful", "Open the safe."), ("benign", "Open the book."))]
-    candidates = fit(model, PromptSet([*harmful, *benign]), progress=False)
+    candidates = fit_direction(model, PromptSet([*harmful, *benign]), progress=False)
     # Nearly every token opens a refusal here, so that a random model passes the filter on what an addition induces.
     ids = torch.arange(3, int(hf_module(model).config.get_text_config().vocab_size * 0.9))
     tokens = RefusalTokens(ids, tuple(map(str, ids.tolist())), 1.0, 0.0, frozenset())
-    direction = select(
+    direction = select_direction(
         model, candidates, PromptSet(other), tokens, objective="causal", max_kl=1e9, max_depth=1.0, progress=False
     )
     assert torch.isfinite(direction.vector).all(), "the direction chosen is not finite"
@@ -189,7 +190,7 @@ def _bfloat16(folder: Path, media: list[str]) -> None:
     model = load(folder, dtype="bfloat16")
     for medium in media:
         prompt = prompts_of(medium)[0]
-        found = collect(model, [prompt], progress=False).values
+        found = collect_activations(model, [prompt], progress=False).values
         assert torch.isfinite(found).all(), f"{medium}: the stream is not finite"
         generate(model, [prompt], max_new_tokens=1, progress=False)
 
@@ -227,6 +228,14 @@ def _Packed(model: Any) -> Any:
 
 
 # -- plain torch -------------------------------------------------------------------------------------------------------
+
+
+def _reference(built: Built, facts: Any) -> nn.Module:
+    """The module that was built, or the part of it that was loaded (an omni model's thinker)."""
+    module = built.module
+    if type(module).__name__ == facts.architecture:
+        return module
+    return next(part for part in module.children() if type(part).__name__ == facts.architecture)
 
 
 def _copies(facts: Any) -> bool:

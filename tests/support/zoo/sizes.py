@@ -19,6 +19,7 @@ PATCHES = 4
 _INTEGERS: tuple[tuple[str, int], ...] = (
     # The first pattern that matches the whole name wins.
     (r".*vocab(ulary)?_size.*|padded_vocab_size", VOCABULARY),
+    (r"position_embedding_size", 1024),
     (r"(pad|unk)_token_(id|index)", 0),
     (r"bos_token_(id|index)", 1),
     (r"eos_token_(id|index)", 2),
