@@ -51,7 +51,7 @@ lint: $(VENV)/.dev ## ruff: errors, import order, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.dev ## mypy --strict over the package
+types: $(VENV)/.dev ## mypy --strict over the package and the training
 	$(BIN)/mypy
 
 docs: $(VENV)/.dev ## build the documentation site into site/, any warning is an error
@@ -80,7 +80,7 @@ $(ZOO_EXTRAS)/.ready: $(VENV)/.python
 	@touch $@
 
 organism: $(VENV)/.core ## train the embedded models again from nothing (two cores: within the hour)
-	$(BIN)/python -m refusal_plugin.organism.train $(ARGS)
+	$(BIN)/python -m training $(ARGS)
 
 clean: ## remove environment, caches and outputs
 	rm -rf $(VENV) build dist site study .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -50,6 +50,21 @@ def study() -> str:
     )
 
 
+@table("study/short")
+def study_short() -> str:
+    """The four rows of the README: a gain, its control and its price."""
+    rows = []
+    for name, m in read("study-organism").get("modalities", {}).items():
+        before, after, random = (m["defences"][arm] for arm in ("none", "addition", "random"))
+        harmless = [
+            f"{100 * before[key]['value']:.0f} → {percent(after[key])}" for key in ("near_miss_refusal", "utility")
+        ]
+        refused = [percent(arm["harmful_refusal"]) for arm in (before, after, random)]
+        rows.append([f"{name}, n = {m['n_harmful']}", percent(m["read_back"], interval=False), *refused, *harmless])
+    head = ["", "read", "harm refused", "+ text direction", "+ random", "near miss refused", "answers right"]
+    return markdown(head, rows)
+
+
 @table("study/regimes")
 def regimes() -> str:
     """The embedded models side by side."""

@@ -107,7 +107,7 @@ def study(
 
 
 @app.command()
-def compare(
+def compare_defences(
     defences: Annotated[
         list[str] | None,
         typer.Argument(help="Methods and variants; all of them by default. `refusal-plugin compare list` names them."),

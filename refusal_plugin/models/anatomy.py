@@ -53,6 +53,9 @@ class Anatomy:
         conservation: whether head contributions add up; see `conservation`.
         tokenizer: the tokenizer in force (copied when the user gave one).
         processor: the processor for media, None if there is none.
+        one_at_a_time: modalities that run one prompt at a time here, with how far the logits of a batch of two were
+            from those of the prompts alone, relative to the largest (infinite where the batch did not run); see
+            `load(probe=)`.
         missing: why a modality that the model has a tower for cannot be put in, by modality.
         remote: the weights are not here; the model runs on a server.
     """
@@ -87,6 +90,7 @@ class Anatomy:
     conservation: Conservation
     tokenizer: Any = field(repr=False)
     processor: Any = field(repr=False)
+    one_at_a_time: Mapping[Modality, float]
     missing: Mapping[Modality, str] = field(repr=False)
     remote: bool
     _hash_weights: Callable[[], str] = field(repr=False)

@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Checkpoint:
         embedded: it is one of the checkpoints of this package.
         revision: branch, tag or commit on the hub.
         trust_remote_code: whether code in the repository may run.
+        gguf_file: name of the GGUF file that holds configuration, tokenizer and weights; None without one.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Checkpoint:
     embedded: bool
     revision: str | None
     trust_remote_code: bool
+    gguf_file: str | None = None
 
     @property
     def asked(self) -> str:
@@ -54,14 +57,19 @@ class Checkpoint:
         options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
         if self.revision is not None:
             options["revision"] = self.revision
+        if self.gguf_file is not None:
+            options["gguf_file"] = self.gguf_file
         return options
 
     def config(self) -> Any:
         """The configuration of the checkpoint."""
         from transformers import AutoConfig
 
-        if Path(self.location).is_dir() and not (Path(self.location) / "config.json").is_file():
-            raise ModelError(self.asked, f"the folder {self.location} has no config.json", "name a checkpoint folder")
+        folder, written = Path(self.location), self.gguf_file or "config.json"
+        if folder.is_dir() and not (folder / written).is_file():
+            raise ModelError(self.asked, f"the folder {self.location} has no {written}", "name a checkpoint folder")
+        if self.gguf_file is not None and find_spec("gguf") is None:
+            raise ModelError(self.asked, "GGUF files need gguf, which is not installed", "pip install gguf")
         try:
             return AutoConfig.from_pretrained(self.location, **self._options())
         except Exception as error:
@@ -104,10 +112,21 @@ class Checkpoint:
 
         return OmniProcessor.from_pretrained(written.parent, self.tokenizer())
 
-    def module(self, config: Any, dtype: torch.dtype | str, attention: str | None) -> nn.Module:
-        """The weights, on CPU, in evaluation mode; refused if tensors are missing, misshapen or damaged."""
+    def module(
+        self, config: Any, dtype: torch.dtype | str, attention: str | None, weights: Mapping[str, Any] | None = None
+    ) -> nn.Module:
+        """The weights, in evaluation mode; refused if tensors are missing, misshapen or damaged.
+
+        Args:
+            config: configuration of the checkpoint.
+            dtype: of the weights.
+            attention: implementation of attention; None leaves the choice to transformers.
+            weights: `device_map`, `max_memory`, `quantization_config`; without them the weights are on the CPU.
+        """
         model_class = class_for(config, self.asked)
-        options = self._options() | ({} if attention is None else {"attn_implementation": attention})
+        options = self._options() | dict(weights or {})
+        if attention is not None:
+            options["attn_implementation"] = attention
         try:
             with _progress(not self.embedded):
                 loaded, report = model_class.from_pretrained(
@@ -133,6 +152,8 @@ class Checkpoint:
                 f"transformers does not know this architecture ({one_line(error)})",
                 "update transformers, or pass trust_remote_code=True if you trust the repository",
             )
+        if isinstance(error, ImportError) or (" requires " in text and "pip install" in text):
+            return ModelError(self.asked, f"its {what} need a package that is not installed ({cause})", "install it")
         if "safetensor" in type(error).__name__.lower():
             found = f"a weight file is damaged ({cause})"
             return ModelError(self.asked, found, "download or save the checkpoint again")
@@ -168,7 +189,9 @@ def _progress(shown: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def find_checkpoint(name: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+def find_checkpoint(
+    name: str, revision: str | None, trust_remote_code: bool, gguf_file: str | None = None
+) -> Checkpoint:
     """Resolve a name: an embedded model, a folder, or a hub id, in this order.
 
     Raises:
@@ -186,14 +209,14 @@ def find_checkpoint(name: str, revision: str | None, trust_remote_code: bool) ->
     if not name.strip():
         raise ModelError("load a model", "an empty name", f"use one of {', '.join(EMBEDDED)}, a folder or a hub id")
     if path.is_dir():
-        return Checkpoint(name, str(path), False, None, trust_remote_code)
+        return Checkpoint(name, str(path), False, None, trust_remote_code, gguf_file)
     if path.is_file():
         found = "it is a file, not a checkpoint folder"
         raise ModelError(f"load {name!r}", found, "name the folder that holds config.json")
     if not _HUB_ID.fullmatch(name):
         found = "no such folder, and it is not a hub id (owner/name)"
         raise ModelError(f"load {name!r}", found, f"check the path, or use one of {', '.join(EMBEDDED)}")
-    return Checkpoint(name, name, False, revision, trust_remote_code)
+    return Checkpoint(name, name, False, revision, trust_remote_code, gguf_file)
 
 
 def class_for(config: Any, asked: str) -> Any:

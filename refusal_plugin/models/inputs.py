@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+import torch
+
 from ..prompts.input_spec import InputSpec
 from ..prompts.prompt import MEDIA, Modality
 from .capabilities import configurations
@@ -23,7 +25,7 @@ def module_inputs(
         tokenizer, processor, modalities, context_length: see `InputSpec`.
     """
     accepts = frozenset(inspect.signature(type(module).forward).parameters)
-    inner = getattr(module, "model", None)
+    inner, dtype = getattr(module, "model", None), getattr(module, "dtype", None)
     return InputSpec(
         tokenizer=tokenizer,
         processor=processor,
@@ -33,6 +35,7 @@ def module_inputs(
         accepts=accepts,
         explicit_positions="position_ids" in accepts
         and not any(hasattr(part, "get_rope_index") for part in (module, inner)),
+        dtype=dtype if isinstance(dtype, torch.dtype) else None,
     )
 
 

@@ -5,10 +5,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from refusal_plugin.errors import MediaError
-from refusal_plugin.prompts.media import SAMPLE_RATE, load_audio, load_image, load_video
-
-__all__ = ["FRAME_RATE", "MAX_FRAMES", "SAMPLE_RATE", "as_frames", "as_image", "as_waveform"]
+from ..errors import MediaError
+from ..prompts.media import SAMPLE_RATE, load_audio, load_video
 
 FRAME_RATE = 2.0
 """Frames per second at which video files are sampled and frame lists are read, as in Qwen2.5-Omni."""
@@ -16,8 +14,6 @@ FRAME_RATE = 2.0
 MAX_FRAMES = 32
 MIN_SAMPLES = 1600
 """Shorter clips are filled with silence: the audio tower needs a few frames."""
-
-as_image = load_image
 
 
 def as_frames(video: Any) -> list[Image.Image]:

@@ -32,7 +32,7 @@ class Controls:
         tokenizer, media = spec.tokenizer, list(spec.media_ids.values())
         texts = {str(token) for token in tokenizer.all_special_tokens}
         texts |= set(tokenizer.convert_ids_to_tokens(media))
-        texts |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        texts |= {str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special}
         ids = {*tokenizer.all_special_ids, *media} - {tokenizer.unk_token_id}
         return cls(tuple(sorted(texts - {"", str(tokenizer.unk_token)})), frozenset(ids), tokenizer)
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from ..errors import PromptError
+from ..errors import PromptError, RefusalPluginError
 from . import media
 from .batch import PER_TOKEN, Batch, Row, collate
 from .controls import Controls
@@ -25,8 +26,6 @@ from .prompt import MODALITIES, Prompt
 from .texts import Text, asked_of, texts_of
 
 WINDOW = 256  # different prompts encoded ahead to sort them by length; bounds the memory that pixels take
-
-_ARGUMENT = {"image": "images", "video": "videos"}
 
 
 def encode(
@@ -48,13 +47,18 @@ def encode(
 
     Raises:
         PromptError: 0 prompts, a modality the model does not take, a prompt longer than the context, a text that
-            spells a control token, no chat template, or a template that loses the medium or the instruction.
+            spells a control token, no chat template, a template that loses the medium or the instruction, or several
+            prompts for a model that was found to be right only one at a time.
         MediaError: a medium that cannot be read.
     """
     spec = input_spec_of(model)
     chosen = _as_prompts(prompts)
     if not chosen:
         raise PromptError("encode", "0 prompts", "give at least one")
+    lonely = [prompt for prompt in chosen if spec.joins.get(prompt.modality) == "alone"]
+    if lonely and len(chosen) > 1:
+        found = f"this model computes other values for {lonely[0].modality} in a batch than alone"
+        raise PromptError(f"encode {len(chosen)} prompts at once", found, "use batches(), which gives it one at a time")
     return _collate(spec, _rows(spec, chosen, system, suffix, raw))
 
 
@@ -69,6 +73,8 @@ def batches(
     raw: bool = False,
 ) -> Iterator[tuple[list[int], Batch]]:
     """Encodes prompts in batches of one modality and of similar length; the same batches every time.
+
+    A modality that the model was found to compute right only one prompt at a time comes in batches of one.
 
     Args:
         model, prompts, system, suffix, raw: as for `encode`.
@@ -86,6 +92,7 @@ def batches(
     spec = input_spec_of(model)
     chosen = _as_prompts(prompts)
     for modality in MODALITIES:
+        most = 1 if spec.joins.get(modality) == "alone" else max_rows
         # A prompt that comes several times is encoded once, and its rows stay together.
         copies: dict[int, list[int]] = {}
         for place, prompt in enumerate(chosen):
@@ -100,7 +107,7 @@ def batches(
             window = sorted(rows, key=lambda place: rows[place].length)
             while window:
                 n = 1
-                while n < min(len(window), max_rows) and rows[window[n]].length * (n + 1) <= token_budget:
+                while n < min(len(window), most) and rows[window[n]].length * (n + 1) <= token_budget:
                     n += 1
                 indices, window = window[:n], window[n:]
                 yield indices, _collate(spec, [rows.pop(place) for place in indices])
@@ -114,7 +121,30 @@ def _as_prompts(prompts: Prompt | str | Iterable[Prompt | str]) -> list[Prompt]:
 def _collate(spec: InputSpec, rows: list[Row]) -> Batch:
     tokenizer = spec.tokenizer
     pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-    return collate(rows, pad_id=int(pad), explicit_positions=spec.explicit_positions)
+    media = None
+    if len(rows) > 1 and any(spec.joins.get(row.prompt.modality) == "processor" for row in rows):
+        media = _joined(spec, [row for row in rows if row.prompt.medium is not None])
+    batch = collate(rows, pad_id=int(pad), explicit_positions=spec.explicit_positions, media=media)
+    for name, value in batch.inputs.items():
+        # Pixels and features; numbers about a medium (seconds per frame) keep their precision.
+        if spec.dtype is not None and value.is_floating_point() and value.dim() > 1:
+            batch.inputs[name] = value.to(spec.dtype)
+    return batch
+
+
+def _joined(spec: InputSpec, rows: list[Row]) -> dict[str, Tensor]:
+    """The media's inputs of several prompts as the processor itself joins them."""
+    texts = [row.rendered for row in rows if row.rendered is not None]
+    given: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    for row in rows:
+        one, more = _media(spec, row.prompt)
+        for into, values in ((given, one), (extra, more)):
+            for name, value in values.items():
+                into[name] = into.get(name, []) + value if isinstance(value, list) else value
+    tensors = _call(spec, [text.text for text in texts], texts[0].add_special_tokens, given, **extra, padding=True)
+    known = {*PER_TOKEN, *(name for row in rows for name in row.tokens)}
+    return _accepted(spec, {name: value for name, value in tensors.items() if name not in known})
 
 
 def _rows(spec: InputSpec, prompts: list[Prompt], system: str | None, suffix: str | None, raw: bool) -> list[Row]:
@@ -171,11 +201,39 @@ def _row(spec: InputSpec, text: Text, controls: Controls, raw: bool, ready: dict
     if spec.context_length is not None and len(ids) > spec.context_length:
         found = f"it has {len(ids)} tokens, the model's context holds {spec.context_length}"
         raise PromptError(asked, found, "shorten the text or the medium")
-    tokens = {"input_ids": ids, **{name: inputs[name] for name in PER_TOKEN if name in inputs}}
+    names = {*PER_TOKEN, *_per_token(spec, text, inputs)}
+    tokens = {"input_ids": ids, **{name: inputs[name] for name in sorted(names) if name in inputs}}
     tokens.pop("attention_mask", None)  # all ones here; the batch makes its own
-    others = {name: value for name, value in inputs.items() if name not in PER_TOKEN}
+    tokens = {name: value if name in PER_TOKEN else value[0] for name, value in tokens.items()}
+    others = _accepted(spec, {name: value for name, value in inputs.items() if name not in names})
+    if text.prompt.medium is not None and not others:
+        found = f"the processor makes nothing of its {text.prompt.modality}"
+        raise PromptError(asked, found, "use another model, or pass processor= to load()")
     instruction, heard, unknown = _places(spec, text, controls, ids, asked)
-    return Row(text.prompt, _accepted(spec, tokens), _accepted(spec, others), instruction, heard, raw, unknown)
+    return Row(text.prompt, _accepted(spec, tokens), others, instruction, heard, raw, unknown, text.rendered)
+
+
+_GROWS: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
+"""By processor: which inputs beside the known ones have a value per token."""
+
+
+def _per_token(spec: InputSpec, text: Text, inputs: Mapping[str, Tensor]) -> list[str]:
+    """Names of further inputs with one value per token: those that grow as the text does.
+
+    Mllama's cross-attention mask and Ernie's token types are such inputs. A tensor about the medium may happen to be as
+    long as the text, so a longer text decides.
+    """
+    n = len(inputs.get("input_ids", text.ids))
+    asked = [name for name, value in inputs.items() if name not in PER_TOKEN and value.dim() > 1]
+    asked = [name for name in asked if inputs[name].shape[0] == 1 and inputs[name].shape[1] >= n]
+    known = _GROWS.setdefault(spec.processor, {}) if asked else {}
+    if any(name not in known for name in asked):
+        given, extra = _media(spec, text.prompt)
+        longer = f"{text.rendered.text} {text.rendered.instruction}"
+        grown = _call(spec, [longer], text.rendered.add_special_tokens, given, **extra)
+        more = grown["input_ids"].shape[1] - n
+        known |= {name: grown[name].shape[1] - inputs[name].shape[1] == more > 0 for name in asked}
+    return [name for name in asked if known[name]]
 
 
 def _accepted(spec: InputSpec, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -189,26 +247,33 @@ def _call(spec: InputSpec, texts: list[str], adds: bool, given: dict[str, Any], 
 
     if isinstance(spec.processor, ProcessorMixin):  # the embedded model's processor takes the media alone
         given = {**given, **extra, "add_special_tokens": adds}
-    output = dict(spec.processor(text=texts, return_tensors="pt", **given))  # type: ignore[misc]
+    try:
+        output = dict(spec.processor(text=texts, return_tensors="pt", **given))  # type: ignore[misc]
+    except ValueError:
+        if "videos" not in given or len(texts) != len(given["videos"]):
+            raise
+        given = {**given, "videos": [[clip] for clip in given["videos"]]}  # SmolVLM wants them prompt by prompt
+        output = dict(spec.processor(text=texts, return_tensors="pt", **given))  # type: ignore[misc]
     return {name: torch.as_tensor(value) for name, value in output.items() if value is not None}
+
+
+def _media(spec: InputSpec, prompt: Prompt) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A prompt's medium as a processor's arguments; and what further ones Hugging Face's processors need with it."""
+    if prompt.audio is not None:
+        rate = int(getattr(getattr(spec.processor, "feature_extractor", None), "sampling_rate", media.SAMPLE_RATE))
+        sound = media.load_audio(prompt.audio, rate=rate, name=f"audio of prompt {prompt.id!r}")
+        return {"audio": [sound]}, {"sampling_rate": rate}
+    if prompt.video is not None:
+        return {"videos": [media.load(prompt)]}, {"do_sample_frames": False}  # load_video has taken the frames already
+    return ({}, {}) if prompt.medium is None else ({"images": [media.load(prompt)]}, {})
 
 
 def _process(spec: InputSpec, text: Text, asked: str) -> dict[str, Tensor]:
     """The processor's tensors for one prompt: per-token inputs (tokens,), media inputs as they come."""
-    prompt = text.prompt
-    given: dict[str, Any] = {}
-    extra: dict[str, Any] = {}  # for Hugging Face's processors only
-    if prompt.audio is not None:
-        rate = int(getattr(getattr(spec.processor, "feature_extractor", None), "sampling_rate", media.SAMPLE_RATE))
-        given["audio"] = [media.load_audio(prompt.audio, rate=rate, name=f"audio of prompt {prompt.id!r}")]
-        extra["sampling_rate"] = rate
-    elif prompt.medium is not None:
-        given[_ARGUMENT[prompt.modality]] = [media.load(prompt)]
-    if prompt.video is not None:
-        extra["do_sample_frames"] = False  # load_video has taken the frames already
     try:
+        given, extra = _media(spec, text.prompt)
         tensors = _call(spec, [text.rendered.text], text.rendered.add_special_tokens, given, **extra)
-    except PromptError:
+    except RefusalPluginError:
         raise
     except Exception as error:  # a processor's own complaints name no prompt
         why = " ".join(str(error).split())[:160]
@@ -252,6 +317,8 @@ def _heard(spec: InputSpec, prompt: Prompt, ids: Tensor, head: int, tail: int, a
     if prompt.medium is None:
         return None
     media_id = spec.media_ids.get(prompt.modality)
+    if prompt.video is not None and (media_id is None or not bool((ids == media_id).any())):
+        media_id = spec.media_ids.get("image")  # InternVL, SmolVLM and GLM-V write a clip as images
     if media_id is not None:
         heard = ids == media_id
     else:

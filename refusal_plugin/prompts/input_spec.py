@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
+
+import torch
 
 from ..errors import ModelError
 from .prompt import Modality
+
+Join: TypeAlias = Literal["rows", "processor", "alone"]
+"""How the media of several prompts become one batch: their tensors one behind another; as the processor itself joins
+them; or not at all, each prompt in a batch of its own."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class InputSpec:
         explicit_positions: whether the batch carries `position_ids`. Most text models count positions from the first
             column, padding included, which is wrong for a left-padded row of a model with absolute positions; models
             with multimodal rotary positions derive theirs from the mask and the media grids, and must be left to it.
+        dtype: of the model, in which pixels and sound features are passed on; None leaves them as they come.
+        joins: how prompts of a modality become one batch; "rows" for those not named.
     """
 
     tokenizer: Any
@@ -38,6 +46,8 @@ class InputSpec:
     media_ids: Mapping[Modality, int] = field(default_factory=dict)
     accepts: frozenset[str] | None = None
     explicit_positions: bool = True
+    dtype: torch.dtype | None = None
+    joins: Mapping[Modality, Join] = field(default_factory=dict)
 
 
 # Beside the models, not on them: an nnsight Envoy turns attributes into parts of its tree and ships them to the server.
