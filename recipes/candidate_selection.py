@@ -24,10 +24,10 @@ from typing import Any
 
 import nnsight
 import torch
-from refusal_plugin.directions.selection_remote import Asked, Measured, bench, sites_of, work_of
 
 from refusal_plugin.directions.direction import Candidates, Direction
 from refusal_plugin.directions.selection import Search, choose
+from refusal_plugin.directions.selection_remote import Asked, Measured, bench, sites_of, work_of
 from refusal_plugin.inference.scores import RefusalTokens
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.models.provenance import provenance

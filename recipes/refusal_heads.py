@@ -86,14 +86,13 @@ def run(
     one = encode(model, text[[0]]).inputs  # read vectors need a pass to be made in, however short
     block = layers(model)[layer]
     sites, epsilons = head_sites(model, range(layer + 1)), norm_epsilons(model, range(layer + 1))
-    n_heads, width = facts.n_heads, facts.n_heads * facts.d_head
 
     # Measure beside the weights. The direction is fitted and used inside one session: it never has to come back first.
     # One turn, hence one request, unless the job is too large for one.
     sums: list[Any] = []
     counts: list[Any] = []
     writes: list[Any] = []
-    row_bytes = 4 * (layer + 1) * (n_heads + 3)
+    row_bytes = 4 * (layer + 1) * (max(site["heads"][0] for site in sites) + 3)
     for fitting, looking in portions(workload(fit), workload(work, row_bytes=row_bytes), remote=remote):
         calls = [(inputs, last) for _rows, inputs, last in looking]
         with torch.no_grad(), model.session(remote=remote):
@@ -111,7 +110,7 @@ def run(
                 with model.trace(**one) as tracer:
                     like = residual(sites[0]["layer"].output)
                     for site, epsilon in zip(sites, epsilons, strict=True):
-                        reads.append(read_by_calling(site, unit, n_heads, width, epsilon, like))
+                        reads.append(read_by_calling(site, unit, epsilon, like))
                     tracer.stop()
             for inputs, last in calls:
                 with model.trace(**inputs) as tracer:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from refusal_plugin.directions.calibration import calibrate
 
+from refusal_plugin.directions.calibration import calibrate
 from refusal_plugin.directions.direction import Direction, fit_direction, load_direction
 from refusal_plugin.directions.selection import select_direction
 from refusal_plugin.errors import DirectionError, PromptError, StudyError

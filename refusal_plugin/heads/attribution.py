@@ -83,7 +83,6 @@ def run_session(
     import nnsight  # type: ignore[import-untyped]
 
     facts, ids = anatomy(model), range(len(sites))
-    n_heads, width = facts.n_heads, facts.n_heads * facts.d_head
     reads: list[Read] = [] if facts.remote else head_reads(model, units, ids)
     epsilons = norm_epsilons(model, ids)
     total = sum(len(rows) for rows, _, _ in work)
@@ -94,7 +93,7 @@ def run_session(
                 with model.trace(**work[0][1]) as tracer:
                     like = residual(sites[0]["layer"].output)
                     for site, epsilon in zip(sites, epsilons, strict=True):
-                        reads.append(read_by_calling(site, units, n_heads, width, epsilon, like))
+                        reads.append(read_by_calling(site, units, epsilon, like))
                     tracer.stop()
             for _rows, inputs, index in work:
                 with model.trace(**inputs) as tracer:
@@ -110,16 +109,19 @@ def assemble(
     """Batches back in the order of the prompts; layers behind a direction's own are zero, the rest is the remainder."""
     n = len(labels)
     parts: dict[str, Tensor] = {}
-    for name in found[0]:
+    for name in ("heads", "bias", "mlp", "embedding", "stream"):
         parts[name] = torch.empty(n, *found[0][name].shape[2:])
         for places, batch in zip(rows, found, strict=True):
             parts[name][places] = batch[name][:, 0]
     stream = parts.pop("stream")
     own = torch.tensor(aims.layers)
     written = (torch.arange(aims.depth)[:, None] <= own).float()  # (layer, direction)
+    carry = found[0]["carry"][own]  # (direction,): what the layers have scaled the stream by, 1 in most models
+    written = written * carry
     heads, bias, mlp = parts["heads"] * written[:, None], parts["bias"] * written, parts["mlp"] * written
+    embedding = parts["embedding"] * carry
     total = stream[:, own, torch.arange(len(own))]
-    known = parts["embedding"] + heads.sum((1, 2)) + bias.sum(1) + mlp.sum(1)
+    known = embedding + heads.sum((1, 2)) + bias.sum(1) + mlp.sum(1)
     if not bool(torch.isfinite(total).all() and torch.isfinite(known).all()):
         bad = int((~torch.isfinite(total + known)).any(1).int().argmax())
         found_here = f"NaN or infinity in prompt '{labels.ids[bad]}'"
@@ -128,7 +130,7 @@ def assemble(
         heads=heads,
         bias=bias,
         mlp=mlp,
-        embedding=parts["embedding"],
+        embedding=embedding,
         constant=torch.zeros_like(total),
         remainder=total - known,
         total=total,

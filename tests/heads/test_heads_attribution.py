@@ -65,7 +65,7 @@ def test_read_vectors_without_weights_equal_those_from_weights(family: str, tiny
     with torch.no_grad(), model.trace(**batch.inputs) as tracer:
         like = residual(sites[0]["layer"].output)
         for site, epsilon in zip(sites, epsilons, strict=True):
-            called.append(read_by_calling(site, r, facts.n_heads, width, epsilon, like))
+            called.append(read_by_calling(site, r, epsilon, like))
         called.save()
         tracer.stop()
     for one, other in zip(head_reads(model, r, range(3)), called, strict=True):

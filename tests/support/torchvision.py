@@ -34,7 +34,7 @@ def enable(folder: str | None = None) -> str:
         import torch
 
         try:
-            import torchvision  # noqa: F401
+            import torchvision
         except RuntimeError:
             for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
                 del sys.modules[name]

@@ -105,6 +105,7 @@ def _tried(name: str) -> dict[str, Any]:
             folder = CHECKPOINTS / name
             built.save(folder)
             row["checks"] = check(built, folder)
+            row["left_out"] = row["left_out"] or (f"media: {built.why}" if built.why else "")
             if not family.placeholders:
                 _remove(folder)
     except BaseException as error:  # a family that cannot be built, or takes too long, is a row as well
@@ -167,7 +168,7 @@ def _remove(folder: Path) -> None:
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """"all", "one refusal" (one line, whatever it stops) or "fails"."""
+    """ "all", "one refusal" (one line, whatever it stops) or "fails"."""
     said = [text for text in row["checks"].values() if text != "ok"]
     if not said:
         return "all"

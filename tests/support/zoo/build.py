@@ -44,7 +44,9 @@ def build(family: Family, seed: int = 0) -> Built:
     kind = processor_class(family)
     template = chat_template(family.placeholders)
     special = special_tokens_of(kind) if kind is not None else []
-    marks = [mark for medium, text in family.placeholders.items() if text != _soft(family, medium) for mark in _marks(text)]
+    marks = [
+        mark for medium, text in family.placeholders.items() if text != _soft(family, medium) for mark in _marks(text)
+    ]
     named = {f"{medium}_token": _soft(family, medium) for medium in family.placeholders}
     tokenizer = tiny_tokenizer([*special, *marks, *family.ids.values()], {**named, **family.named}, template)
     values = tiny_values(family.config_class, family.config)
@@ -112,7 +114,7 @@ def _processor(family: Family, kind: Any, tokenizer: Any, config: Any) -> Any:
 def _part_class(family: Family, name: str) -> Any:
     """The class of a preprocessor: what the family says, else what transformers' tables say."""
     import transformers
-    from transformers.models.auto import feature_extraction_auto, image_processing_auto, video_processing_auto
+    from transformers.models.auto import feature_extraction_auto, image_processing_auto
     from transformers.utils import is_torchvision_available
 
     if name in family.parts:

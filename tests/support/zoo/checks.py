@@ -61,7 +61,7 @@ def check(built: Built, folder: Path, only: tuple[str, ...] = CHECKS) -> dict[st
         return found
     model = loaded[0]
     facts = anatomy(model)
-    expected = tuple(built.family.placeholders)
+    expected = () if built.why else tuple(built.family.placeholders)
     found["modalities"] = _outcome(lambda: _modalities(facts, expected))
     media = ["text", *(medium for medium in expected if medium in facts.modalities)]
     for medium in media:
@@ -87,14 +87,22 @@ def _outcome(run: Callable[[], object]) -> str:
     except RefusalPluginError as error:
         return f"refused: {_line(error)}"
     except Exception as error:
-        return f"fails: {_line(error) if isinstance(error, AssertionError) else f'{type(error).__name__}: {_line(error)}'}"
+        return (
+            f"fails: {_line(error) if isinstance(error, AssertionError) else f'{type(error).__name__}: {_line(error)}'}"
+        )
     return "ok"
 
 
 def _line(error: Exception) -> str:
     """The last line that says something: nnsight puts a traceback in front of it."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return " ".join((lines[-1] if type(error).__module__.startswith("nnsight") or len(lines) > 6 else " ".join(lines)).split())[:300] if lines else ""
+    return (
+        " ".join(
+            (lines[-1] if type(error).__module__.startswith("nnsight") or len(lines) > 6 else " ".join(lines)).split()
+        )[:300]
+        if lines
+        else ""
+    )
 
 
 def prompts_of(medium: str) -> list[Prompt]:
@@ -120,7 +128,9 @@ def prompts_of(medium: str) -> list[Prompt]:
 
 def _modalities(facts: Any, expected: tuple[str, ...]) -> None:
     lost = [medium for medium in expected if medium not in facts.modalities]
-    assert not lost, f"loads without {', '.join(lost)} ({facts.processor_error or 'nothing is said'})"
+    assert not lost, (
+        f"loads without {', '.join(lost)} ({'; '.join(facts.missing.get(m, '') for m in lost) or 'nothing is said'})"
+    )
 
 
 def _residuals(built: Built, model: Any, prompts: list[Prompt]) -> None:
@@ -173,7 +183,9 @@ def _heads(model: Any) -> None:
 
 
 def _selection(model: Any) -> None:
-    harmful = [Prompt(text, role="harmful") for text in ("How do I pick a lock?", "Tell me a secret way.", "Break it now.")]
+    harmful = [
+        Prompt(text, role="harmful") for text in ("How do I pick a lock?", "Tell me a secret way.", "Break it now.")
+    ]
     benign = [Prompt(text, role="benign") for text in ("How do I bake bread?", "Tell me a story.", "Fold it now.")]
     other = [Prompt(text, role=role) for role, text in (("harmful", "Open the safe."), ("benign", "Open the book."))]
     candidates = fit_direction(model, PromptSet([*harmful, *benign]), progress=False)

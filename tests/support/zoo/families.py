@@ -76,10 +76,53 @@ def _rope(*section: int) -> dict[str, Any]:
 
 _MROPE = {"text_config": {"rope_parameters": _rope()}}
 _NOT_DECODERS = frozenset(
-    "bart bert bert-generation big_bird bigbird_pegasus biogpt blenderbot blenderbot-small camembert data2vec-text electra "
-    "ernie marian mbart megatron-bert moshi musicgen musicgen_melody mvp openai-gpt pegasus plbart prophetnet reformer "
-    "rembert roberta roberta-prelayernorm roc_bert roformer trocr whisper xglm xlm xlm-roberta xlm-roberta-xl xlnet xmod "
-    "ctrl cpmant qwen4_exp_text gpt-sw3 git beam gemma4_assistant gemma4_unified_assistant".split()
+    [
+        "bart",
+        "bert",
+        "bert-generation",
+        "big_bird",
+        "bigbird_pegasus",
+        "biogpt",
+        "blenderbot",
+        "blenderbot-small",
+        "camembert",
+        "data2vec-text",
+        "electra",
+        "ernie",
+        "marian",
+        "mbart",
+        "megatron-bert",
+        "moshi",
+        "musicgen",
+        "musicgen_melody",
+        "mvp",
+        "openai-gpt",
+        "pegasus",
+        "plbart",
+        "prophetnet",
+        "reformer",
+        "rembert",
+        "roberta",
+        "roberta-prelayernorm",
+        "roc_bert",
+        "roformer",
+        "trocr",
+        "whisper",
+        "xglm",
+        "xlm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xlnet",
+        "xmod",
+        "ctrl",
+        "cpmant",
+        "qwen4_exp_text",
+        "gpt-sw3",
+        "git",
+        "beam",
+        "gemma4_assistant",
+        "gemma4_unified_assistant",
+    ]
 )
 """In transformers' table of causal models, but encoders, halves of encoder-decoders, or of before chat models."""
 
@@ -122,7 +165,10 @@ def _text() -> dict[str, Family]:
     return {name: Family(name, _TEXT.get(name, {})) for name in sorted(names)}
 
 
-_VISION = {"image": "<|vision_start|><|image_pad|><|vision_end|>", "video": "<|vision_start|><|video_pad|><|vision_end|>"}
+_VISION = {
+    "image": "<|vision_start|><|image_pad|><|vision_end|>",
+    "video": "<|vision_start|><|video_pad|><|vision_end|>",
+}
 
 
 def _qwen(model_type: str, config: Mapping[str, Any] = _MROPE, **more: Any) -> Family:
@@ -139,25 +185,36 @@ _TOWERS = {"vision_config": {}, "audio_config": {}}
 _LLAVA = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
 _GEMMA = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
 _GEMMA_SOUND = {"boa_token": "<start_of_audio>", "eoa_token": "<end_of_audio>", "audio_token": "<audio_soft_token>"}
-_DEEP = {"text_config": {"rope_parameters": _rope()}, "vision_config": {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}}
+_DEEP = {
+    "text_config": {"rope_parameters": _rope()},
+    "vision_config": {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+}
 _SOUND = {"feature_size": 16, "chunk_length": 1}
 _ENCODER = {"max_source_positions": 50, "num_mel_bins": 16}
 _PIXTRAL = {"patch_size": 16, "spatial_merge_size": 2}
 _OMNI_VISION = {"image": "<|vision_bos|><|IMAGE|><|vision_eos|>", "video": "<|vision_bos|><|VIDEO|><|vision_eos|>"}
 _OMNI = {**_OMNI_VISION, "audio": "<|audio_bos|><|AUDIO|><|audio_eos|>"}
 _OMNI_NAMES = {
-    "image_token": "<|IMAGE|>", "video_token": "<|VIDEO|>", "audio_token": "<|AUDIO|>",
-    "vision_bos_token": "<|vision_bos|>", "vision_eos_token": "<|vision_eos|>",
-    "audio_bos_token": "<|audio_bos|>", "audio_eos_token": "<|audio_eos|>",
+    "image_token": "<|IMAGE|>",
+    "video_token": "<|VIDEO|>",
+    "audio_token": "<|AUDIO|>",
+    "vision_bos_token": "<|vision_bos|>",
+    "vision_eos_token": "<|vision_eos|>",
+    "audio_bos_token": "<|audio_bos|>",
+    "audio_eos_token": "<|audio_eos|>",
 }
 _OMNI_IDS = {
-    "vision_start_token": "<|vision_bos|>", "vision_end_token": "<|vision_eos|>",
-    "audio_start_token": "<|audio_bos|>", "audio_end_token": "<|audio_eos|>",
+    "vision_start_token": "<|vision_bos|>",
+    "vision_end_token": "<|vision_eos|>",
+    "audio_start_token": "<|audio_bos|>",
+    "audio_end_token": "<|audio_eos|>",
 }
 _GLM = {"image": "<|begin_of_image|><|image|><|end_of_image|>", "video": "<|begin_of_video|><|video|><|end_of_video|>"}
 _GLM_IDS = {
-    "image_start_token": "<|begin_of_image|>", "image_end_token": "<|end_of_image|>",
-    "video_start_token": "<|begin_of_video|>", "video_end_token": "<|end_of_video|>",
+    "image_start_token": "<|begin_of_image|>",
+    "image_end_token": "<|end_of_image|>",
+    "video_start_token": "<|begin_of_video|>",
+    "video_end_token": "<|end_of_video|>",
 }
 
 _FAMILIES: tuple[Family, ...] = (
@@ -170,77 +227,321 @@ _FAMILIES: tuple[Family, ...] = (
     Family("llava", _CLIP, placeholders=_IMAGE, processor=_LLAVA),
     Family("vipllava", {**_CLIP, "vision_feature_layers": [-2, -1]}, placeholders=_IMAGE, processor=_LLAVA),
     Family("llava_next", {**_CLIP, **_PINPOINTS}, placeholders=_IMAGE, processor=_LLAVA, image=_PINPOINTS),
-    Family("llava_next_video", {**_CLIP, **_PINPOINTS}, placeholders={**_IMAGE, "video": "<video>"}, processor=_LLAVA, image=_PINPOINTS),
     Family(
-        "llava_onevision", {**_CLIP, **_PINPOINTS}, placeholders={**_IMAGE, "video": "<video>"}, image=_PINPOINTS,
+        "llava_next_video",
+        {**_CLIP, **_PINPOINTS},
+        placeholders={**_IMAGE, "video": "<video>"},
+        processor=_LLAVA,
+        image=_PINPOINTS,
+    ),
+    Family(
+        "llava_onevision",
+        {**_CLIP, **_PINPOINTS},
+        placeholders={**_IMAGE, "video": "<video>"},
+        image=_PINPOINTS,
         processor={"num_image_tokens": 16, "vision_feature_select_strategy": "full"},
     ),
     Family("video_llava", _CLIP, placeholders={**_IMAGE, "video": "<video>"}, processor=_LLAVA),
     Family(
-        "internvl", {"vision_config": {"image_size": [56, 56]}},
-        placeholders={"image": "<IMG_CONTEXT>", "video": "<video>"}, processor={"image_seq_length": 4},
-        named={"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"},
+        "internvl",
+        {"vision_config": {"image_size": [56, 56]}},
+        placeholders={"image": "<IMG_CONTEXT>", "video": "<video>"},
+        processor={"image_seq_length": 4},
+        named={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
         ids={"image_token": "<IMG_CONTEXT>"},
     ),
-    Family("gemma3", {"mm_tokens_per_image": 4, "text_config": {"query_pre_attn_scalar": 12, "head_dim": 12}}, placeholders={"image": "<start_of_image>"}, soft={"image": "<image_soft_token>"}, named=_GEMMA, processor={"image_seq_length": 4}),
-    Family("gemma3n", {"text_config": _GEMMA3N}, placeholders={"image": "<image_soft_token>", "audio": "<audio_soft_token>"}, named={**_GEMMA, **_GEMMA_SOUND}, needs=("timm",)),
-    Family("gemma4", _TOWERS, audio={"feature_size": 128}, placeholders={"image": "<image_soft_token>", "video": "<|video|>", "audio": "<audio_soft_token>"}, named={**_GEMMA, **_GEMMA_SOUND}),
-    Family("gemma4_unified", _TOWERS, placeholders={"image": "<image_soft_token>", "video": "<|video|>", "audio": "<audio_soft_token>"}, named={**_GEMMA, **_GEMMA_SOUND}),
+    Family(
+        "gemma3",
+        {"mm_tokens_per_image": 4, "text_config": {"query_pre_attn_scalar": 12, "head_dim": 12}},
+        placeholders={"image": "<start_of_image>"},
+        soft={"image": "<image_soft_token>"},
+        named=_GEMMA,
+        processor={"image_seq_length": 4},
+    ),
+    Family(
+        "gemma3n",
+        {"text_config": _GEMMA3N},
+        placeholders={"image": "<image_soft_token>", "audio": "<audio_soft_token>"},
+        named={**_GEMMA, **_GEMMA_SOUND},
+        needs=("timm",),
+    ),
+    Family(
+        "gemma4",
+        _TOWERS,
+        audio={"feature_size": 128},
+        placeholders={"image": "<image_soft_token>", "video": "<|video|>", "audio": "<audio_soft_token>"},
+        named={**_GEMMA, **_GEMMA_SOUND},
+    ),
+    Family(
+        "gemma4_unified",
+        _TOWERS,
+        placeholders={"image": "<image_soft_token>", "video": "<|video|>", "audio": "<audio_soft_token>"},
+        named={**_GEMMA, **_GEMMA_SOUND},
+    ),
     Family("paligemma", placeholders=_IMAGE, image={"image_seq_length": 16}),
     Family("idefics2", placeholders=_IMAGE, named={"image_boundary_token": "<fake_token_around_image>"}),
     Family("idefics3", _SPLIT, placeholders=_IMAGE, image=_TILES, processor={"image_seq_len": 4}),
-    Family("smolvlm", _SPLIT, placeholders={**_IMAGE, "video": "<video>"}, image=_TILES, video=_TILES, processor={"image_seq_len": 4}, needs=("num2words",)),
-    Family("mllama", {"text_config": {"cross_attention_layers": [1]}}, placeholders={"image": "<|image|>"}),
+    Family(
+        "smolvlm",
+        _SPLIT,
+        placeholders={**_IMAGE, "video": "<video>"},
+        image=_TILES,
+        video=_TILES,
+        processor={"image_seq_len": 4},
+        needs=("num2words",),
+    ),
+    Family(
+        "mllama",
+        {"text_config": {"cross_attention_layers": [1]}, "vision_config": {"vision_output_dim": 64}},
+        placeholders={"image": "<|image|>"},
+    ),
     Family("mistral3", placeholders={"image": "[IMG]"}, processor=_PIXTRAL),
     Family("mistral_large4", placeholders={"image": "[IMG]"}, processor=_PIXTRAL),
-    Family("lighton_ocr", placeholders={"image": "<|image_pad|>"}, named={"image_break_token": "<|vision_pad|>", "image_end_token": "<|vision_end|>"}, processor=_PIXTRAL),
-    Family("llama4", {"vision_config": {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32, "intermediate_size": 128}}, placeholders={"image": "<|image|>"}, soft={"image": "<|patch|>"}),
-    Family("qwen2_audio", {"audio_config": _ENCODER}, placeholders={"audio": "<|audio_bos|><|AUDIO|><|audio_eos|>"}, audio=_SOUND),
-    Family("qwen2_5_omni", {"enable_audio_output": False, "thinker_config": {"text_config": {"rope_parameters": _rope()}}}, placeholders=_OMNI, named=_OMNI_NAMES, ids=_OMNI_IDS, audio={"feature_size": 16}),
-    Family("qwen2_5_omni_thinker", {"text_config": {"rope_parameters": _rope()}}, placeholders=_OMNI, named=_OMNI_NAMES, ids=_OMNI_IDS, audio={"feature_size": 16}, processor_class="Qwen2_5OmniProcessor", parts={"like": "qwen2_5_omni"}),
-    Family("qwen3_omni_moe_thinker", _DEEP, placeholders=_OMNI, named=_OMNI_NAMES, ids=_OMNI_IDS, audio={"feature_size": 16}, processor_class="Qwen3OmniMoeProcessor", parts={"like": "qwen3_omni_moe"}),
-    Family("qwen3_omni_moe", {"enable_audio_output": False, "talker_config": {"text_config": {"shared_expert_intermediate_size": 16}}, "thinker_config": _DEEP}, placeholders=_OMNI, named=_OMNI_NAMES, ids=_OMNI_IDS, audio={"feature_size": 16}),
+    Family(
+        "lighton_ocr",
+        placeholders={"image": "<|image_pad|>"},
+        named={"image_break_token": "<|vision_pad|>", "image_end_token": "<|vision_end|>"},
+        processor=_PIXTRAL,
+    ),
+    Family(
+        "llama4",
+        {
+            "vision_config": {
+                "vision_output_dim": 32,
+                "projector_input_dim": 32,
+                "projector_output_dim": 32,
+                "intermediate_size": 128,
+            }
+        },
+        placeholders={"image": "<|image|>"},
+        soft={"image": "<|patch|>"},
+    ),
+    Family(
+        "qwen2_audio",
+        {"audio_config": _ENCODER},
+        placeholders={"audio": "<|audio_bos|><|AUDIO|><|audio_eos|>"},
+        audio=_SOUND,
+    ),
+    Family(
+        "qwen2_5_omni",
+        {"enable_audio_output": False, "thinker_config": {"text_config": {"rope_parameters": _rope()}}},
+        placeholders=_OMNI,
+        named=_OMNI_NAMES,
+        ids=_OMNI_IDS,
+        audio={"feature_size": 16},
+    ),
+    Family(
+        "qwen2_5_omni_thinker",
+        {"text_config": {"rope_parameters": _rope()}},
+        placeholders=_OMNI,
+        named=_OMNI_NAMES,
+        ids=_OMNI_IDS,
+        audio={"feature_size": 16},
+        processor_class="Qwen2_5OmniProcessor",
+        parts={"like": "qwen2_5_omni"},
+    ),
+    Family(
+        "qwen3_omni_moe_thinker",
+        _DEEP,
+        placeholders=_OMNI,
+        named=_OMNI_NAMES,
+        ids=_OMNI_IDS,
+        audio={"feature_size": 16},
+        processor_class="Qwen3OmniMoeProcessor",
+        parts={"like": "qwen3_omni_moe"},
+    ),
+    Family(
+        "qwen3_omni_moe",
+        {
+            "enable_audio_output": False,
+            "talker_config": {"text_config": {"shared_expert_intermediate_size": 16}},
+            "thinker_config": _DEEP,
+        },
+        placeholders=_OMNI,
+        named=_OMNI_NAMES,
+        ids=_OMNI_IDS,
+        audio={"feature_size": 16},
+    ),
     Family("voxtral", {"audio_config": _ENCODER}, placeholders={"audio": "[AUDIO]"}, audio=_SOUND),
-    Family("phi4_multimodal", placeholders={"image": "<|image|>", "audio": "<|audio|>"}, named={"image_token": "<|image|>", "audio_token": "<|audio|>"}),
+    Family(
+        "phi4_multimodal",
+        {"audio_config": {"input_size": 80}},
+        audio={"feature_size": 80},
+        placeholders={"image": "<|image|>", "audio": "<|audio|>"},
+        named={"image_token": "<|image|>", "audio_token": "<|audio|>"},
+    ),
     Family("glmasr", placeholders={"audio": "<|pad|>"}),
-    Family("qwen3_asr", placeholders={"audio": "<|audio_start|><|audio_pad|><|audio_end|>"}, named={"audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>"}),
+    Family(
+        "qwen3_asr",
+        placeholders={"audio": "<|audio_start|><|audio_pad|><|audio_end|>"},
+        named={"audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>"},
+    ),
     Family("granite_speech", placeholders={"audio": "<|audio|>"}),
     Family("granite_speech_plus", placeholders={"audio": "<|audio|>"}),
     Family("fun_asr_nano", {"adaptor_config": {"intermediate_size": 8}}, placeholders={"audio": "<|AUDIO|>"}),
-    Family("vibevoice_asr", placeholders={"audio": "<|AUDIO|>"}),
-    Family("moss_transcribe_diarize", placeholders={"audio": "<|AUDIO|>"}),
-    Family("aria", {"vision_config": {"image_size": 490}}, image={"max_image_size": 490}, placeholders={"image": "<fim_prefix><|img|><fim_suffix>"}, named={"image_token": "<|img|>"}),
-    Family("aya_vision", placeholders=_IMAGE, processor={"img_size": 56, "patch_size": 14, "downsample_factor": 2}, soft={"image": "<|IMG_PATCH|>"}),
-    Family("cohere2_vision", placeholders={"image": "<|IMG_PATCH|>"}, named={"boi_token": "<|START_OF_IMG|>", "eoi_token": "<|END_OF_IMG|>", "img_line_break_token": "<|IMG_LINE_BREAK|>"}),
-    Family("cohere_compass", {"text_config": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}}}, placeholders=_VISION),
-    Family("deepseek_vl", placeholders={"image": "<image_placeholder>"}, named={"image_token": "<image_placeholder>"}, processor={"num_image_tokens": 16}),
-    Family("deepseek_vl_hybrid", {"high_res_vision_config": {"image_size": 64, "patch_size": 16}}, image={"high_res_size": {"height": 64, "width": 64}}, placeholders={"image": "<image_placeholder>"}, named={"image_token": "<image_placeholder>"}, processor={"num_image_tokens": 16}),
-    Family("ernie4_5_vl_moe", {"text_config": {"rope_parameters": _rope()}}, named={"image_start_token": "<|IMAGE_START|>", "image_end_token": "<|IMAGE_END|>", "video_start_token": "<|VIDEO_START|>", "video_end_token": "<|VIDEO_END|>"}, placeholders={"image": "<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>", "video": "<|VIDEO_START|><|VIDEO_PLACEHOLDER|><|VIDEO_END|>"}),
+    Family("moss_transcribe_diarize", placeholders={"audio": "<|audio_start|><|audio_pad|><|audio_end|>"}),
+    Family(
+        "aria",
+        {"vision_config": {"image_size": 490, "patch_size": 14}},
+        image={"max_image_size": 490},
+        placeholders={"image": "<fim_prefix><|img|><fim_suffix>"},
+        named={"image_token": "<|img|>"},
+    ),
+    Family(
+        "aya_vision",
+        placeholders=_IMAGE,
+        processor={"img_size": 56, "patch_size": 14, "downsample_factor": 2},
+        soft={"image": "<|IMG_PATCH|>"},
+    ),
+    Family(
+        "cohere2_vision",
+        image={"patch_size": 2},
+        placeholders={"image": "<|IMG_PATCH|>"},
+        named={
+            "boi_token": "<|START_OF_IMG|>",
+            "eoi_token": "<|END_OF_IMG|>",
+            "img_line_break_token": "<|IMG_LINE_BREAK|>",
+        },
+    ),
+    Family(
+        "cohere_compass",
+        {"text_config": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}}},
+        placeholders={"image": "<|IMAGE_PAD|>", "video": "<|VIDEO_PAD|>"},
+    ),
+    Family(
+        "deepseek_vl",
+        placeholders={"image": "<image_placeholder>"},
+        named={"image_token": "<image_placeholder>"},
+        processor={"num_image_tokens": 16},
+    ),
+    Family(
+        "deepseek_vl_hybrid",
+        {"high_res_vision_config": {"image_size": 64, "patch_size": 16}},
+        image={"high_res_size": {"height": 64, "width": 64}},
+        placeholders={"image": "<image_placeholder>"},
+        named={"image_token": "<image_placeholder>"},
+        processor={"num_image_tokens": 16},
+    ),
+    Family(
+        "ernie4_5_vl_moe",
+        {"text_config": {"rope_parameters": _rope()}},
+        named={
+            "image_start_token": "<|IMAGE_START|>",
+            "image_end_token": "<|IMAGE_END|>",
+            "video_start_token": "<|VIDEO_START|>",
+            "video_end_token": "<|VIDEO_END|>",
+        },
+        placeholders={
+            "image": "<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>",
+            "video": "<|VIDEO_START|><|VIDEO_PLACEHOLDER|><|VIDEO_END|>",
+        },
+        video={"draw_on_frames": False},
+    ),
     Family("exaone4_5", placeholders=_VISION),
-    Family("fuyu", placeholders={"image": "|SPEAKER|"}, soft={"image": "|SPEAKER|"}, ids={"image_newline_token": "|NEWLINE|"}),
+    Family(
+        "fuyu",
+        placeholders={"image": "|SPEAKER|"},
+        soft={"image": "|SPEAKER|"},
+        ids={"image_newline_token": "|NEWLINE|"},
+    ),
     Family("glm4v", {"text_config": {"rope_parameters": _rope()}}, placeholders=_GLM, ids=_GLM_IDS),
-    Family("glm4v_moe", {"text_config": {"head_dim": 16, "rope_parameters": _rope()}}, placeholders=_GLM, ids=_GLM_IDS, parts={"like": "glm4v"}),
+    Family(
+        "glm4v_moe",
+        {"text_config": {"head_dim": 16, "rope_parameters": _rope()}},
+        placeholders=_GLM,
+        ids=_GLM_IDS,
+        parts={"like": "glm4v"},
+    ),
     Family("glm46v", {"text_config": {"rope_parameters": _rope()}}, placeholders=_GLM, ids=_GLM_IDS),
     Family("glm5_next", placeholders=_GLM, ids=_GLM_IDS),
-    Family("glm_ocr", {"text_config": {"rope_parameters": _rope()}}, placeholders=_GLM, ids=_GLM_IDS, processor_class="Glm46VProcessor", parts={"like": "glm46v"}),
+    Family(
+        "glm_ocr",
+        {"text_config": {"rope_parameters": _rope()}},
+        placeholders=_GLM,
+        ids=_GLM_IDS,
+        processor_class="Glm46VProcessor",
+        parts={"like": "glm46v"},
+    ),
     Family("got_ocr2", placeholders={"image": "<img><imgpad></img>"}),
-    Family("granite4_vision", {**_CLIP, **_PINPOINTS, "deepstack_layer_map": [[0, 0]], "spatial_target_layers": [1]}, placeholders=_IMAGE, image=_PINPOINTS, processor=_LLAVA),
+    Family(
+        "granite4_vision",
+        {**_CLIP, **_PINPOINTS, "deepstack_layer_map": [[0, 0]], "spatial_target_layers": [1]},
+        placeholders=_IMAGE,
+        image=_PINPOINTS,
+        processor=_LLAVA,
+    ),
     Family("hunyuan_vl", placeholders=_IMAGE, named={"image_start_token": "<img>", "image_end_token": "</img>"}),
     Family("hyperclovax_vision_v2", placeholders=_VISION),
-    Family("janus", placeholders={"image": "<image_placeholder>"}, named={"image_token": "<image_placeholder>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}, processor={"num_image_tokens": 16}),
-    Family("kimi_k25", placeholders={"image": "<|media_start|><|media_pad|><|media_end|>", "video": "<|kimi_k25_video_placeholder|>"}),
+    Family(
+        "janus",
+        placeholders={"image": "<image_placeholder>"},
+        named={"image_token": "<image_placeholder>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"},
+        processor={"num_image_tokens": 16},
+    ),
+    Family(
+        "kimi_k25",
+        placeholders={"image": "<|media_start|><|media_pad|><|media_end|>", "video": "<|kimi_k25_video_placeholder|>"},
+    ),
     Family("lfm2_vl", placeholders=_IMAGE),
-    Family("minicpmv4_6", named={"image_start_token": "<image>", "image_end_token": "</image>", "slice_start_token": "<slice>", "slice_end_token": "</slice>", "image_id_start_token": "<image_id>", "image_id_end_token": "</image_id>"}, placeholders={"image": "<|image_pad|>", "video": "<|video_pad|>"}),
-    Family("minimax_m3_vl", placeholders={"image": "]<]image[>[", "video": "]<]video[>["}, soft={"image": "]<]image[>[", "video": "]<]video[>["}, ids={"vision_start_token": "]<]start of image[>[", "vision_end_token": "]<]end of image[>["}),
+    Family(
+        "minicpmv4_6",
+        named={
+            "image_start_token": "<image>",
+            "image_end_token": "</image>",
+            "slice_start_token": "<slice>",
+            "slice_end_token": "</slice>",
+            "image_id_start_token": "<image_id>",
+            "image_id_end_token": "</image_id>",
+        },
+        placeholders={"image": "<|image_pad|>", "video": "<|video_pad|>"},
+    ),
+    Family(
+        "minimax_m3_vl",
+        placeholders={"image": "]<]image[>[", "video": "]<]video[>["},
+        soft={"image": "]<]image[>[", "video": "]<]video[>["},
+        ids={"vision_start_token": "]<]start of image[>[", "vision_end_token": "]<]end of image[>["},
+    ),
     Family("molmo2", placeholders={"image": "<|image|>", "video": "<|video|>"}, soft={"image": "<im_patch>"}),
-    Family("nemotron_h_omni", {"vision_config": {"video_temporal_patch_size": 2}}, parts={"feature_extractor": "ParakeetFeatureExtractor"}, placeholders={**_IMAGE, "video": "<video>", "audio": "<so_embedding>"}),
-    Family("ovis2", placeholders=_IMAGE, soft={"image": "<IMG_ATOM>"}, named={"image_token": "<image>"}, processor={"image_seq_length": 4}),
-    Family("paddleocr_vl", {"text_config": {"rope_parameters": _rope()}}, placeholders={"image": "<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>"}),
-    Family("qianfan_ocr", placeholders=_IMAGE, soft={"image": "<IMG_CONTEXT>"}, named={"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}, processor={"image_seq_length": 4}),
+    Family(
+        "nemotron_h_omni",
+        {"vision_config": {"video_temporal_patch_size": 2}},
+        parts={"feature_extractor": "ParakeetFeatureExtractor"},
+        placeholders={**_IMAGE, "video": "<video>", "audio": "<so_embedding>"},
+    ),
+    Family(
+        "ovis2",
+        placeholders=_IMAGE,
+        soft={"image": "<IMG_ATOM>"},
+        named={"image_token": "<image>"},
+        processor={"image_seq_length": 4},
+    ),
+    Family(
+        "paddleocr_vl",
+        {"text_config": {"rope_parameters": _rope()}},
+        placeholders={"image": "<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>"},
+    ),
+    Family(
+        "qianfan_ocr",
+        placeholders=_IMAGE,
+        soft={"image": "<IMG_CONTEXT>"},
+        named={"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"},
+        processor={"image_seq_length": 4},
+    ),
     Family("step3p7", {"text_config": {"sliding_window": 8}}, placeholders={"image": "<im_patch>"}),
     Family("video_llama_3", placeholders={"image": "<|image_pad|>", "video": "<|video_pad|>"}),
     Family("muse_glimmer", placeholders={"image": "<|patch|>", "video": "<|video|>"}),
-    Family("inkling_mm_model", placeholders={"image": "<|content_image|><|unused_200054|>", "audio": "<|content_audio_input|><|unused_200053|>"}),
+    Family(
+        "inkling_mm_model",
+        placeholders={
+            "image": "<|content_image|><|unused_200054|>",
+            "audio": "<|content_audio_input|><|unused_200053|>",
+        },
+    ),
 )
 MEDIA: dict[str, Family] = {family.model_type: family for family in _FAMILIES}
 

@@ -25,7 +25,10 @@ _INTEGERS: tuple[tuple[str, int], ...] = (
     (r"eos_token_(id|index)", 2),
     (r"decoder_start_token_id", 1),
     (r"(moe|expert|shared)_.*(intermediate|ffn).*_size|expert_ffn_hidden_size|.*expert_intermediate_size", 16),
-    (r".*(intermediate|ffn|inner|feedforward)_(size|dim|hidden_size).*|n_inner|d_ff|.*ffn_dim|mlp_dim|.*mlp_hidden_size", 64),
+    (
+        r".*(intermediate|ffn|inner|feedforward)_(size|dim|hidden_size).*|n_inner|d_ff|.*ffn_dim|mlp_dim|.*mlp_hidden_size",
+        64,
+    ),
     (r"(.*_)?num_(hidden_)?layers|(num_)?(.*_)?(depth|layers|blocks)|n_layers?|num_decoder_layers|num_blocks", LAYERS),
     (r"qk_rope_head_dim|qk_nope_head_dim|v_head_dim|.*linear_(key|value)_head_dim", 8),
     (r"linear_num_(key|value)_heads", 2),
@@ -37,9 +40,12 @@ _INTEGERS: tuple[tuple[str, int], ...] = (
     (r"(.*_)?(attention_)?head_dim|(.*_)?head_size|d_kv|kv_channels|.*head_dim", 8),
     (r"(.*_)?(num_)?(key_value|kv)_heads|n_kv_heads?|.*num_query_groups|.*kv_heads", 2),
     (r"(.*_)?num_(attention_|encoder_|decoder_)?heads|(.*_)?attention_heads|n_heads?|num_heads|.*num_heads", HEADS),
-    (r"(hidden|embed|embedding|model|d|n|output|out|projection|word_embed_proj|proj|decoder_hidden|encoder_hidden|"
-     r"projector|.*_out_hidden|.*_hidden|.*_embed|.*_embedding|connector)_(size|dim|embd|model|dims|hidden_size)|"
-     r"d_model|n_embd|dim|hidden_dim|embed_dim|out_hidden_size|lru_width|output_proj_dims|.*hidden_size|.*hidden_dim", WIDTH),
+    (
+        r"(hidden|embed|embedding|model|d|n|output|out|projection|word_embed_proj|proj|decoder_hidden|encoder_hidden|"
+        r"projector|.*_out_hidden|.*_hidden|.*_embed|.*_embedding|connector)_(size|dim|embd|model|dims|hidden_size)|"
+        r"d_model|n_embd|dim|hidden_dim|embed_dim|out_hidden_size|lru_width|output_proj_dims|.*hidden_size|.*hidden_dim",
+        WIDTH,
+    ),
     (r"(num|n)_(local_|routed_)?experts|moe_num_experts|.*num_experts|n_routed_experts", 4),
     (r"num_experts_per_(tok|token)|moe_k|.*top_?k.*experts|experts_per_token|moe_topk|.*num_selected_experts", 2),
     (r"n_group|topk_group|num_expert_group|.*n_groups?|n_shared_experts|num_shared_experts|first_k_dense_replace", 1),
@@ -74,7 +80,7 @@ def tiny_values(kind: type, override: Mapping[str, Any] | None = None) -> dict[s
     default = kind()
     nested = dict(getattr(kind, "sub_configs", {}) or {})
     for name, value in vars(default).items():
-        if name.startswith("_") or name in override and name not in nested:
+        if name.startswith("_") or (name in override and name not in nested):
             continue
         if value is None and isinstance(override.get(name), Mapping) and name in nested:
             value = _default(nested[name], override[name])
@@ -140,7 +146,9 @@ def _rope(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _list(name: str, value: list[Any], config: Any) -> list[Any] | None:
-    depth = next((d for n in ("num_hidden_layers", "n_layer", "num_layers") if isinstance(d := getattr(config, n, None), int)), 0)
+    depth = next(
+        (d for n in ("num_hidden_layers", "n_layer", "num_layers") if isinstance(d := getattr(config, n, None), int)), 0
+    )
     if len(value) == depth or name in ("layer_types", "layers_block_type", "block_types", "mlp_layer_types"):
         kinds = list(dict.fromkeys(value))
         if all(isinstance(kind, int) for kind in kinds):

@@ -26,11 +26,14 @@ def tiny_tokenizer(
     """
     named = dict(named or {})
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters.insert(24 - len(BASE), "[AUDIO]")  # Voxtral's processor asks for the token of number 24
     vocabulary = {word: index for index, word in enumerate((*BASE, *letters))}
     byte_level = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     byte_level.decoder = decoders.ByteLevel()
-    more = [token for token in dict.fromkeys((*BASE[4:], *special, *named.values())) if token not in BASE[:4]]
+    more = [
+        token for token in dict.fromkeys((*BASE[4:], "[AUDIO]", *special, *named.values())) if token not in BASE[:4]
+    ]
     byte_level.add_special_tokens(more)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=byte_level,
