@@ -8,6 +8,7 @@ is the child whose input IS the attention output. A wrong guess cannot pass: con
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -112,6 +113,18 @@ def find(module: nn.Module, recording: Recording, name: str) -> Structure:
 
 
 def _layers(module: nn.Module, recording: Recording, name: str) -> tuple[str, list[Call]]:
+    for mixes in (_has_attention, _has_mixer):
+        candidates = _candidates(module, recording, mixes)
+        if candidates:
+            return max(candidates, key=lambda item: (len(item[1]), _size(item[1])))
+    found = f"{type(module).__name__} runs no list of decoder blocks on a text prompt"
+    raise ModelError(f"examine {name!r}", found, "use a decoder-only language or multimodal model of transformers")
+
+
+def _candidates(
+    module: nn.Module, recording: Recording, mixes: Callable[[nn.Module], bool]
+) -> list[tuple[str, list[Call]]]:
+    """Lists of blocks that ran once each, some of which mix positions."""
     once = {call.path: call for call in recording.calls if recording.one(call.path) is not None}
     candidates: list[tuple[str, list[Call]]] = []
     for path, blocks in module.named_modules():
@@ -123,16 +136,13 @@ def _layers(module: nn.Module, recording: Recording, name: str) -> tuple[str, li
         nested = any(path.startswith(outer + ".") for outer, _ in candidates)
         # Blocks of cross-attention to images (Llama 3.2 Vision) do not run on text: the language is in those that do.
         skipped = [block for block, call in zip(blocks, calls, strict=True) if call is None]
-        if not ran or nested or not all(map(_crosses, skipped)) or not any(_has_attention(block) for block in blocks):
+        if not ran or nested or not all(map(_crosses, skipped)) or not any(map(mixes, blocks)):
             continue
         # Blocks of different classes (Jamba) are layers too if each is given what the one before returned.
         chained = all(same(left.output, right.input) for left, right in pairwise(ran))
         if chained or len({type(block) for block in blocks}) == 1:
             candidates.append((path, ran))
-    if not candidates:
-        found = f"{type(module).__name__} runs no list of decoder blocks with attention on a text prompt"
-        raise ModelError(f"examine {name!r}", found, "use a decoder-only language or multimodal model of transformers")
-    return max(candidates, key=lambda item: (len(item[1]), _size(item[1])))
+    return candidates
 
 
 def _crosses(block: nn.Module) -> bool:
@@ -141,6 +151,12 @@ def _crosses(block: nn.Module) -> bool:
 
 def _has_attention(block: nn.Module) -> bool:
     return any(_is_attention(path, module) for path, module in block.named_children())
+
+
+def _has_mixer(block: nn.Module) -> bool:
+    """A part of several matrices, in models without any attention (Mamba)."""
+    parts = [part for part in block.children() if not is_projection(part)]
+    return any(sum(map(is_projection, part.modules())) >= 2 for part in parts)
 
 
 def _is_attention(path: str, module: nn.Module) -> bool:

@@ -15,18 +15,20 @@ attention, short convolution). Its heads are attributed like attention heads, "m
 says it has, one if it says none.
 """
 
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .flow import below, holds_projection, input_width, is_projection, last_projection, leaf, norm_of
-from .probe import Call, Recording, is_expert_stack, same
+from .probe import Call, Recording, same
 
 FITS = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 """Largest difference between both sides of the equation, relative to the stream, by the dtype the model runs in."""
 
+_FORWARD = re.compile(r"mlp|ffn|feed_?forward|moe|experts", re.IGNORECASE)
+_FORWARD_CLASS = re.compile(r"(mlp|ffn|feed_?forward|moe|moeblock|experts)$", re.IGNORECASE)
 _COUNTS = ("num_v_heads", "num_heads", "n_heads")
 
 
@@ -93,9 +95,10 @@ def writers(
         multiplier: the factor that the layer names, on both.
         n_heads: query heads of an attention.
     """
-    mixer = attention or _mixer(layer, recording, mlp)
+    mixer = attention or _mixer(layer, recording)
     if attention is None and mixer is not None:
         norm = norm_of(mixer, recording.children(layer), None)
+        mlp = None if mlp is not None and mlp.path == mixer.path else mlp  # the only part of its layer (Nemotron-H)
     projection = last_projection(mixer, recording) if mixer is not None else None
     found = _Found(norm or projection, mlp, _others(layer, recording, mixer, norm, mlp))
     width = input_width(projection.module) if projection is not None else 0
@@ -117,20 +120,18 @@ def writers(
     )
 
 
-def _mixer(layer: Call, recording: Recording, mlp: Call | None) -> Call | None:
-    """What mixes positions in a layer without attention: the first part of several matrices that is not the MLP."""
+def _mixer(layer: Call, recording: Recording) -> Call | None:
+    """What mixes positions in a layer without attention: the first part of several matrices that is no MLP."""
     for call in sorted(recording.children(layer), key=lambda call: call.started):
-        inside = mlp is not None and (call.path == mlp.path or mlp.path.startswith(call.path + "."))
         several = sum(is_projection(part) for part in call.module.modules()) >= 2
-        experts = any(is_expert_stack(part) for part in call.module.modules())
-        if several and not inside and not experts and not is_projection(call.module) and not _feeds_forward(call):
+        if several and not is_projection(call.module) and not _feeds_forward(call):
             return call
     return None
 
 
 def _feeds_forward(call: Call) -> bool:
-    named = f"{leaf(call)} {type(call.module).__name__}".lower()
-    return any(word in named for word in ("mlp", "ffn", "feedforward", "feed_forward", "moe"))
+    """Named for an MLP, or of a class that is one: a class named "...MoeHybridMamba..." is a mixer of a family of MoEs."""
+    return bool(_FORWARD.search(leaf(call)) or _FORWARD_CLASS.search(type(call.module).__name__))
 
 
 def _heads(mixer: nn.Module, width: int, is_attention: bool, n_heads: int) -> int:
@@ -138,7 +139,7 @@ def _heads(mixer: nn.Module, width: int, is_attention: bool, n_heads: int) -> in
     if width <= 0:
         return 0
     own = next((n for name in _COUNTS if isinstance(n := getattr(mixer, name, None), int) and n > 0), 0)
-    count = own or (n_heads if is_attention else 1)
+    count = own or (n_heads if is_attention and n_heads > 0 else 1)
     return count if count > 0 and width % count == 0 else 0
 
 
@@ -190,6 +191,8 @@ def _factors(layer: Call, found: _Found, multiplier: float) -> tuple[float, dict
         for guess in (plain, _tidy(solved)):
             if float((matrix @ guess - target).abs().max()) <= tolerance * scale:
                 keep, *each = guess.tolist()
+                if found.mixer is not None and each[0] == 0:
+                    break  # what it writes goes through something else first (Inkling's short convolution)
                 return keep, named | without | dict(zip([call.path for call in calls], each, strict=True))
     return 1.0, named | without
 
@@ -199,8 +202,3 @@ def _tidy(solved: Tensor) -> Tensor:
     for whole in (0.0, 1.0):
         solved = torch.where((solved - whole).abs() < 1e-5, torch.full_like(solved, whole), solved)
     return solved
-
-
-def most_heads(layers: Sequence[Writers]) -> int:
-    """Heads of the layer that has most: what the others are filled up to, with zeros."""
-    return max((layer.n_heads for layer in layers), default=0)

@@ -8,8 +8,9 @@
 A `site` is a dict of one decoder layer's traced modules: "layer", "attention" (what mixes positions), "projection" (its
 output projection) and "norm" (behind it), each None where there is none; "factor", on what these add; "early" and
 "late", pairs of a further part (the MLP and the like) and its factor, those that run before the attention and those
-behind it; "keep", the factor on the stream that the layer was given; "heads", their number and their width. A `read` is a dict of that layer's fixed tensors, made by `read_by_calling` or, where the
-weights are at hand, by `refusal_plugin.models.heads.head_reads`. Signs: positive adds to the stream along `r`.
+behind it; "keep", the factor on the stream that the layer was given; "heads", their number and their width. A `read`
+is a dict of that layer's fixed tensors, made by `read_by_calling` or, where the weights are at hand, by
+`refusal_plugin.models.heads.head_reads`. Signs: positive adds to the stream along `r`.
 """
 
 import torch

@@ -153,6 +153,7 @@ _TEXT: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
     "gemma3n_text": _GEMMA3N,
     "blt": {"encoder_hash_byte_group_vocab": 64},
+    "zamba2": {"attention_hidden_size": 64, "attention_head_dim": 16},
     "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1},
 }
 
@@ -445,6 +446,7 @@ _FAMILIES: tuple[Family, ...] = (
     Family("exaone4_5", placeholders=_VISION),
     Family(
         "fuyu",
+        image={"size": {"height": 60, "width": 60}},
         placeholders={"image": "|SPEAKER|"},
         soft={"image": "|SPEAKER|"},
         ids={"image_newline_token": "|NEWLINE|"},
@@ -467,15 +469,16 @@ _FAMILIES: tuple[Family, ...] = (
         processor_class="Glm46VProcessor",
         parts={"like": "glm46v"},
     ),
-    Family("got_ocr2", placeholders={"image": "<img><imgpad></img>"}),
     Family(
-        "granite4_vision",
-        {**_CLIP, **_PINPOINTS, "deepstack_layer_map": [[0, 0]], "spatial_target_layers": [1]},
+        "hunyuan_vl",
+        {
+            "text_config": {
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 1, 1]}
+            }
+        },
         placeholders=_IMAGE,
-        image=_PINPOINTS,
-        processor=_LLAVA,
+        named={"image_start_token": "<img>", "image_end_token": "</img>"},
     ),
-    Family("hunyuan_vl", placeholders=_IMAGE, named={"image_start_token": "<img>", "image_end_token": "</img>"}),
     Family("hyperclovax_vision_v2", placeholders=_VISION),
     Family(
         "janus",
