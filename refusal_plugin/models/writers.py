@@ -130,7 +130,7 @@ def _mixer(layer: Call, recording: Recording) -> Call | None:
 
 
 def _feeds_forward(call: Call) -> bool:
-    """Named for an MLP, or of a class that is one: a class named "...MoeHybridMamba..." is a mixer of a family of MoEs."""
+    """Named for an MLP, or of a class that ends so: "MoeHybridMambaLayer" is a mixer in a family of mixtures."""
     return bool(_FORWARD.search(leaf(call)) or _FORWARD_CLASS.search(type(call.module).__name__))
 
 

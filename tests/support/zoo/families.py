@@ -521,7 +521,7 @@ _FAMILIES: tuple[Family, ...] = (
         placeholders=_IMAGE,
         soft={"image": "<IMG_ATOM>"},
         named={"image_token": "<image>"},
-        processor={"image_seq_length": 4},
+        processor={"image_seq_length": 16},
     ),
     Family(
         "paddleocr_vl",
