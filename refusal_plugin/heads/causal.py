@@ -211,7 +211,7 @@ def _paired(model: Any, sites: list[Site], batch: Batch, refusal_ids: Tensor) ->
     """`z` at the last prompt token, its gradient of the refusal score (each (batch, layer, width)), and the score."""
     last = batch.last
     with torch.enable_grad(), model.trace(**batch.inputs):
-        every = []
+        every: list[Any] = []
         for site in sites:
             if site["projection"] is None:
                 continue
