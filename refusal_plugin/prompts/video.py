@@ -97,8 +97,12 @@ class Clip(list[Any]):
             when = [number / FRAME_RATE for number in self.numbers] if times is None else [float(t) for t in times]
         if len(when) != len(self):
             raise MediaError("clip", f"{len(when)} times for {len(self)} frames", "give one time per frame")
-        if not all(map(math.isfinite, when)) or not all(first < second for first, second in pairwise(when)):
+        # Closer than a microsecond, and longer than thirty years, they are a slip of units.
+        if not all(map(math.isfinite, when)) or not all(first + 1e-6 <= second for first, second in pairwise(when)):
             raise MediaError("clip", "its times do not increase", "give seconds, each later than the one before")
+        span = when[-1] - when[0] if when else 0.0
+        if not span < 1e9 or not (seconds is None or span < seconds < 1e9):
+            raise MediaError("clip", f"it lasts {seconds} s, its last frame comes at {span:g} s", "give seconds")
         self.clock = Clock.of(when or [0.0], seconds)
         self.times: tuple[float, ...] = self.clock.times[: len(self)]
         if not self.clock.seconds > self.clock.times[-1]:

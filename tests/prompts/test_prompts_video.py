@@ -180,10 +180,14 @@ def test_a_folder_may_say_its_times(tmp_path: Path) -> None:
         ([0.0, 0.0], None, "do not increase"),
         ([1.0, float("nan")], None, "do not increase"),
         ([0.0, float("inf")], None, "do not increase"),
-        ([0.0, 1.0], 0.5, "comes later"),
+        ([0.0, 1.0], 0.5, "its last frame comes at 1 s"),
+        ([0.0, 1.0], float("nan"), "it lasts nan s"),
+        ([0.0, 1e300], None, "comes at 1e"),
+        ([0.0, 5e-324], None, "do not increase"),
+        (None, 0.0, "it lasts 0.0 s"),
     ],
 )
-def test_a_bad_clip(times: list[float], seconds: float | None, says: str) -> None:
+def test_a_bad_clip(times: list[float] | None, seconds: float | None, says: str) -> None:
     with pytest.raises(MediaError, match=says):
         Clip([grey(0), grey(1)], times, seconds)
 
