@@ -19,9 +19,9 @@ from torch import Tensor
 from ..models import anatomy, hf_module, layers
 from ..prompts import PromptSet
 from ..prompts.batch import Batch
+from ..prompts.input_spec import input_spec_of
 from ..prompts.light import next_token_inputs as light_inputs
 from ..prompts.packing import WIDEST
-from ..prompts.source import source_of
 from ..prompts.tree import Trees, trees
 from ..traced.measure import kl_divergence, refusal_score
 from ..traced.passes import forward_from_layer, holds_on_trees
@@ -75,7 +75,7 @@ def planted(
         dtype: of the model, for its masks; None leaves them bool, for `traced.passes.additive` beside the weights.
     """
     chosen = list(range(len(prompts.prompts))) if rows is None else list(rows)
-    accepts = source_of(model).accepts or frozenset()
+    accepts = input_spec_of(model).accepts or frozenset()
     if not chosen or not {"attention_mask", "position_ids"} <= accepts:
         return None
     facts = anatomy(model)

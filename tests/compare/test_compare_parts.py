@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from refusal_plugin.directions.calibration import Priced, calibrate, first_too_dear
 
 from refusal_plugin.comparison.arena import Price
 from refusal_plugin.comparison.cells import Measurement, brr, brr_change, change, matched_row, row, share
@@ -16,6 +15,7 @@ from refusal_plugin.comparison.edit_size import edit_size
 from refusal_plugin.comparison.fits import control_seeds
 from refusal_plugin.comparison.ledger import Ledger, key_of
 from refusal_plugin.comparison.results import between, verdicts
+from refusal_plugin.directions.calibration import KLPrice, calibrate, first_too_dear
 from refusal_plugin.errors import PromptError, StudyError
 from refusal_plugin.evaluation import Outcomes, statistical_power
 from refusal_plugin.inference.edits import Edit, SiteEdit, addition
@@ -57,7 +57,7 @@ def test_free_dear_and_broken_edits() -> None:
 def few() -> PromptSet:
     from refusal_plugin.organism.data import organism_prompts
 
-    return organism_prompts("val", "image", limit=4, renderings=1)
+    return organism_prompts(split="val", modality="image", limit=4, renderings=1)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_strengths_as_rows_cost_what_they_cost_alone(organism: Any, few: PromptS
 
     harmless = few.filter(role=("benign", "near_miss"))
     ids = torch.tensor([5, 6])
-    part = Priced(organism, harmless, ids, max_rows=10)  # rows of one strength spread over batches
+    part = KLPrice(organism, harmless, ids, max_rows=10)  # rows of one strength spread over batches
     together = part.costs(Graded(vector), [0.5, 1.0, 2.0])
     encoded = Encoded.of(organism, harmless)
     plain = refusal_scores(organism, encoded, ids, keep_logits=True).logits
@@ -98,7 +98,7 @@ def test_strengths_as_rows_cost_what_they_cost_alone(organism: Any, few: PromptS
 
 def test_a_function_and_a_defence_get_the_same_strength(organism: Any, few: PromptSet, vector: torch.Tensor) -> None:
     harmless = few.filter(role=("benign", "near_miss"))
-    target = Priced(organism, harmless).costs(Graded(vector), [2.0])[0][0] / 4
+    target = KLPrice(organism, harmless).costs(Graded(vector), [2.0])[0][0] / 4
     rows = calibrate(Graded(vector), organism, harmless, target_kl=target)
     single = calibrate(lambda c: addition({2: vector}, strength=c), organism, harmless, target_kl=target)
     assert rows.strength == pytest.approx(single.strength, rel=0.05, abs=0.02)
@@ -112,7 +112,7 @@ def test_over_refusal_as_the_price(organism: Any, few: PromptSet, vector: torch.
     with pytest.raises(PromptError, match="not positive"):
         calibrate(Graded(vector), organism, harmless, target_kl=0.0)
     # with every token a refusal token but one, the share that refuses cannot grow: the upper bound is free
-    part = Priced(organism, harmless)
+    part = KLPrice(organism, harmless)
     every = torch.arange(1, part.plain.shape[1])
     found = calibrate(Graded(vector), organism, harmless, target_over_refusal=0.1, refusal_ids=every)
     assert found.at_bound and found.strength == 2.0 and found.over_refusal == {"image": 0.0}
