@@ -22,7 +22,7 @@ from ..activations import collect
 from ..answers import Answer, generate
 from ..edits import addition
 from ..errors import DataError, DirectionError, PromptError
-from ..evaluation import normalise
+from ..evaluation import read_exactly
 from ..evaluation.judge import Judge
 from ..models import anatomy
 from ..progress import Progress, track
@@ -249,6 +249,4 @@ def _understood(model: Any, known: Known, streams: Streams, max_new_tokens: int)
     if not len(asked):
         return None
     said = generate(model, [p.read_back() for p in asked], max_new_tokens=max_new_tokens, progress=False)
-    return frozenset(
-        p.id for p, a in zip(asked, said, strict=True) if normalise(a.text) == normalise(str(p.read_answer))
-    )
+    return frozenset(p.id for p, hit in zip(asked, read_exactly(list(asked), said), strict=True) if hit)

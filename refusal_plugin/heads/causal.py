@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..answers import Answer, decoded
 from ..errors import DirectionError
-from ..evaluation import outcomes
+from ..evaluation import REFUSALS, outcomes
 from ..models import anatomy
 from ..models.heads import Site, head_sites
 from ..progress import Progress, track
@@ -168,7 +168,7 @@ class Bench:
         chosen = self.encoded.prompts
         judged = outcomes(chosen, answers)
         rows = self.labels.rows("harmful", modality)
-        hits = [judged.labels[row] == "refusal" for row in rows]
+        hits = [judged.labels[row] in REFUSALS for row in rows]
         return rate(hits, [self.labels.pairs[row] for row in rows], rng=np.random.default_rng(seed))
 
     def random_heads(self, heads: Sequence[Head], seed: int = 0) -> tuple[Head, ...]:

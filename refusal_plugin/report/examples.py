@@ -10,8 +10,18 @@ from refusal_plugin.report.small import icon, sparkline, waveform
 from refusal_plugin.report.words import finite, mapping, sequence
 
 MEDIA_BUDGET = 1_000_000  # characters of embedded media in one page; what does not fit is named instead
-LABELS = {"refusal": "refused", "compliance": "answered", "off_task": "off task", "degenerate": "degenerate"}
-_TONE = {"refusal": "accent", "off_task": "control", "degenerate": "control"}
+LABELS = {
+    "refusal": "refused",
+    "late_refusal": "refused late",
+    "compliance": "answered",
+    "hedge": "hedged",
+    "off_task": "off task",
+    "degenerate": "degenerate",
+    "unknown": "not judged",
+}
+_TONE = {"refusal": "accent", "late_refusal": "accent"} | dict.fromkeys(
+    ("hedge", "off_task", "degenerate", "unknown"), "control"
+)
 
 
 def examples(results: Mapping[str, Any]) -> Markup | None:
