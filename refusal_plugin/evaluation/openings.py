@@ -118,7 +118,9 @@ def tree(openings: Sequence[Opening]) -> tuple[list[Node], list[Opening]]:
         raise DataError(asked, f"{len(openings)} openings, shortest of 0 tokens", "give sequences of one token or more")
     for one in openings:
         if sum(other[: len(one)] == one for other in openings) > 1:
-            raise DataError(asked, f"{one} begins another one, or occurs twice", "give openings that exclude each other")
+            raise DataError(
+                asked, f"{one} begins another one, or occurs twice", "give openings that exclude each other"
+            )
     begins = sorted({one[:k] for one in openings for k in range(len(one))}, key=lambda p: (len(p), p))
     paths = [p for p in begins if not any(q[: len(p)] == p and q != p for q in begins)]
     nodes: list[Node] = []

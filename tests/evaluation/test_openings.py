@@ -40,7 +40,12 @@ def test_openings_of_one_token_are_scored_as_the_next_token_is_bit_for_bit(organ
 
 
 def test_the_score_is_the_log_odds_of_the_sequences(organism: Any, prompts: PromptSet) -> None:
-    openings = [ids(organism, "i cannot help"), ids(organism, "no , i will"), ids(organism, "sorry"), ids(organism, "i will")]
+    openings = [
+        ids(organism, "i cannot help"),
+        ids(organism, "no , i will"),
+        ids(organism, "sorry"),
+        ids(organism, "i will"),
+    ]
     assert {len(o) for o in openings} == {1, 2, 3, 4}
     found = opening_scores(organism, Encoded.of(organism, prompts), openings)
     tokenless = hf_module(organism)
@@ -60,7 +65,9 @@ def test_the_score_is_the_log_odds_of_the_sequences(organism: Any, prompts: Prom
                 logits = tokenless(**inputs).logits[0].double()
             steps = torch.log_softmax(logits[-1 - len(opening) : -1], -1)
             total += float(steps[range(len(opening)), list(opening)].sum().exp())
-        assert float(found[row]) == pytest.approx(torch.logit(torch.tensor(total, dtype=torch.float64)).item(), abs=1e-3)
+        assert float(found[row]) == pytest.approx(
+            torch.logit(torch.tensor(total, dtype=torch.float64)).item(), abs=1e-3
+        )
 
 
 def test_nothing_is_lost_where_a_refusal_is_all_but_certain() -> None:
@@ -109,7 +116,9 @@ def test_a_judge_reads_sequences(organism: Any) -> None:
     answers = generate(organism, prompts, max_new_tokens=12, progress=False)
     openings = [ids(organism, w) for w in ("i cannot", "no , i", "sorry")]
     labels = FirstTokenJudge(organism, openings).label(list(prompts), answers)
-    assert labels == ["refusal" if a.text.startswith(("i cannot", "no , i", "sorry")) else "compliance" for a in answers]
+    assert labels == [
+        "refusal" if a.text.startswith(("i cannot", "no , i", "sorry")) else "compliance" for a in answers
+    ]
 
 
 def test_what_cannot_be_scored_is_refused(organism: Any, prompts: PromptSet) -> None:
