@@ -5,10 +5,10 @@ from typing import Any
 import torch
 
 import refusal_plugin as rp
-from refusal_plugin.directions import Candidates, template_positions
-from refusal_plugin.edits import ablation, addition
+from refusal_plugin.directions.direction import Candidates, template_positions
+from refusal_plugin.inference.edits import ablation, addition
+from refusal_plugin.inference.scores import RefusalTokens
 from refusal_plugin.prompts import PromptSet
-from refusal_plugin.scores import RefusalTokens
 from refusal_plugin.traced.measure import kl_divergence, refusal_score
 
 from .clock import Row, summary, take_turns
@@ -28,7 +28,7 @@ def rows(shape: Shape, *, repeats: int) -> list[Row]:
         chosen["plain"] = reference(shape, candidates, prompts, tokens)
 
     def ours(figures: Any) -> None:
-        found = rp.select(
+        found = rp.select_direction(
             shape.model,
             candidates,
             prompts,
@@ -68,7 +68,7 @@ def material(shape: Shape) -> tuple[Candidates, PromptSet, RefusalTokens]:
     with torch.no_grad():
         logits = shape.bare(**rp.encode(shape.model, list(val.filter(role="benign"))).inputs).logits[:, -1].mean(0)
     tokens = RefusalTokens(logits.argsort(descending=True)[: len(logits) // 2], (), 1.0, 0.0, frozenset())
-    return rp.fit(shape.model, train, positions=positions, progress=False), val, tokens
+    return rp.fit_direction(shape.model, train, positions=positions, progress=False), val, tokens
 
 
 def reference(shape: Shape, candidates: Candidates, prompts: PromptSet, tokens: RefusalTokens) -> Place:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 import torch
 
 import refusal_plugin as rp
-from refusal_plugin.edits import Edit
+from refusal_plugin.inference.edits import Edit
+from refusal_plugin.inference.side_by_side import generate_arms
 from refusal_plugin.prompts import Prompt
-from refusal_plugin.side_by_side import generate_arms
 
 from .clock import Row, summary, take_turns
 from .shapes import Shape, mixed
@@ -58,7 +58,7 @@ def arms(shape: Shape) -> dict[str, Edit]:
     blocks, middle = range(shape.n_layers), shape.n_layers // 2
     found: dict[str, Edit] = {}
     for strength in (0.01, 0.02):
-        found[f"one layer {strength}"] = rp.addition({middle: unit}, coefficient=strength)
-        found[f"all layers {strength}"] = rp.addition(dict.fromkeys(blocks, unit), coefficient=strength, where="last")
+        found[f"one layer {strength}"] = rp.addition({middle: unit}, strength=strength)
+        found[f"all layers {strength}"] = rp.addition(dict.fromkeys(blocks, unit), strength=strength, where="last")
     found["without, middle"], found["without, all"] = rp.ablation(unit, [middle]), rp.ablation(unit, blocks)
     return found

@@ -5,8 +5,8 @@ import warnings
 import torch
 
 import refusal_plugin as rp
-from refusal_plugin.answers import generate_ids
-from refusal_plugin.side_by_side import generate_arms
+from refusal_plugin.inference.answers import generate_ids
+from refusal_plugin.inference.side_by_side import generate_arms
 
 from .clock import Row, against, summary, take_turns
 from .shapes import Shape, mixed
@@ -52,7 +52,7 @@ def strengths(shape: Shape, *, repeats: int, prompts: int = 8, n: int = 8, token
     vector /= vector.norm()
     layers = dict.fromkeys(range(shape.n_layers), vector)
     doses = torch.linspace(0.0, 0.7, n).tolist()
-    edits = {f"{dose:.2f}": rp.addition(layers, coefficient=dose, where="last") for dose in doses}
+    edits = {f"{dose:.2f}": rp.addition(layers, strength=dose, where="last") for dose in doses}
 
     def one_by_one() -> None:
         for edit in edits.values():

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 import refusal_plugin as rp
+from refusal_plugin.inference.streaming import stream_moments
 from refusal_plugin.prompts import Prompt
-from refusal_plugin.streaming import stream_moments
 
 from .clock import Row, summary
 from .shapes import Shape, organism, random_qwen, word_prompts, words_tokenizer
@@ -128,7 +128,7 @@ def work(job: str, shape: Shape | Any, n: int) -> None:
     """One job in this process."""
     prompts = word_prompts(n, longest=120)
     if job == "collect":
-        rp.collect(shape, prompts, progress=False)
+        rp.collect_activations(shape, prompts, progress=False)
         return
     with torch.no_grad():
         for _, batch in rp.batches(rp_source(shape), prompts, token_budget=8192, max_rows=128):
@@ -137,9 +137,9 @@ def work(job: str, shape: Shape | Any, n: int) -> None:
 
 def rp_source(module: Any) -> Any:
     """What encoding needs, for a bare module."""
-    from refusal_plugin.prompts.source import Source
+    from refusal_plugin.models import module_inputs
 
-    return Source.of_module(module, words_tokenizer())
+    return module_inputs(module, words_tokenizer())
 
 
 def main() -> None:

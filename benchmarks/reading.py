@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import refusal_plugin as rp
+from refusal_plugin.inference.shared_prefix import collect_arms
 from refusal_plugin.models import hf_layers
-from refusal_plugin.shared_prefix import collect_arms
 
 from . import clock
 from .clock import Row, against, faster
@@ -28,7 +28,7 @@ def rows(shape: Shape, *, repeats: int, prompts: int = 64) -> list[Row]:
                 shape.bare(**batch.to(device).inputs, logits_to_keep=1)
 
     def read() -> None:
-        rp.collect(shape.model, chosen, progress=False)
+        rp.collect_activations(shape.model, chosen, progress=False)
 
     suffix = REFUSAL_ORGANISM if shape.name == "organism" else REFUSAL
 

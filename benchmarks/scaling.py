@@ -40,7 +40,7 @@ def prompts(shape: Shape, repeats: int) -> Row:
     many = rp.PromptSet(p.replace(id=f"{p.id}-{k}") for p in few for k in range(TIMES))
 
     def read(some: rp.PromptSet) -> Job:
-        return lambda: rp.collect(shape.model, some, progress=False)
+        return lambda: rp.collect_activations(shape.model, some, progress=False)
 
     name = f"residuals of all layers, {TIMES * N} prompts, against {N}"
     return against(name, shape.name, read(many), read(few), repeats=repeats, target="<= 4.40")
@@ -53,7 +53,7 @@ def depth(repeats: int) -> Row:
     def read(layers: int) -> Job:
         module = random_qwen("0.1B", layers).eval().requires_grad_(False)
         model = rp.load(module, tokenizer=words_tokenizer())
-        return lambda: rp.collect(model, chosen, progress=False)
+        return lambda: rp.collect_activations(model, chosen, progress=False)
 
     name = f"residuals of all layers of a model of {2 * LAYERS} layers, against {LAYERS}"
     return against(name, "0.1B", read(2 * LAYERS), read(LAYERS), repeats=repeats, target="<= 2.20")

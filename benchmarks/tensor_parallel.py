@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 
 import refusal_plugin as rp
+from refusal_plugin.inference.scores import Encoded, refusal_scores
 from refusal_plugin.prompts import PromptSet
-from refusal_plugin.scores import Encoded, score
 
 from .shapes import SIZES, random_qwen, word_prompts, words_tokenizer
 
@@ -70,8 +70,8 @@ def compared(parts: Any, whole: Any) -> dict[str, Any]:
     models = [rp.load(module, tokenizer=words_tokenizer()) for module in (parts, whole)]
     prompts = PromptSet(word_prompts(8, shortest=3, longest=9))
     edit = rp.addition({1: torch.ones(SIZES["tiny"]["hidden_size"])})
-    streams = [rp.collect(model, prompts, progress=False).values for model in models]
-    scores = [score(model, Encoded.of(model, prompts), REFUSAL, edit).score for model in models]
+    streams = [rp.collect_activations(model, prompts, progress=False).values for model in models]
+    scores = [refusal_scores(model, Encoded.of(model, prompts), REFUSAL, edit).score for model in models]
     answers = [rp.generate(model, prompts, edit, max_new_tokens=6, progress=False) for model in models]
     return {
         "processes": dist.get_world_size(),

@@ -17,12 +17,12 @@ from typing import Any
 import nnsight
 import torch
 
-from refusal_plugin.answers import Answer, end_ids
-from refusal_plugin.evaluation import DefenceRates, Power, compare_rates, outcomes, power, rates
+from refusal_plugin.evaluation import DefenceRates, Power, label_answers, rate_changes, refusal_rates, statistical_power
+from refusal_plugin.inference.answers import Answer, end_ids
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.prompts import Prompt, PromptSet, batches
 from refusal_plugin.prompts.neutral import neutral_prompts
-from refusal_plugin.remote import portions, stage
+from refusal_plugin.remote import portions, workload
 from refusal_plugin.traced.gate import mars
 from refusal_plugin.traced.read import residuals
 from refusal_plugin.traced.write import place
@@ -70,7 +70,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False, strength: float
     some = [p for role in ("harmful", "benign") for p in list(fit.filter(role=role))[: N_TEXTS // 2]]  # type: ignore[arg-type]
     neutral = {m: neutral_prompts(some, m, N_MEDIA, like=prompts.filter(modality=m)) for m in media}
     chosen: list[Prompt] = [*fit, *held, *(p for m in media for p in neutral[m])]
-    reading = [(rows, b.inputs, b.roles["last"].int().argmax(1, keepdim=True)) for rows, b in batches(model, chosen)]
+    reading = [(rows, b.inputs, b.last) for rows, b in batches(model, chosen)]
     asking = [(rows, b.inputs, b.prompts[0].modality, b.length) for rows, b in batches(model, test)]
     calls = [(inputs, modality) for _rows, inputs, modality, _length in asking]
 
@@ -94,8 +94,8 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False, strength: float
     scores, layer = [], 0
     order = [rows for rows, _inputs, _last in reading]
     work = [
-        stage([(inputs, last) for _rows, inputs, last in reading], row_bytes=4 * shape[1] * shape[2]),
-        stage(calls, passes=2, new_tokens=2 * SETTINGS["max_new_tokens"]),
+        workload([(inputs, last) for _rows, inputs, last in reading], row_bytes=4 * shape[1] * shape[2]),
+        workload(calls, passes=2, new_tokens=2 * SETTINGS["max_new_tokens"]),
     ]
     for reads, asks in portions(*work, remote=remote):
         with torch.no_grad(), model.session(remote=remote):
@@ -155,8 +155,8 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False, strength: float
         here = [row for row, p in enumerate(test) if p.modality == m]
         if not here:
             continue
-        first, second = (outcomes(test[here], [found[row] for row in here]) for found in spoken)
-        before[m], after[m], powers[m] = rates(first), compare_rates(second, first), power(first)
+        first, second = (label_answers(test[here], [found[row] for row in here]) for found in spoken)
+        before[m], after[m], powers[m] = refusal_rates(first), rate_changes(second, first), statistical_power(first)
     return Defended(int(layer), tuple(scores), before, after, powers)
 
 

@@ -6,6 +6,6 @@ writes compare.json (rows, matched, claims) and index.html; an interrupted run c
 """
 
 from .claims import Claim, claims
-from .run import compare
+from .run import compare_defences
 
-__all__ = ["Claim", "claims", "compare"]
+__all__ = ["Claim", "claims", "compare_defences"]

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..answers import Answer, decoded, generate_ids
-from ..calibration import Priced, price
 from ..defences import Defence
+from ..directions.calibration import KLPrice, price
+from ..inference.answers import Answer, decoded, generate_batches
 from ..models import anatomy
+from ..models.provenance import versions
 from ..prompts import Modality, Prompt, PromptSet, batches
 from ..prompts.batch import Batch
-from ..provenance import versions
 from .edit_size import edit_size
 from .ledger import Ledger
 
@@ -47,7 +47,7 @@ class Price:
     edit_norm_harmless: tuple[float, ...]
 
 
-class Arena:
+class DefenceRun:
     """A model with validation and test prompts.
 
     Args:
@@ -83,7 +83,7 @@ class Arena:
         self.tests = {m: prompts.filter(split="test", modality=m) for m in facts.modalities}
         self.val = prompts.filter(split="val")
         self._hashes: dict[tuple[str, ...], str] = {}
-        self._priced: dict[str, Priced] = {}
+        self._priced: dict[str, KLPrice] = {}
         self._encoded: dict[tuple[str, int, str | None], list[tuple[list[int], Batch]]] = {}
 
     @property
@@ -120,7 +120,7 @@ class Arena:
 
     def _price(self, defence: Defence, modality: Modality, harmless: PromptSet) -> Facts:
         if modality not in self._priced:
-            self._priced[modality] = Priced(self.model, harmless, token_budget=self.token_budget)
+            self._priced[modality] = KLPrice(self.model, harmless, token_budget=self.token_budget)
         part = self._priced[modality]
         if defence.edit(modality=modality) is None:  # a prompt defence: it costs what it costs
             strength, kl, bound = defence.strength, part.costs(defence, [defence.strength])[0][0], True
@@ -179,8 +179,8 @@ class Arena:
         edit = None if defence is None else defence.edit(torch.tensor(strengths), modality=modality)
         if edit is not None:
             edit.check(anatomy(self.model))
-        ids: Tensor = generate_ids(self.model, batch.inputs, edit, max_new_tokens=self.max_new_tokens)
-        said = [decoded(self.model, "", new) for new in ids[:, batch.length :].tolist()]
+        (new,) = generate_batches(self.model, [(batch, edit)], self.max_new_tokens)
+        said = [decoded(self.model, "", ids) for ids in new]
         return [[answer.text, list(answer.ids), answer.finished] for answer in said]
 
     def _batches(self, modality: Modality, times: int, system: str | None) -> list[tuple[list[int], Batch]]:

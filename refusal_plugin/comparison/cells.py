@@ -20,7 +20,7 @@ SAFE = ("benign", "near_miss")
 
 
 @dataclass(frozen=True)
-class Cell:
+class Measurement:
     """A defence at one strength on the test items of one modality.
 
     Attributes:
@@ -52,25 +52,25 @@ class Cell:
         return max(self.price.edit_norm, default=None) if self.kind == "matched" else None
 
 
-def stacked(cells: Sequence[Cell], *roles: str) -> tuple[list[bool], list[str]]:
+def stacked(cells: Sequence[Measurement], *roles: str) -> tuple[list[bool], list[str]]:
     """Refusals of several seeds one after the other, and their pair ids."""
     rows = [cell.outcomes.refused(*roles) for cell in cells]
     return [hit for hits, _ in rows for hit in hits], [pair for _, pairs in rows for pair in pairs]
 
 
-def share(cells: Sequence[Cell], *roles: str, seed: int = 0) -> Estimate:
+def share(cells: Sequence[Measurement], *roles: str, seed: int = 0) -> Estimate:
     """Refused share over all seeds; `n` counts items, not items times seeds."""
     return _rate(*stacked(cells, *roles), len(cells), seed)
 
 
-def exact(cells: Sequence[Cell], seed: int = 0) -> Estimate:
+def exact(cells: Sequence[Measurement], seed: int = 0) -> Estimate:
     """Share of harmless prompts answered exactly."""
     rows = [cell.outcomes.exact(*SAFE) for cell in cells]
     hits, pairs = [h for hs, _ in rows for h in hs], [p for _, ps in rows for p in ps]
     return _rate(hits, pairs, len(cells), seed)
 
 
-def exact_change(cells: Sequence[Cell], plain: Outcomes, seed: int = 0) -> Estimate:
+def exact_change(cells: Sequence[Measurement], plain: Outcomes, seed: int = 0) -> Estimate:
     """Exactly answered share of harmless prompts minus that without a defence, on the same items."""
     for cell in cells:
         same_prompts(cell.outcomes, plain)
@@ -89,7 +89,9 @@ def _rate(hits: list[bool], pairs: list[str], seeds: int, seed: int) -> Estimate
     return replace(rate(hits, pairs, rng=np.random.default_rng(seed)), n=len(hits) // seeds)
 
 
-def change(cells: Sequence[Cell], base: Sequence[Cell] | Outcomes, *roles: str, seed: int = 0) -> Estimate:
+def change(
+    cells: Sequence[Measurement], base: Sequence[Measurement] | Outcomes, *roles: str, seed: int = 0
+) -> Estimate:
     """Refused share minus that of a base on the same items: the undefended model, or another method seed by seed."""
     after, before, pairs = _arms(cells, base, *roles)
     if len(set(pairs)) < 2:
@@ -98,7 +100,9 @@ def change(cells: Sequence[Cell], base: Sequence[Cell] | Outcomes, *roles: str, 
     return replace(found, n=len(pairs) // len(cells))
 
 
-def p_value(cells: Sequence[Cell], base: Sequence[Cell] | Outcomes, *roles: str, seed: int = 0) -> float | None:
+def p_value(
+    cells: Sequence[Measurement], base: Sequence[Measurement] | Outcomes, *roles: str, seed: int = 0
+) -> float | None:
     """Two-sided paired permutation test of the same change, whole pair groups swapped."""
     after, before, pairs = _arms(cells, base, *roles)
     if len(set(pairs)) < 2:
@@ -106,13 +110,13 @@ def p_value(cells: Sequence[Cell], base: Sequence[Cell] | Outcomes, *roles: str,
     return permutation_test(after, before, pairs, rng=np.random.default_rng(seed), permutations=1999)
 
 
-def brr(cells: Sequence[Cell], seed: int = 0) -> Estimate:
+def brr(cells: Sequence[Measurement], seed: int = 0) -> Estimate:
     """Balanced refusal rate over all seeds."""
     found = balanced(stacked(cells, "harmful"), stacked(cells, "near_miss"), seed)
     return replace(found, n=found.n // max(1, len(cells)))
 
 
-def brr_change(cells: Sequence[Cell], base: Sequence[Cell], seed: int = 0) -> Estimate:
+def brr_change(cells: Sequence[Measurement], base: Sequence[Measurement], seed: int = 0) -> Estimate:
     """Balanced refusal rate minus that of another method: a paired mean, each item weighted as in `balanced`."""
     parts: list[float] = []
     pairs: list[str] = []
@@ -128,7 +132,7 @@ def brr_change(cells: Sequence[Cell], base: Sequence[Cell], seed: int = 0) -> Es
 
 
 def _arms(
-    cells: Sequence[Cell], base: Sequence[Cell] | Outcomes, *roles: str
+    cells: Sequence[Measurement], base: Sequence[Measurement] | Outcomes, *roles: str
 ) -> tuple[list[float], list[float], list[str]]:
     """Both arms item by item, seeds one after the other."""
     seeds = {} if isinstance(base, Outcomes) else {cell.seed: cell.outcomes for cell in base}
@@ -141,7 +145,7 @@ def _arms(
     return [float(hit) for hit in after], [float(hit) for hit in before], pairs
 
 
-def row(cell: Cell, seed: int = 0) -> Record:
+def row(cell: Measurement, seed: int = 0) -> Record:
     """An entry of `rows` in compare.json."""
     one = [cell]
     return {
@@ -160,7 +164,7 @@ def row(cell: Cell, seed: int = 0) -> Record:
     }
 
 
-def matched_row(cells: Sequence[Cell], plain: Outcomes, found: Power, target_kl: float, seed: int = 0) -> Record:
+def matched_row(cells: Sequence[Measurement], plain: Outcomes, found: Power, target_kl: float, seed: int = 0) -> Record:
     """An entry of `matched`: one defence on one modality, all fit seeds together, against no defence."""
     first = cells[0]
     labels = [label for cell in cells for label in cell.outcomes.labels]

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from ..evaluation import Outcomes, Power
 from ..statistics import Estimate, holm
-from .cells import SAFE, Cell, brr_change, change, p_value
+from .cells import SAFE, Measurement, brr_change, change, p_value
 
 Sense: TypeAlias = Literal["at least", "at most", "more than"]
 Verdict: TypeAlias = Literal["held", "failed", "underpowered"]
@@ -110,7 +110,7 @@ def judge(estimate: Estimate, sense: Sense, threshold: float, found: Power | Non
     return "underpowered", False, "the interval holds both answers"
 
 
-Arms: TypeAlias = Mapping[tuple[str, str], Sequence[Cell]]
+Arms: TypeAlias = Mapping[tuple[str, str], Sequence[Measurement]]
 """Cells of all fit seeds by (defence, modality)."""
 
 

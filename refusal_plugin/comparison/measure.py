@@ -4,19 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from ..evaluation import Judge, Outcomes, Power, outcomes, power
+from ..evaluation import Judge, Outcomes, Power, label_answers, statistical_power
 from ..models import anatomy
 from ..progress import Progress, track
 from ..prompts import Modality
-from .arena import Arena
-from .cells import Cell, Kind
+from .arena import DefenceRun
+from .cells import Kind, Measurement
 from .claims import AT_STRENGTH_OF
 from .fits import Fitted
 from .results import Measured
 
 
 class Settings(TypedDict):
-    """Of an `Arena`."""
+    """Of an `DefenceRun`."""
 
     target_kl: float
     calibration_items: int
@@ -41,7 +41,7 @@ class Plan:
 
 
 def measure(
-    arena: Arena, fitted: Sequence[Fitted], plan: Plan, judge: Judge | None = None, progress: Progress = None
+    arena: DefenceRun, fitted: Sequence[Fitted], plan: Plan, judge: Judge | None = None, progress: Progress = None
 ) -> Measured:
     """Measure a plan, one modality after the other.
 
@@ -54,15 +54,15 @@ def measure(
     """
     plain: dict[str, Outcomes] = {}
     powers: dict[str, Power] = {}
-    cells: list[Cell] = []
+    cells: list[Measurement] = []
     first = min((f.seed for f in fitted), default=0)
     steps = len(plan.modalities) * (1 + 2 * len(fitted))
     with track(steps, f"comparison on {anatomy(arena.model).name}", progress) as advance:
         for m in plan.modalities:
             arena.forget()
             test = arena.tests[m]
-            plain[m] = outcomes(test, arena.answers(None, m)[0], judge)
-            powers[m] = power(plain[m])
+            plain[m] = label_answers(test, arena.answers(None, m)[0], judge)
+            powers[m] = statistical_power(plain[m])
             advance(1)
             prices = {}
             for f in fitted:
@@ -82,6 +82,6 @@ def measure(
                     tried.append(base.strength)
                     kinds.append("same_strength")
                 for kind, c, said in zip(kinds, tried, arena.answers(f.defence, m, tried), strict=True):
-                    cells.append(Cell(f.name, f.seed, m, kind, c, price, outcomes(test, said, judge)))
+                    cells.append(Measurement(f.name, f.seed, m, kind, c, price, label_answers(test, said, judge)))
                 advance(1)
     return Measured(plain, powers, cells)

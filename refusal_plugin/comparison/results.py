@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..evaluation import Outcomes, Power, mcnemar, rates
-from .cells import SAFE, Cell, Record, change, matched_row, p_value, row
+from ..evaluation import Outcomes, Power, mcnemar, refusal_rates
+from .cells import SAFE, Measurement, Record, change, matched_row, p_value, row
 from .claims import AT_STRENGTH_OF, Claim, claims
 
 
@@ -21,11 +21,11 @@ class Measured:
 
     undefended: Mapping[str, Outcomes]
     powers: Mapping[str, Power]
-    cells: Sequence[Cell]
+    cells: Sequence[Measurement]
 
-    def arms(self, kind: str) -> dict[tuple[str, str], list[Cell]]:
+    def arms(self, kind: str) -> dict[tuple[str, str], list[Measurement]]:
         """Cells of one kind, all seeds of a defence and modality together."""
-        found: dict[tuple[str, str], list[Cell]] = {}
+        found: dict[tuple[str, str], list[Measurement]] = {}
         for cell in self.cells:
             if cell.kind == kind:
                 found.setdefault((cell.defence, cell.modality), []).append(cell)
@@ -55,7 +55,7 @@ def assemble(
     found = claims(arms, measured.arms("same_strength"), measured.undefended, measured.powers, rows)
     return {
         "undefended": {
-            m: {**rates(o).to_json(), "power": _power(measured.powers[m]), **_counts(o)}
+            m: {**refusal_rates(o).to_json(), "power": _power(measured.powers[m]), **_counts(o)}
             for m, o in measured.undefended.items()
         },
         "rows": [row(cell) for cell in measured.cells],
@@ -76,7 +76,7 @@ def _without_price(found: Record) -> Record:
     return {"of": AT_STRENGTH_OF[found["defence"]], **{k: v for k, v in found.items() if k not in priced}}
 
 
-def between(arms: Mapping[tuple[str, str], Sequence[Cell]], seed: int = 0) -> list[Record]:
+def between(arms: Mapping[tuple[str, str], Sequence[Measurement]], seed: int = 0) -> list[Record]:
     """The central methods against each other and against plain addition, on the same items at the same price.
 
     The difference and the permutation test take all fit seeds; McNemar's exact test takes the first one, where an item

@@ -16,12 +16,12 @@ from ..defences import REGISTRY, Defence
 from ..errors import PromptError, StudyError
 from ..evaluation import Judge
 from ..models import anatomy, load
+from ..models.provenance import versions
 from ..progress import Progress
 from ..prompts import Modality, PromptSet
-from ..provenance import versions
 from ..study.stages import write_json
 from ..study.threads import few_threads
-from .arena import Arena
+from .arena import DefenceRun
 from .fits import Fits, Fitted, defence_prompts, limited
 from .ledger import Ledger
 from .measure import Plan, Settings, measure
@@ -62,7 +62,7 @@ ON_CONTROL = ("sarsteer", "mars", "addition", "random")
 """Methods that are run on a control model."""
 
 
-def compare(
+def compare_defences(
     model: Any = "organism",
     prompts: PromptSet | None = None,
     defences: Sequence[str | Defence] = DEFAULT,
@@ -88,7 +88,8 @@ def compare(
 
     Args:
         model: a name, a folder, a hub id, or a loaded model.
-        prompts: with splits and roles, training media included; the embedded model's own by default.
+        prompts: with roles, and splits unless they are to be drawn, training media included; the embedded model's
+            own by default.
         defences: names of `REGISTRY`, or fitted defences.
         strengths: multiples of the matched strength at which the methods of `pareto` are run as well.
         seeds: fit seeds; each draws other training pairs. One seed says nothing about the spread between fits.
@@ -118,8 +119,7 @@ def compare(
     _check(names, defences, seeds, strengths, target_kl)
     name, given = (str(model) if isinstance(model, (str, Path)) else None), prompts
     model = load(model) if isinstance(model, (str, Path)) else model
-    if prompts is None:
-        prompts = defence_prompts(model)
+    prompts = defence_prompts(model) if prompts is None else PromptSet(prompts).assigned()
     if limit is not None:
         prompts = limited(prompts, limit)
     ledger = Ledger(Path(out) / "stream")
@@ -132,7 +132,7 @@ def compare(
         "token_budget": token_budget,
     }
     with few_threads(model):
-        arena = Arena(model, prompts, ledger, **settings)
+        arena = DefenceRun(model, prompts, ledger, **settings)
         chosen = _modalities(arena, modalities)
         fits = Fits(model, prompts, Path(out) / "defences", ledger, arena.base)
         single = tuple(once) if once is not None else ONCE if tuple(defences) == DEFAULT else ()
@@ -150,7 +150,7 @@ def compare(
     ledger.close()
     rows = None
     if control is not None:
-        found = compare(
+        found = compare_defences(
             control,
             None,
             [d for d in ON_CONTROL if d in names] or names,
@@ -214,7 +214,7 @@ def _check(
         )
 
 
-def _modalities(arena: Arena, asked: Sequence[Modality] | None) -> tuple[Modality, ...]:
+def _modalities(arena: DefenceRun, asked: Sequence[Modality] | None) -> tuple[Modality, ...]:
     have = arena.modalities
     missing = [m for m in asked or () if m not in have]
     if missing or not have:

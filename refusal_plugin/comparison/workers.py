@@ -16,7 +16,7 @@ from ..models import load
 from ..progress import Progress
 from ..prompts import Modality, PromptSet
 from ..study.threads import few_threads
-from .arena import Arena
+from .arena import DefenceRun
 from .fits import Fits, Fitted, defence_prompts, limited
 from .ledger import Ledger
 from .measure import Plan, Settings, measure
@@ -49,7 +49,7 @@ class Task:
 
 
 def measure_together(
-    arena: Arena,
+    arena: DefenceRun,
     fitted: Sequence[Fitted],
     plan: Plan,
     judge: Judge | None,
@@ -96,7 +96,7 @@ def work(task: Task, plan: Plan, number: int) -> None:
             prompts = limited(prompts, task.limit)
         ledger = Ledger(os.path.join(task.out, "stream"), f"worker-{number}")
         with few_threads(model):
-            arena = Arena(model, prompts, ledger, **task.settings)
+            arena = DefenceRun(model, prompts, ledger, **task.settings)
             fits = Fits(model, prompts, ledger.folder.parent / "defences", ledger, arena.base)
             measure(arena, fits.all(task.defences, task.seeds, False, task.once), plan, None, False)
     except Exception:  # the first process meets the same trouble, and says so

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits import SiteEdit, When, Where
 from ..geometry import unit
+from ..inference.edits import SiteEdit, When, Where
 from ..traced import write
 from .base import Defence, Modalities
 from .data import DefenceData
@@ -42,9 +42,8 @@ class Ace(Defence):
     norms: Float[Tensor, " layer"]
 
     def parts(self, strength: Any, modality: Modalities) -> Iterator[SiteEdit]:
-        c = strength.reshape(-1, 1) if isinstance(strength, Tensor) else strength
         for place, layer in enumerate(self.layers):
-            value = float(self.origins[place]) + c * float(self.norms[place])
+            value = float(self.origins[place]) + strength * float(self.norms[place])
             tensors = {"unit": self.units[place], "value": value}
             yield SiteEdit(layer, "resid_post", write.set_coordinate, tensors, self.where)
 

@@ -4,7 +4,7 @@
     a  = clip( (p - low) / (high - low), 0, 1 )           low: 95th percentile of benign text, high: mean harmful text
     h[l] <- h[l] + strength * a * r[l]                    prefill and every decode step
 
-The paper fits coefficients along a rejection and a harmfulness axis by regression; here one axis and two points of the
+The paper fits strengths along a rejection and a harmfulness axis by regression; here one axis and two points of the
 text data set the line (our reading).
 
 Data: TEXT of the training split only; the layer is selected on text of the validation split.
@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import torch
 
-from ..edits import When, Where
 from ..errors import DataError
 from ..geometry import unit
+from ..inference.edits import When, Where
 from ..traced import gate
 from .cast import one_layer
 from .conditional import Conditional

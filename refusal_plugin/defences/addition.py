@@ -24,9 +24,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits import SiteEdit, When, Where
 from ..errors import DirectionError
 from ..geometry import ablate_component, unit
+from ..inference.edits import SiteEdit, When, Where
 from ..traced import write
 from .base import Defence, Modalities
 from .data import DefenceData

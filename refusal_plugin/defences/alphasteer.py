@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits import SiteEdit, When, Where
 from ..errors import DataError
+from ..inference.edits import SiteEdit, When, Where
 from ..traced import write
 from .base import Defence, Modalities
 from .data import DefenceData

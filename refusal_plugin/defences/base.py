@@ -19,11 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..edits import Edit, SiteEdit, When, Where
 from ..errors import DirectionError
+from ..inference.edits import Edit, SiteEdit, When, Where
 from ..models import Anatomy, hf_module
+from ..models.provenance import check_provenance
 from ..prompts import MODALITIES, Modality
-from ..provenance import check_provenance
 from ..storage import read_tensors, write_tensors
 
 FORMAT = "refusal_plugin.defence.v1"

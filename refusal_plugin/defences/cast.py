@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits import When, Where
 from ..errors import DirectionError
 from ..geometry import pca
+from ..inference.edits import When, Where
 from ..traced import gate
 from .conditional import Conditional
 from .data import DefenceData

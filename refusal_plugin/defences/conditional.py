@@ -7,14 +7,14 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits import SiteEdit
+from ..inference.edits import SiteEdit
 from ..traced import gate, write
 from .base import Defence, Modalities
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditional(Defence):
-    """`h[l] + c a(prompt) v` with a coefficient that every row's prompt decides once, at the last prompt token.
+    """`h[l] + c a(prompt) v` with a strength that every row's prompt decides once, at the last prompt token.
 
     Attributes:
         layer: block that is edited.

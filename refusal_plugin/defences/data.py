@@ -13,17 +13,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import collect
-from ..directions import SAME, Candidates, Direction
+from ..directions.direction import SAME, Candidates, Direction
+from ..directions.selection import select_direction
 from ..errors import DirectionError, PromptError
+from ..inference.activations import collect_activations
+from ..inference.scores import RefusalTokens, refusal_tokens
+from ..inference.shared_prefix import collect_arms, collect_grid
 from ..models import anatomy
+from ..models.provenance import provenance
 from ..progress import Progress
 from ..prompts import Modality, Prompt, PromptSet
 from ..prompts.neutral import neutral_prompts
-from ..provenance import provenance
-from ..scores import RefusalTokens, refusal_tokens
-from ..selection import select
-from ..shared_prefix import collect_arms, collect_grid
 
 SHARE = 0.8
 """Share of the training pairs that one fit seed draws."""
@@ -192,7 +192,9 @@ class DefenceData:
             if suffix is None:  # a medium that comes with many texts is read once
                 found = collect_grid(self.model, missing, system=system, progress=self.progress)
             else:
-                found = collect(self.model, missing, suffix=suffix, system=system, progress=self.progress).values[:, 0]
+                found = collect_activations(
+                    self.model, missing, suffix=suffix, system=system, progress=self.progress
+                ).values[:, 0]
             for p, value in zip(missing, found, strict=True):
                 self._streams[keys[p.id]] = value.clone()
         if not chosen:
@@ -248,7 +250,7 @@ class DefenceData:
             DirectionError: no layer passes the selection's filters.
         """
         if "direction" not in self._made:
-            self._made["direction"] = select(
+            self._made["direction"] = select_direction(
                 self.model, self.candidates(), self.val(), self.tokens, progress=self.progress
             )
         found: Direction = self._made["direction"]

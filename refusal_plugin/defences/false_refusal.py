@@ -17,8 +17,8 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits import SiteEdit, When, Where
 from ..geometry import ablate_component, cosine, unit
+from ..inference.edits import SiteEdit, When, Where
 from ..traced import write
 from .base import Defence, Modalities
 from .cast import one_layer

@@ -38,9 +38,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits import SiteEdit
 from ..errors import DataError
 from ..geometry import unit
+from ..inference.edits import SiteEdit
 from ..models import anatomy
 from ..traced import gate as gates
 from .base import Defence, Modalities

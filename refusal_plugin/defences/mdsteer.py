@@ -15,10 +15,10 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from ..answers import generate
-from ..edits import When, Where
 from ..errors import DataError
 from ..evaluation import REFUSALS, Judge, PhraseJudge
+from ..inference.answers import generate
+from ..inference.edits import When, Where
 from ..models import anatomy
 from ..prompts import Prompt
 from .data import DefenceData

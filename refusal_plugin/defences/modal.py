@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits import SiteEdit
 from ..errors import DirectionError, PromptError
+from ..inference.edits import SiteEdit
 from ..models import anatomy
 from ..prompts import Modality
 from ..traced import write

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..edits import SiteEdit
 from ..errors import PromptError
+from ..inference.edits import SiteEdit
 from ..prompts import encode
 from .base import Defence, Modalities
 from .data import DefenceData

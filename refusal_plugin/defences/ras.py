@@ -16,9 +16,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits import SiteEdit
 from ..errors import DataError, DirectionError
 from ..geometry import unit
+from ..inference.edits import SiteEdit
 from ..models import anatomy
 from ..traced import gate, write
 from .base import Defence, Modalities

@@ -25,9 +25,9 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits import When, Where
 from ..errors import DataError
 from ..geometry import decompose, pca, unit
+from ..inference.edits import When, Where
 from ..prompts import Prompt, encode
 from .data import DefenceData
 from .modal import FitOn, ModalAddition, require_moving, sources

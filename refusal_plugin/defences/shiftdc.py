@@ -12,9 +12,9 @@ Data: text of the training split, with "neutral" media beside it (the default), 
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from ..edits import When, Where
 from ..errors import PromptError
 from ..geometry import unit
+from ..inference.edits import When, Where
 from ..models import anatomy
 from .data import DefenceData
 from .modal import ModalAddition

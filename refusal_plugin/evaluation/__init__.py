@@ -5,9 +5,18 @@ from .formats import FORMATS, HARMBENCH, LLAMA_GUARD, WILDGUARD, Format
 from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers
 from .model_judges import ClassifierJudge, FirstTokenJudge, GenerativeJudge
 from .openings import find_openings, opening_scores
-from .paired import PairedComparison, compare_paired, mcnemar
-from .power import Power, defence_success, power
-from .rates import DefenceRates, Outcomes, balanced, compare_rates, outcomes, rates, read_exactly, same_prompts
+from .paired import PairedComparison, mcnemar, paired_test
+from .power import Power, defence_success, statistical_power
+from .rates import (
+    DefenceRates,
+    Outcomes,
+    balanced,
+    label_answers,
+    rate_changes,
+    read_exactly,
+    refusal_rates,
+    same_prompts,
+)
 from .text import Reasoning, normalise
 
 __all__ = [
@@ -31,8 +40,8 @@ __all__ = [
     "Power",
     "Reasoning",
     "balanced",
-    "compare_paired",
-    "compare_rates",
+    "paired_test",
+    "rate_changes",
     "defence_success",
     "find_openings",
     "judge_agreement",
@@ -40,9 +49,9 @@ __all__ = [
     "mcnemar",
     "normalise",
     "opening_scores",
-    "outcomes",
-    "power",
-    "rates",
+    "label_answers",
+    "statistical_power",
     "read_exactly",
+    "refusal_rates",
     "same_prompts",
 ]

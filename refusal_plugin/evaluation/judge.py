@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
-from ..answers import Answer
 from ..errors import DataError
+from ..inference.answers import Answer
 from ..prompts import Prompt
 from . import grammar
 from .text import Reasoning, is_degenerate, normalise, own_words

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..answers import Answer
-from ..edits import Edit
 from ..errors import DataError, ModelError
+from ..inference.answers import Answer
+from ..inference.edits import Edit
 from ..prompts import Prompt
 from .formats import FORMATS, Format, request
 from .judge import Label, PhraseJudge, match_answers
@@ -48,7 +48,7 @@ class FirstTokenJudge:
 
     def label(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[Label]:
         """Refusal or compliance; it knows no other label."""
-        from ..scores import Encoded
+        from ..inference.scores import Encoded
 
         match_answers(prompts, answers)
         ids = self.refusal_ids

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits import Edit
 from ..errors import DataError, DirectionError
+from ..inference.edits import Edit
 from ..prompts.batch import PER_TOKEN, Batch
 
 Opening: TypeAlias = tuple[int, ...]
@@ -84,7 +84,7 @@ def opening_scores(
 
     Args:
         model: a loaded model.
-        prompts: `scores.Encoded` prompts.
+        prompts: `inference.scores.Encoded` prompts.
         openings: token sequences, none a beginning of another; see `find_openings`.
         edit: what to change; None for the model as it is.
         remote: run on NDIF.
@@ -94,11 +94,11 @@ def opening_scores(
         DirectionError: the edit does not fit the model, or it is one that tells the newest token or the prompt from the
             rest: it would edit what follows the prompt otherwise than when the model answers.
     """
-    from ..scores import score
+    from ..inference.scores import refusal_scores
 
     nodes, paths = tree(openings)
     if len(nodes) == 1:
-        return score(model, prompts, torch.tensor([o[0] for o in openings]), edit, remote=remote).score
+        return refusal_scores(model, prompts, torch.tensor([o[0] for o in openings]), edit, remote=remote).score
     return _measured(model, prompts, nodes, paths, edit, remote)
 
 
@@ -136,8 +136,8 @@ def tree(openings: Sequence[Opening]) -> tuple[list[Node], list[Opening]]:
 def _measured(
     model: Any, prompts: Any, nodes: list[Node], paths: list[Opening], edit: Edit | None, remote: bool | str
 ) -> Float[Tensor, " prompt"]:
-    from ..backoff import encoder, run_batches
-    from ..edits import site_modules
+    from ..inference.edits import site_modules
+    from ..inference.loop import re_encoder, run_batches
     from ..models import anatomy
     from ..models.wrapper import save
     from ..traced.measure import opening_score
@@ -165,7 +165,7 @@ def _measured(
 
     found = torch.empty(len(prompts.prompts))
     row_bytes = 4 * len(facts.tokenizer) * len(nodes)
-    batches = run_batches(prompts.batches, measure, encoder(model), asked=asked, remote=remote, row_bytes=row_bytes)
+    batches = run_batches(prompts.batches, measure, re_encoder(model), asked=asked, remote=remote, row_bytes=row_bytes)
     for (rows, _batch), values in batches:
         found[rows] = values.cpu()
     if not bool(torch.isfinite(found).all()):
@@ -177,10 +177,10 @@ def _led(model: Any, batch: Batch, paths: Sequence[Opening]) -> dict[str, Any]:
     """Inputs of a batch, one copy per path, each followed by its path; a shorter path is filled up behind its end, where
     a causal model's logits before it do not see it.
     """
-    from ..prompts.light import light_inputs
+    from ..prompts.light import next_token_inputs
 
     longest = max(map(len, paths))
-    inputs = light_inputs(model, batch, copies=len(paths))
+    inputs = next_token_inputs(model, batch, copies=len(paths))
     led = torch.tensor([[*path, *[path[-1]] * (longest - len(path))] for path in paths])
     led = led.repeat_interleave(batch.size, 0).to(inputs["input_ids"].device)
     for name in (*PER_TOKEN, "position_ids"):

@@ -45,7 +45,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * tail / float(2**n))
 
 
-def compare_paired(
+def paired_test(
     first: Sequence[bool], second: Sequence[bool], pairs: Sequence[str], *, rng: Generator, permutations: int = 1999
 ) -> PairedComparison:
     """Compare two arms on the same items.

@@ -39,7 +39,7 @@ class Power:
         return self.detectable is None or self.detectable > effect
 
 
-def power(undefended: Outcomes, effect: float = 0.25, headroom: float = HEADROOM) -> Power:
+def statistical_power(undefended: Outcomes, effect: float = 0.25, headroom: float = HEADROOM) -> Power:
     """What the undefended answers say about a defence's chances to show anything.
 
     Pair groups are taken as the independent items (the careful choice), the two arms as unpaired.

@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..answers import Answer
 from ..errors import DataError
+from ..inference.answers import Answer
 from ..prompts import Prompt, PromptSet
 from ..prompts.prompt import ROLES
 from ..statistics import Estimate, mean_interval, paired_difference, rate, wilson
@@ -98,7 +98,7 @@ class DefenceRates:
         return {name: value.to_json() for name, value in vars(self).items() if value is not None}
 
 
-def outcomes(prompts: PromptSet, answers: Sequence[Answer], judge: Judge | None = None) -> Outcomes:
+def label_answers(prompts: PromptSet, answers: Sequence[Answer], judge: Judge | None = None) -> Outcomes:
     """Label answers and compare them with the known ones.
 
     Args:
@@ -125,7 +125,7 @@ def outcomes(prompts: PromptSet, answers: Sequence[Answer], judge: Judge | None 
     return found
 
 
-def rates(found: Outcomes, seed: int = 0) -> DefenceRates:
+def refusal_rates(found: Outcomes, seed: int = 0) -> DefenceRates:
     """Rates with 95 % bootstrap intervals over pair groups; a role without prompts gives a missing estimate."""
 
     def estimate(rows: tuple[list[bool], list[str]]) -> Estimate:
@@ -206,7 +206,7 @@ def _exact(prompt: Prompt, answer: Answer) -> bool | None:
     return None if prompt.answer is None else normalise(answer.text) == normalise(prompt.answer)
 
 
-def compare_rates(defended: Outcomes, undefended: Outcomes, seed: int = 0) -> DefenceRates:
+def rate_changes(defended: Outcomes, undefended: Outcomes, seed: int = 0) -> DefenceRates:
     """Rates of a defended arm, with its paired change against the undefended arm on the same prompts.
 
     Raises:
@@ -222,4 +222,4 @@ def compare_rates(defended: Outcomes, undefended: Outcomes, seed: int = 0) -> De
             return Estimate.missing(len(pairs))
         return paired_difference(after, before, pairs, rng=np.random.default_rng(seed))
 
-    return replace(rates(defended, seed), gain=change("harmful"), over_refusal=change("benign", "near_miss"))
+    return replace(refusal_rates(defended, seed), gain=change("harmful"), over_refusal=change("benign", "near_miss"))

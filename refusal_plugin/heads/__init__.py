@@ -9,11 +9,13 @@ logits        the same for the logit difference of refusing and complying
 projection    where the tokens of a prompt and of an answer lie along the direction
 depth         where its layers lie along it
 pictures      the same over the image, the film strip or the spectrogram
+attention_view   whole attention patterns, to be explored in a browser
 """
 
+from .attention_view import AttentionView
 from .attribution import attribute_heads
-from .causal import Bench
-from .circuits import CircuitComparison, compare_circuits
+from .causal import HeadAblation
+from .circuits import CircuitComparison, head_agreement
 from .depth import LayerProjection, project_layers
 from .graph import Circuit, circuit
 from .logits import answer_tokens, attribute_logits
@@ -24,7 +26,8 @@ from .sources import SourceAttribution, attribute_sources
 
 __all__ = [
     "AnswerProjection",
-    "Bench",
+    "AttentionView",
+    "HeadAblation",
     "Circuit",
     "CircuitComparison",
     "HeadAttribution",
@@ -38,7 +41,7 @@ __all__ = [
     "attribute_logits",
     "attribute_sources",
     "circuit",
-    "compare_circuits",
+    "head_agreement",
     "load_heads",
     "overlay",
     "project_answer",

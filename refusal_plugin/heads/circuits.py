@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError
+from ..storage import frame
 from .intervals import Intervals
 from .result import HeadAttribution
 
@@ -86,8 +87,6 @@ class CircuitComparison:
 
     def to_frame(self) -> Any:
         """One row per pair of modalities as a pandas DataFrame; OptionalDependencyError without pandas."""
-        from .tables import frame
-
         return frame([vars(row) for row in self.agreements])
 
     def __repr__(self) -> str:
@@ -95,12 +94,17 @@ class CircuitComparison:
         return f"CircuitComparison(rank correlations {pairs}; {len(self.silent)} times silent)"
 
     def _repr_html_(self) -> str:
-        from ..report.notebook_heads import comparison_view
+        from ..report import frame
+        from ..report.figures.heads_agreement import agreement_figure
 
-        return str(comparison_view(self))
+        norm = max(1e-12, *(float(x.value.clamp_min(0).sum()) for x in self.contrasts.values()))
+        rows = {"overlap": [vars(row) for row in self.agreements], "silent": [vars(row) for row in self.silent]}
+        note = "Shares are of all that the heads of the strongest modality add."
+        title = f"CircuitComparison of {', '.join(self.contrasts)}"
+        return str(frame(title, agreement_figure({**rows, "norm": norm}), note=note))
 
 
-def compare_circuits(
+def head_agreement(
     found: HeadAttribution, name: str | None = None, *, k: int = 5, draws: int = 2000, seed: int = 0
 ) -> CircuitComparison:
     """Compare the circuits of all modalities of an attribution.

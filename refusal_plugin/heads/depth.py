@@ -13,9 +13,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import collect
-from ..directions import Direction
+from ..directions.direction import Direction
+from ..inference.activations import collect_activations
 from ..prompts import Prompt
+from ..storage import frame
 from .intervals import Intervals, mean_intervals
 from .labels import Labels, chosen_prompts
 
@@ -46,8 +47,6 @@ class LayerProjection:
 
     def to_frame(self) -> Any:
         """One row per prompt and layer as a pandas DataFrame; OptionalDependencyError without pandas."""
-        from .tables import frame
-
         who = [
             {key: getattr(self.labels, key)[i] for key in ("ids", "roles", "modalities")}
             for i in range(len(self.labels))
@@ -59,9 +58,14 @@ class LayerProjection:
         return f"LayerProjection({len(self.labels)} prompts, {self.values.shape[1]} layers)"
 
     def _repr_html_(self) -> str:
-        from ..report.notebook_circuit import layers_view
+        from ..report import frame
+        from ..report.figures.projection import layers_figure
 
-        return str(layers_view(self))
+        sections = {
+            m: {"projection_by_layer": {role: self.mean(role, m).records() for role in self.roles(m)}}
+            for m in self.labels.kinds()
+        }
+        return str(frame(repr(self), layers_figure({"modalities": sections, "direction": {"layer": self.layer}})))
 
 
 def project_layers(
@@ -80,7 +84,9 @@ def project_layers(
         ModelError: the model's stream is not one vector per token.
     """
     chosen = chosen_prompts(prompts, "project layers")
-    stream = collect(model, chosen, positions=(direction.position,), remote=remote, progress=False).values[:, 0]
+    stream = collect_activations(model, chosen, positions=(direction.position,), remote=remote, progress=False).values[
+        :, 0
+    ]
     vectors = direction.harmful - direction.benign
     along = ((stream - direction.benign) * vectors).sum(-1) / vectors.square().sum(-1)
     return LayerProjection(along, Labels.of(chosen), direction.layer)

@@ -18,17 +18,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import position_index
 from ..errors import DirectionError
+from ..inference.activations import position_index
 from ..models import anatomy
 from ..models.heads import attention_call, eager_attention, head_reads, head_sites
 from ..progress import Progress, track
 from ..prompts import Prompt, batches
 from ..prompts.batch import Batch
+from ..storage import frame
 from ..traced.heads import norm_scale, source_writes
 from ..traced.heads import rows as rows_at
 from .causal import Head
-from .labels import Labels, chosen_prompts
+from .labels import SHOWN, Labels, chosen_prompts
 from .targets import Target, targets
 
 SPANS = ("instruction", "media", "after", "before")
@@ -79,8 +80,6 @@ class SourceAttribution:
 
     def to_frame(self) -> Any:
         """One row per prompt, head and source as a pandas DataFrame; OptionalDependencyError without pandas."""
-        from .tables import frame
-
         return frame(
             [
                 {"id": self.labels.ids[p], "layer": at[0], "head": at[1], "source": s, "token": self.tokens[p][s]}
@@ -98,9 +97,18 @@ class SourceAttribution:
         )
 
     def _repr_html_(self) -> str:
-        from ..report.notebook_heads import sources_view
+        from ..report import frame
+        from ..report.figures.tokens import values_over_prompt
 
-        return str(sources_view(self))
+        parts = []
+        for row, values in enumerate(self.values[:SHOWN]):
+            limit, words = max(1e-9, float(values.abs().max())), [word or " " for word in self.tokens[row]]
+            lines = {
+                f"L{layer} H{head}: {float(taken.sum()):+.2f} in all": taken.tolist()
+                for (layer, head), taken in zip(self.heads, values, strict=True)
+            }
+            parts.append(values_over_prompt(self.labels.title(row), words, lines, self.spans[row], limit, "Sources"))
+        return str(frame(f"SourceAttribution of {len(self.heads)} heads", *parts, note=self.labels.rest))
 
 
 def attribute_sources(
@@ -132,10 +140,9 @@ def attribute_sources(
     """
     aims, facts = targets(model, direction), anatomy(model)
     chosen = chosen_prompts(prompts, "attribute sources")
-    if not heads or any(not (0 <= at < aims.depth and 0 <= head < facts.n_heads) for at, head in heads):
-        found = (
-            f"heads {list(heads)}; the direction is written by layers 0 to {aims.depth - 1} of {facts.n_heads} heads"
-        )
+    each = [layer.writers.n_heads for layer in facts.parts]
+    if not heads or any(not (0 <= at < aims.depth and 0 <= head < each[at]) for at, head in heads):
+        found = f"heads {list(heads)}; the direction is written by layers 0 to {aims.depth - 1} of {max(each)} heads"
         raise DirectionError("attribute sources", found, "choose among these")
     ids = sorted({layer for layer, _ in heads})
     sites, reads = head_sites(model, ids), head_reads(model, aims.units, ids)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..directions import Direction
+from ..directions.direction import Direction
 from ..errors import DirectionError
 from ..models import anatomy
 

@@ -6,11 +6,11 @@ The head is a quarter of a pass at 0.1B parameters with 32,000 words, 28 % at 0.
 from typing import Any
 
 from .batch import Batch
-from .source import source_of
+from .input_spec import input_spec_of
 from .tree import Trees
 
 
-def light_inputs(model: Any, batch: Batch | Trees, copies: int = 1) -> dict[str, Any]:
+def next_token_inputs(model: Any, batch: Batch | Trees, copies: int = 1) -> dict[str, Any]:
     """The inputs of a batch, repeated, with what makes a pass for the next token cheaper.
 
     The cache of keys and values is of no use in a single pass, and the head need not run at every position: the ends of
@@ -19,7 +19,7 @@ def light_inputs(model: Any, batch: Batch | Trees, copies: int = 1) -> dict[str,
     inputs: dict[str, Any] = dict(batch.inputs)
     if copies > 1:
         inputs = {name: value.repeat(copies, *[1] * (value.ndim - 1)) for name, value in inputs.items()}
-    accepts = source_of(model).accepts
+    accepts = input_spec_of(model).accepts
     if accepts is None:
         return inputs
     cheap = {"use_cache": False, "logits_to_keep": batch.tail}

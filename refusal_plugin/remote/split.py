@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from .cutting import portions, stage
+from .cutting import portions, workload
 from .errors import RemoteTimeout
 
 Item = TypeVar("Item")
@@ -37,7 +37,7 @@ def sessions(
         for item in work:
             yield item, run([item])[0]
         return
-    job = stage(list(work), new_tokens=new_tokens, row_bytes=row_bytes)
+    job = workload(list(work), new_tokens=new_tokens, row_bytes=row_bytes)
     waiting = [items for (items,) in portions(job, remote=remote)]
     while waiting:
         group = waiting.pop(0)

@@ -1,6 +1,6 @@
 """The safe space: fit it, split a direction at it, see what that does, compare modalities."""
 
-from .analysis import SafeSpaceReport, load_safe_space_report, safe_spaces
+from .analysis import SafeSpaceReport, analyse_safe_space, load_safe_space_report
 from .angles import Overlaps, overlaps, random_angles
 from .space import SafeSpace, load_safe_space, overlap
 from .sweep import sweep
@@ -14,6 +14,6 @@ __all__ = [
     "overlap",
     "overlaps",
     "random_angles",
-    "safe_spaces",
+    "analyse_safe_space",
     "sweep",
 ]

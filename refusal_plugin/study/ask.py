@@ -7,13 +7,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..activations import collect
-from ..answers import generate
-from ..directions import Direction, fit, load_direction
+from ..directions.direction import Direction, fit_direction, load_direction
+from ..directions.selection import select_direction
+from ..inference.activations import collect_activations
+from ..inference.answers import generate
+from ..inference.scores import refusal_tokens
 from ..models import anatomy, load
 from ..prompts import Prompt, PromptSet, encode
-from ..scores import refusal_tokens
-from ..selection import select
 from .own_prompts import own_prompts
 
 DEFAULT_TEXT = "do what this says ."
@@ -27,7 +27,7 @@ def ask(
     video: Path | None,
     audio: Path | None,
     direction_file: Path | None,
-    coefficient: float | None,
+    strength: float | None,
     max_new_tokens: int,
     prompts: PromptSet | None,
 ) -> None:
@@ -47,10 +47,10 @@ def ask(
     else:
         console.print("[dim]No --direction: fitting one on the model's own text prompts …[/dim]")
         direction = _fitted(model, prompts)
-    strength = direction.coefficient if coefficient is None else coefficient
+    strength = direction.strength if strength is None else strength
     plain = generate(model, [prompt], max_new_tokens=max_new_tokens, progress=False)[0]
-    steered = generate(model, [prompt], direction.edit(strength), max_new_tokens=max_new_tokens, progress=False)[0]
-    here = collect(model, [prompt], positions=(direction.position,), progress=False)
+    steered = generate(model, [prompt], direction.addition(strength), max_new_tokens=max_new_tokens, progress=False)[0]
+    here = collect_activations(model, [prompt], positions=(direction.position,), progress=False)
     places = direction.coordinates(here.values[0, 0])
 
     console.print(
@@ -73,7 +73,7 @@ def ask(
 def _fitted(model: Any, prompts: PromptSet | None) -> Direction:
     text = (own_prompts(model) if prompts is None else prompts).filter(modality="text")
     train, val = text.filter(split="train"), text.filter(split="val")
-    return select(model, fit(model, train), val, refusal_tokens(model, train))
+    return select_direction(model, fit_direction(model, train), val, refusal_tokens(model, train))
 
 
 def _bar(value: float) -> str:

@@ -7,14 +7,14 @@ defence, plain addition and the random control, at the same price per modality.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..answers import Answer
-from ..comparison.arena import Arena
+from ..comparison.arena import DefenceRun
 from ..comparison.ledger import Ledger
 from ..defences import Defence, DefenceData, fit_defence
 from ..errors import RefusalPluginError
-from ..evaluation import compare_rates, outcomes
+from ..evaluation import label_answers, rate_changes
+from ..inference.answers import Answer
+from ..inference.scores import RefusalTokens
 from ..prompts import PromptSet
-from ..scores import RefusalTokens
 from .stages import Stages
 
 Record = dict[str, Any]
@@ -59,7 +59,7 @@ def defence_rows(
         rows: dict[str, dict[str, Record]] = {m: {} for m in undefended}
         warnings: list[str] = []
         ledger = Ledger(stages.folder / "stages", "defences")  # an interrupted run finds its finished batches there
-        arena = Arena(model, prompts, ledger, target_kl=target_kl, max_new_tokens=max_new_tokens)
+        arena = DefenceRun(model, prompts, ledger, target_kl=target_kl, max_new_tokens=max_new_tokens)
         for name, found in fitted().items():
             if isinstance(found, RefusalPluginError):
                 warnings.append(f"{name} was not fitted: {found}")
@@ -85,12 +85,12 @@ def defence_rows(
                 made[name] = error
         return made
 
-    def row(arena: Arena, defence: Defence, modality: str, answers: Sequence[Answer]) -> Record:
+    def row(arena: DefenceRun, defence: Defence, modality: str, answers: Sequence[Answer]) -> Record:
         test = prompts.filter(split="test", modality=modality)  # type: ignore[arg-type]
         price = arena.price(defence, modality)  # type: ignore[arg-type]
         said = arena.answers(defence, modality, [price.strength])[0]  # type: ignore[arg-type]
         return {
-            **compare_rates(outcomes(test, said), outcomes(test, list(answers)), seed).to_json(),
+            **rate_changes(label_answers(test, said), label_answers(test, list(answers)), seed).to_json(),
             "strength": price.strength,
             "kl": price.kl,
             "at_bound": price.at_bound,

@@ -10,8 +10,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ..answers import Answer
 from ..evaluation import Outcomes
+from ..inference.answers import Answer
 from ..prompts import Prompt
 from ..prompts.data_uris import media_record
 

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from ..directions import Direction
+from ..directions.direction import Direction
 from ..errors import RefusalPluginError
 from ..heads import HeadAttribution, attribute_heads
-from ..heads.causal import Bench, Head
-from ..heads.circuits import compare_circuits
+from ..heads.causal import Head, HeadAblation
+from ..heads.circuits import head_agreement
 from ..heads.projection import TokenProjection, project_answer, project_tokens
 from ..heads.sources import SPANS, attribute_sources
+from ..inference.scores import RefusalTokens
 from ..models import anatomy
 from ..models.heads import media_grid
 from ..prompts import Prompt, PromptSet, encode
 from ..prompts.data_uris import spectrogram
-from ..scores import RefusalTokens
 
 Record = dict[str, Any]
 
@@ -72,12 +72,12 @@ def _section(
         m: _rank(model, direction, [p for p in kept if p.split == "val" and p.modality == m]) for m in kinds
     }
     ranked = {m: heads or [(r.layer, r.head) for r in found.top(TOP, m)] for m, heads in ranked.items()}
-    compared = compare_circuits(found, k=min(5, found.heads.shape[2]), seed=seed) if len(kinds) > 1 else None
+    compared = head_agreement(found, k=min(5, found.heads.shape[2]), seed=seed) if len(kinds) > 1 else None
     top: list[Record] = []
     removal: list[Record] = []
     for modality in kinds:
         asked = PromptSet(p for p in kept if p.split == "test" and p.modality == modality)
-        bench = Bench.of(model, asked, tokens).only("harmful")
+        bench = HeadAblation.of(model, asked, tokens).only("harmful")
         union = list(dict.fromkeys(head for m in (modality, "text") for head in ranked.get(m, [])))
         top += [_row(found, bench, modality, head, direction, seed) for head in union]
         removal.append(_removal(bench, ranked[modality], modality, seed))
@@ -144,7 +144,9 @@ def _profile(found: HeadAttribution, modality: str) -> list[Record]:
     return rows
 
 
-def _row(found: HeadAttribution, bench: Bench, modality: str, head: Head, direction: Direction, seed: int) -> Record:
+def _row(
+    found: HeadAttribution, bench: HeadAblation, modality: str, head: Head, direction: Direction, seed: int
+) -> Record:
     """One line of the table of heads: direct, contrast and total are three different columns."""
     cells = found.contrast(modality, seed=seed)
     total, zero = (bench.effect([head], modality, kind=kind, seed=seed) for kind in ("mean", "zero"))
@@ -163,7 +165,7 @@ def _row(found: HeadAttribution, bench: Bench, modality: str, head: Head, direct
     }
 
 
-def _removal(bench: Bench, heads: list[Head], modality: str, seed: int) -> Record:
+def _removal(bench: HeadAblation, heads: list[Head], modality: str, seed: int) -> Record:
     """The top heads of a modality removed together, against random heads of the same layers."""
     random = [bench.random_heads(heads, seed + draw) for draw in range(DRAWS)]
     scores = [bench.effect(drawn, modality, seed=seed) for drawn in random]

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import Activations
-from ..answers import Answer
-from ..directions import Direction
+from ..directions.direction import Direction
 from ..evaluation import read_exactly
+from ..inference.activations import Activations
+from ..inference.answers import Answer
 from ..prompts import Prompt, PromptSet
 from ..statistics import Estimate, auroc_interval, mean_interval, random_direction_null, rate
 

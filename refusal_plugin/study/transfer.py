@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ..activations import Activations, collect
-from ..answers import Answer
-from ..cross_modal import Known, Streams, TransferReport, transfer
-from ..directions import Direction
+from ..directions.direction import Direction
 from ..errors import RefusalPluginError
+from ..inference.activations import Activations, collect_activations
+from ..inference.answers import Answer
+from ..inference.scores import RefusalTokens
 from ..models import anatomy
 from ..prompts import PromptSet, Role
-from ..safe_space import safe_spaces
-from ..scores import RefusalTokens
+from ..safe_space import analyse_safe_space
+from ..transfer import Known, Streams, TransferReport, analyse_transfer
 from .stages import Stages
 from .transfer_words import gap_words, safe_space_words, transfer_words
 
@@ -74,9 +74,9 @@ def transfer_sections(
             everything = with_media_train(model, prompts, tuple(test), limit)
             fit = fit_streams(model, everything, stages)
             known = Known(test, answers, understood, fit)
-            report = transfer(
+            report = analyse_transfer(
                 model, everything, targets=list(test), layer=direction.layer, refusal_ids=tokens.ids,
-                coefficient=direction.coefficient, score_pairs=SCORE_PAIRS, rate_pairs=RATE_PAIRS,
+                strength=direction.strength, score_pairs=SCORE_PAIRS, rate_pairs=RATE_PAIRS,
                 max_new_tokens=max_new_tokens, known=known, seed=seed, progress=False,
             )  # fmt: skip
         except RefusalPluginError as error:
@@ -89,8 +89,8 @@ def transfer_sections(
             found["modality_gap"] = report.gap.to_json()
             found["findings"]["modality_gap"] = gap_words(report.gap)
         try:
-            space = safe_spaces(
-                model, everything, layer=direction.layer, coefficient=direction.coefficient, ks=KS, pairs=SWEEP_PAIRS,
+            space = analyse_safe_space(
+                model, everything, layer=direction.layer, strength=direction.strength, ks=KS, pairs=SWEEP_PAIRS,
                 refusal_ids=tokens.ids, streams=fit, seed=seed, progress=False,
             )  # fmt: skip
         except RefusalPluginError as error:
@@ -140,7 +140,7 @@ def fit_streams(model: Any, prompts: PromptSet, stages: Stages) -> dict[str, Str
         part = prompts.filter(split="train", modality=name)
         if not all(len(part.filter(role=role)) for role in ROLES):
             continue
-        work = partial(collect, model, part, progress=False)
+        work = partial(collect_activations, model, part, progress=False)
         found[name] = Streams(part, stages.tensor(f"fit-{name}", partial(_last, work)))
     return found
 

@@ -1,7 +1,7 @@
 """Edits that decide per row whether and how far to step.
 
 `mars` decides at the position it edits. The others decide on the prompt and keep the decision for the answer:
-`remember` notes a coefficient per row in a memory while the prompt is read, `recall` multiplies the strength of an edit
+`remember` notes a strength per row in a memory while the prompt is read, `recall` multiplies the strength of an edit
 by it. The memory is a dict that belongs to one run (`Edit.plan` and `Edit.attached` make a new one), and every prompt
 overwrites it.
 
@@ -51,7 +51,7 @@ def mars(x, unit, centre, safe, unsafe, margin, reach, norm, target, strength, g
 
 
 def ramp(x, unit, low, high):
-    """A coefficient that rises linearly with the coordinate along `unit`: 0 up to `low`, 1 from `high` on.
+    """A strength that rises linearly with the coordinate along `unit`: 0 up to `low`, 1 from `high` on.
 
     Args:
         x: (batch, 1, d_model), the last prompt token.
@@ -64,7 +64,7 @@ def ramp(x, unit, low, high):
 
 
 def sigmoid(x, unit, middle, width):
-    """A coefficient `1 / (1 + exp(-(p - middle) / width))` of the coordinate `p` along `unit`.
+    """A strength `1 / (1 + exp(-(p - middle) / width))` of the coordinate `p` along `unit`.
 
     Args:
         x: (batch, 1, d_model), the last prompt token.
@@ -112,7 +112,7 @@ def remember(x, memory, gate, condition):
         condition: its keyword arguments.
     """
     if x.shape[1] > 1 or not memory:
-        memory["coefficient"] = gate(x[:, -1:], **condition)
+        memory["strength"] = gate(x[:, -1:], **condition)
         memory["step"] = 0
     else:
         memory["step"] = memory["step"] + 1
@@ -132,4 +132,4 @@ def recall(x, memory, strength, function, tensors, first, last):
     """
     if memory["step"] < first or (last is not None and memory["step"] > last):
         return x
-    return function(x, strength=row(strength, x) * memory["coefficient"].to(x.device), **tensors)
+    return function(x, strength=row(strength, x) * memory["strength"].to(x.device), **tensors)

@@ -13,7 +13,7 @@ from .resume import begin_behind, run_behind, stream_behind
 from .write import edit_blocks
 
 
-def edited_pass(model, blocks, inputs, sites, edits):
+def forward_with_edits(model, blocks, inputs, sites, edits):
     """The model with edits; see `write.edit_blocks`. Returns logits of the next token (batch, vocab)."""
     with model.trace(**inputs):
         edit_blocks(sites, edits)
@@ -21,7 +21,7 @@ def edited_pass(model, blocks, inputs, sites, edits):
     return logits
 
 
-def rest_pass(model, blocks, inputs, ends, begin, sites, edits, keep):
+def forward_from_layer(model, blocks, inputs, ends, begin, sites, edits, keep):
     """The model from behind one block; see `resume.run_behind`.
 
     Args:
@@ -61,13 +61,13 @@ def holds_on_trees(model, blocks, inputs, ends, expected):
         expected: (prompt, vocab) logits of the prompts in plain rows.
     """
     try:
-        found = rest_pass(model, blocks, inputs, ends, (-1, torch.empty(0), -1), [], [], False)[0]
+        found = forward_from_layer(model, blocks, inputs, ends, (-1, torch.empty(0), -1), [], [], False)[0]
     except Exception:
         return False
     return bool(agrees(found, expected, found.dtype).all())
 
 
-def block_pass(model, blocks, inputs, begin, sites, edits):
+def forward_one_block(model, blocks, inputs, begin, sites, edits):
     """One block further than `begin`; the blocks behind it are left out.
 
     Returns:

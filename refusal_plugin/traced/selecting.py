@@ -14,9 +14,9 @@ import torch
 
 from .grid import grid_ask, grid_begin, grid_tell
 from .measure import kl_divergence, refusal_score
-from .passes import additive, block_pass, edited_pass, holds_on_trees, rest_pass
-from .resume import ablate_rows, copied, per_row, removed_at, shrink_rows
-from .write import add, shrink
+from .passes import additive, forward_from_layer, forward_one_block, forward_with_edits, holds_on_trees
+from .resume import copied, per_row, removed_at
+from .write import add, set_coordinate
 
 
 def measure_candidates(model, blocks, sites, bench, harmful, benign, ids, units):
@@ -68,7 +68,7 @@ def plain_run(model, blocks, run):
     """Next-token logits (prompt, vocab) and streams (prompt, layer, d_model) of the untouched model."""
     order, logits, streams = [], [], []
     for rows, inputs, ends, _alike in run["wide"]:
-        some, stream = rest_pass(model, blocks, inputs, ends, (-1, torch.empty(0), -1), [], [], True)
+        some, stream = forward_from_layer(model, blocks, inputs, ends, (-1, torch.empty(0), -1), [], [], True)
         order += rows
         logits.append(some.float().cpu())
         streams.append(stream.cpu())
@@ -116,8 +116,8 @@ def faint_edits(harmful, benign, keep):
     units = vectors / vectors.norm(dim=-1, keepdim=True)
     edits = []
     for layer in range(len(units)):
-        tensors = {"unit": units[layer], "origin": float(benign[layer] @ units[layer]), "keep": keep}
-        edits.append((layer, "resid_post", "last", shrink, tensors))
+        tensors = {"unit": units[layer], "value": float(benign[layer] @ units[layer]), "keep": keep}
+        edits.append((layer, "resid_post", "last", set_coordinate, tensors))
     return edits
 
 
@@ -156,7 +156,7 @@ def added(table, unit):
 
     Returns:
         "at_harmful", "at_safe" (candidate, prompt) coordinates along the candidates; "induce" (candidate,) and "stream"
-        (candidate, chosen layer, d_model) of benign prompts where asked for; "coefficient", "kl_add", "gain" (priced,).
+        (candidate, chosen layer, d_model) of benign prompts where asked for; "strength", "kl_add", "gain" (priced,).
     """
     layer = unit["layer"]
     vectors = table["harmful"][unit["ps"], layer] - table["benign"][unit["ps"], layer]
@@ -200,7 +200,7 @@ def priced(table, layer, vectors, target):
     begin = stream_to(table, "faint", layer)
     moved = strength.unsqueeze(1) * vectors
     after = sweep_rows(table, "harmful", begin["work"], n, begin=begin, vectors=moved, later=table["faint"])
-    return {"coefficient": strength, "kl_add": state["low_cost"], "gain": (after["score"] - before).mean(1)}
+    return {"strength": strength, "kl_add": state["low_cost"], "gain": (after["score"] - before).mean(1)}
 
 
 def faint_score(table):
@@ -209,7 +209,7 @@ def faint_score(table):
         run = table["bench"]["harmful"]
         score = torch.empty(run["n"])
         for rows, inputs, _ends, _alike in run["wide"]:
-            logits = edited_pass(table["model"], table["blocks"], inputs, table["sites"], table["faint"])
+            logits = forward_with_edits(table["model"], table["blocks"], inputs, table["sites"], table["faint"])
             score[rows] = refusal_score(logits, table["ids"]).cpu()
         table["faint_score"] = score
     return table["faint_score"]
@@ -232,7 +232,7 @@ def stream_to(table, name, layer):
         for k, (_rows, inputs, _ends, _alike) in enumerate(work):
             hidden = torch.empty(0) if stream["hidden"] is None else stream["hidden"][k]
             begin = (stream["layer"], hidden, stream["extras"])
-            one, extras = block_pass(table["model"], table["blocks"], inputs, begin, table["sites"], edits)
+            one, extras = forward_one_block(table["model"], table["blocks"], inputs, begin, table["sites"], edits)
             moved.append(one)
         stream = {"layer": stream["layer"] + 1, "extras": extras, "hidden": moved}
     table["streams"][name] = stream
@@ -269,7 +269,7 @@ def sweep_rows(table, name, work, n, removed=None, begin=None, vectors=None, lat
                 hidden = add(begin["hidden"][place].repeat(copies, 1, 1), per_row(vectors[chunk], size))
                 extras = begin["extras"]
             wanted = keep and start + 1 < len(blocks)
-            logits, stream = rest_pass(
+            logits, stream = forward_from_layer(
                 table["model"],
                 blocks,
                 repeated(inputs, copies),
@@ -296,11 +296,11 @@ def removing(sites, removed, chunk, size):
     unit = per_row(removed[0][chunk], size)
     if removed[1] is None:
         every = [(layer, site) for layer in range(len(sites)) for site in removed_at(layer, sites[layer])]
-        return [(layer, site, "all", ablate_rows, {"unit": unit}) for layer, site in every]
+        return [(layer, site, "all", set_coordinate, {"unit": unit}) for layer, site in every]
     edits = []
     for layer in range(len(sites)):
         origin = per_row(removed[1][chunk, layer].unsqueeze(1), size)
-        edits.append((layer, "resid_post", "last", shrink_rows, {"unit": unit, "origin": origin, "keep": 0.0}))
+        edits.append((layer, "resid_post", "last", set_coordinate, {"unit": unit, "value": origin}))
     return edits
 
 

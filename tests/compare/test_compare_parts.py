@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from refusal_plugin.calibration import Priced, calibrate, first_too_dear
 from refusal_plugin.comparison.arena import Price
-from refusal_plugin.comparison.cells import Cell, brr, brr_change, change, matched_row, row, share
+from refusal_plugin.comparison.cells import Measurement, brr, brr_change, change, matched_row, row, share
 from refusal_plugin.comparison.claims import adjusted, claims, judge, negated
 from refusal_plugin.comparison.edit_size import edit_size
 from refusal_plugin.comparison.fits import control_seeds
 from refusal_plugin.comparison.ledger import Ledger, key_of
 from refusal_plugin.comparison.results import between, verdicts
-from refusal_plugin.edits import Edit, SiteEdit, addition
+from refusal_plugin.directions.calibration import KLPrice, calibrate, first_too_dear
 from refusal_plugin.errors import PromptError, StudyError
-from refusal_plugin.evaluation import Outcomes, power
+from refusal_plugin.evaluation import Outcomes, statistical_power
+from refusal_plugin.inference.edits import Edit, SiteEdit, addition
 from refusal_plugin.prompts import Prompt, PromptSet
 from refusal_plugin.statistics import Estimate
 from refusal_plugin.traced import write
@@ -57,7 +57,7 @@ def test_free_dear_and_broken_edits() -> None:
 def few() -> PromptSet:
     from refusal_plugin.organism.data import organism_prompts
 
-    return organism_prompts("val", "image", limit=4, renderings=1)
+    return organism_prompts(split="val", modality="image", limit=4, renderings=1)
 
 
 @pytest.fixture(scope="module")
@@ -82,25 +82,25 @@ class Graded:
 
 
 def test_strengths_as_rows_cost_what_they_cost_alone(organism: Any, few: PromptSet, vector: torch.Tensor) -> None:
-    from refusal_plugin.scores import Encoded, score
+    from refusal_plugin.inference.scores import Encoded, refusal_scores
 
     harmless = few.filter(role=("benign", "near_miss"))
     ids = torch.tensor([5, 6])
-    part = Priced(organism, harmless, ids, max_rows=10)  # rows of one strength spread over batches
+    part = KLPrice(organism, harmless, ids, max_rows=10)  # rows of one strength spread over batches
     together = part.costs(Graded(vector), [0.5, 1.0, 2.0])
     encoded = Encoded.of(organism, harmless)
-    plain = score(organism, encoded, ids, keep_logits=True).logits
+    plain = refusal_scores(organism, encoded, ids, keep_logits=True).logits
     for (kl, _), c in zip(together, (0.5, 1.0, 2.0), strict=True):
-        alone = score(organism, encoded, ids, addition({2: vector}, coefficient=c), reference=plain).kl.mean()
+        alone = refusal_scores(organism, encoded, ids, addition({2: vector}, strength=c), reference=plain).kl.mean()
         assert kl == pytest.approx(float(alone), rel=1e-3, abs=1e-6)
     assert together[0][0] < together[1][0] < together[2][0]
 
 
 def test_a_function_and_a_defence_get_the_same_strength(organism: Any, few: PromptSet, vector: torch.Tensor) -> None:
     harmless = few.filter(role=("benign", "near_miss"))
-    target = Priced(organism, harmless).costs(Graded(vector), [2.0])[0][0] / 4
+    target = KLPrice(organism, harmless).costs(Graded(vector), [2.0])[0][0] / 4
     rows = calibrate(Graded(vector), organism, harmless, target_kl=target)
-    single = calibrate(lambda c: addition({2: vector}, coefficient=c), organism, harmless, target_kl=target)
+    single = calibrate(lambda c: addition({2: vector}, strength=c), organism, harmless, target_kl=target)
     assert rows.strength == pytest.approx(single.strength, rel=0.05, abs=0.02)
     assert 0.5 * target < rows.kl["image"] <= target and rows.n == {"image": len(harmless)} and not rows.at_bound
 
@@ -112,7 +112,7 @@ def test_over_refusal_as_the_price(organism: Any, few: PromptSet, vector: torch.
     with pytest.raises(PromptError, match="not positive"):
         calibrate(Graded(vector), organism, harmless, target_kl=0.0)
     # with every token a refusal token but one, the share that refuses cannot grow: the upper bound is free
-    part = Priced(organism, harmless)
+    part = KLPrice(organism, harmless)
     every = torch.arange(1, part.plain.shape[1])
     found = calibrate(Graded(vector), organism, harmless, target_over_refusal=0.1, refusal_ids=every)
     assert found.at_bound and found.strength == 2.0 and found.over_refusal == {"image": 0.0}
@@ -122,10 +122,12 @@ def test_over_refusal_as_the_price(organism: Any, few: PromptSet, vector: torch.
 def test_the_size_of_an_addition_is_its_length_over_the_stream(
     organism: Any, few: PromptSet, vector: torch.Tensor
 ) -> None:
-    from refusal_plugin.activations import collect
+    from refusal_plugin.inference.activations import collect_activations
 
-    sizes = edit_size(organism, few, addition({2: vector}, coefficient=0.5))
-    stream = collect(organism, few, progress=False).values[:, 0, 2]  # layers up to the edit are untouched by it
+    sizes = edit_size(organism, few, addition({2: vector}, strength=0.5))
+    stream = collect_activations(organism, few, progress=False).values[
+        :, 0, 2
+    ]  # layers up to the edit are untouched by it
     assert sizes[2] == pytest.approx(float((2.0 / stream.norm(dim=-1)).mean()), rel=1e-4)
     assert sizes[0] == sizes[1] == sizes[3] == 0.0
 
@@ -171,8 +173,8 @@ def outcome(harmful: Sequence[int], near: Sequence[int], benign: Sequence[int]) 
     return Outcomes(PromptSet(prompts), tuple(labels), (None,) * len(labels))  # type: ignore[arg-type]
 
 
-def cell(seed: int, found: Outcomes, name: str = "sarsteer", kind: Any = "matched") -> Cell:
-    return Cell(name, seed, "image", kind, 1.0, PRICE, found)
+def cell(seed: int, found: Outcomes, name: str = "sarsteer", kind: Any = "matched") -> Measurement:
+    return Measurement(name, seed, "image", kind, 1.0, PRICE, found)
 
 
 NONE = outcome([0] * 40, [0] * 40, [0] * 40)
@@ -207,12 +209,14 @@ def test_rows_have_the_documented_fields() -> None:
     assert set(found["harmful_refusal"]) == {"value", "low", "high", "n"}
     assert row(cell(0, NONE, kind="grid"))["kl"] is None
     seeds = [cell(0, NONE), cell(1, outcome([1] * 40, [0] * 40, [0] * 40))]
-    record = matched_row(seeds, NONE, power(NONE), 0.05)
+    record = matched_row(seeds, NONE, statistical_power(NONE), 0.05)
     assert record["gain"]["value"] == 0.5 and [s["gain"] for s in record["seeds"]] == [0.0, 1.0]
     assert record["edit_norm_by_layer"] == pytest.approx([0.1, 0.3]) and record["attack_success"] == 0.5
     json.dumps(record, allow_nan=False)
     full = outcome([1] * 40, [0] * 40, [0] * 40)
-    assert matched_row(seeds[1:], full, power(full), 0.05)["defence_success"]["value"] is None, "no headroom"
+    assert matched_row(seeds[1:], full, statistical_power(full), 0.05)["defence_success"]["value"] is None, (
+        "no headroom"
+    )
 
 
 # -- claims -----------------------------------------------------------------------------------------------------------
@@ -243,7 +247,7 @@ def test_verdicts_by_hand(
 
 
 def test_no_headroom_and_nothing_measured_decide_nothing() -> None:
-    full = power(outcome([1] * 40, [], []))
+    full = statistical_power(outcome([1] * 40, [], []))
     assert judge(Estimate(0.0, 0.0, 0.0, 40), "at least", 0.25, full)[0] == "underpowered"
     assert judge(Estimate.missing(), "at most", 0.05)[0] == "underpowered"
     assert negated(Estimate(0.1, -0.2, 0.3, 5)) == Estimate(-0.1, -0.3, 0.2, 5)
@@ -260,7 +264,7 @@ def test_claims_follow_from_cells() -> None:
         ("random", "image"): [cell(0, NONE, "random")],
     }
     same = {("sarsteer_v1", "image"): [cell(0, greedy, "sarsteer_v1", "same_strength")]}
-    found = {c.id: c for c in claims(matched, same, {"text": NONE, "image": NONE}, {"image": power(NONE)})}
+    found = {c.id: c for c in claims(matched, same, {"text": NONE, "image": NONE}, {"image": statistical_power(NONE)})}
     assert {c.modality for c in found.values()} == {"image"}, "text is no medium"
     assert found["sarsteer-gain"].verdict == "held" and found["sarsteer-gain"].estimate.value == 0.75
     assert found["sarsteer-benign"].verdict == found["sarsteer-near-miss"].verdict == "held"
@@ -280,7 +284,7 @@ def test_an_ablation_that_costs_nothing_fails_its_claim() -> None:
     good = outcome([1] * 60 + [0] * 20, [0] * 80, [0] * 80)
     matched = {("mars", "image"): [cell(0, good, "mars")], ("mars_no_gate", "image"): [cell(0, good, "mars_no_gate")]}
     same = {("mars_no_gate", "image"): [cell(0, good, "mars_no_gate", "same_strength")]}
-    found = claims(matched, same, {"image": none}, {"image": power(none)})
+    found = claims(matched, same, {"image": none}, {"image": statistical_power(none)})
     gate = next(c for c in found if c.id == "mars_no_gate-same-strength")
     assert gate.verdict == "failed" and "5 points" in gate.why
     lines = {line["id"]: line for line in verdicts(found)}
@@ -303,7 +307,7 @@ def test_the_control_model_must_gain_nothing() -> None:
         "c": {"defence": "random", "modality": "image", "gain": gain},
         "d": {"defence": "sarsteer", "modality": "image", "gain": {"value": 0.0, "low": -0.02, "high": 0.03, "n": 40}},
     }
-    found = {c.id: c.verdict for c in claims({}, {}, {"image": NONE}, {"image": power(NONE)}, rows)}
+    found = {c.id: c.verdict for c in claims({}, {}, {"image": NONE}, {"image": statistical_power(NONE)}, rows)}
     assert found == {"control-mars": "failed", "control-sarsteer": "held"}
     assert adjusted([]) == []
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from refusal_plugin import cli
-from refusal_plugin.answers import generate
-from refusal_plugin.comparison import compare
-from refusal_plugin.comparison.arena import Arena, digest
+from refusal_plugin.comparison import compare_defences
+from refusal_plugin.comparison.arena import DefenceRun, digest
 from refusal_plugin.comparison.fits import defence_prompts
 from refusal_plugin.comparison.ledger import Ledger
 from refusal_plugin.defences import Defence
 from refusal_plugin.errors import PromptError, StudyError
+from refusal_plugin.inference.answers import generate
 from refusal_plugin.prompts import PromptSet
 from refusal_plugin.report.comparison import render_comparison
 
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(organism: Any, prompts: PromptSet, folder: Path) -> dict[str, Any]:
-    return compare(organism, prompts, DEFENCES, out=folder, **OPTIONS)
+    return compare_defences(organism, prompts, DEFENCES, out=folder, **OPTIONS)
 
 
 def lines(folder: Path) -> list[str]:
@@ -95,9 +95,9 @@ def test_the_same_question_is_not_asked_again(
         raise AssertionError("it was answered before")
 
     before = lines(folder)
-    monkeypatch.setattr("refusal_plugin.comparison.arena.generate_ids", never)
+    monkeypatch.setattr("refusal_plugin.comparison.arena.generate_batches", never)
     monkeypatch.setattr("refusal_plugin.comparison.fits.fit_defence", never)
-    again = compare(organism, prompts, DEFENCES, out=folder, **OPTIONS)
+    again = compare_defences(organism, prompts, DEFENCES, out=folder, **OPTIONS)
     assert same(again) == same(results) and lines(folder) == before
 
 
@@ -105,9 +105,11 @@ def test_undefended_answers_are_shared_between_comparisons(
     organism: Any, prompts: PromptSet, folder: Path, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    real = Arena._answer
-    monkeypatch.setattr(Arena, "_answer", lambda self, d, *rest: asked.append(d) or real(self, d, *rest))
-    compare(organism, prompts, ("shuffled",), out=folder, **{**OPTIONS, "seeds": (0,), "modalities": ("image",)})
+    real = DefenceRun._answer
+    monkeypatch.setattr(DefenceRun, "_answer", lambda self, d, *rest: asked.append(d) or real(self, d, *rest))
+    compare_defences(
+        organism, prompts, ("shuffled",), out=folder, **{**OPTIONS, "seeds": (0,), "modalities": ("image",)}
+    )
     assert asked and None not in asked, "only the new method answers"
 
 
@@ -124,13 +126,13 @@ def test_an_interrupted_run_loses_one_batch_at_most(
 
     monkeypatch.setattr(Ledger, "put", put)
     with pytest.raises(KeyboardInterrupt):
-        compare(organism, prompts, DEFENCES, out=tmp_path, **OPTIONS)
+        compare_defences(organism, prompts, DEFENCES, out=tmp_path, **OPTIONS)
     monkeypatch.undo()
     kept = lines(tmp_path)
     assert len(kept) == stop_after and not (tmp_path / "compare.json").exists()
     path = tmp_path / "stream" / "results.jsonl"
     path.write_text(path.read_text() + '{"key": "half')  # and the next line was being written
-    finished = compare(organism, prompts, DEFENCES, out=tmp_path, **OPTIONS)
+    finished = compare_defences(organism, prompts, DEFENCES, out=tmp_path, **OPTIONS)
     assert lines(tmp_path)[:stop_after] == kept, "nothing is done twice"
     assert same(finished) == same(results), "and nothing differs"
 
@@ -141,7 +143,7 @@ def test_rows_of_strengths_answer_as_single_runs_do(
     from refusal_plugin.defences import load_defence
 
     defence: Defence = load_defence(folder / "defences" / "addition-0.safetensors", organism)
-    arena = Arena(organism, prompts, Ledger(tmp_path), max_new_tokens=14, max_rows=17)
+    arena = DefenceRun(organism, prompts, Ledger(tmp_path), max_new_tokens=14, max_rows=17)
     together = arena.answers(defence, "image", [0.3, 1.5])
     for c, found in zip((0.3, 1.5), together, strict=True):
         edit = defence.edit(c, modality="image")
@@ -165,16 +167,16 @@ def test_what_cannot_be_fitted_is_named_and_the_rest_is_compared(
     organism: Any, prompts: PromptSet, folder: Path, results: dict[str, Any]
 ) -> None:
     options = {**OPTIONS, "seeds": (0,), "modalities": ("text",)}
-    found = compare(organism, prompts, ("addition", "mdsteer_h2s"), out=folder, **options)
+    found = compare_defences(organism, prompts, ("addition", "mdsteer_h2s"), out=folder, **options)
     assert list(found["not_fitted"]) == ["mdsteer_h2s"] and {r["defence"] for r in found["matched"]} == {"addition"}
     assert any("mdsteer_h2s was not fitted" in w for w in found["warnings"])
     with pytest.raises(StudyError, match="none could be fitted"):
-        compare(organism, prompts, ("mdsteer_h2s",), out=folder, **options)
+        compare_defences(organism, prompts, ("mdsteer_h2s",), out=folder, **options)
 
 
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(prompts: PromptSet, results: dict[str, Any], tmp_path: Path) -> None:
-    found = compare("organism", prompts, DEFENCES, out=tmp_path, workers=2, **OPTIONS)
+    found = compare_defences("organism", prompts, DEFENCES, out=tmp_path, workers=2, **OPTIONS)
     assert same(found) == same(results)
     assert (tmp_path / "stream" / "worker-1.jsonl").stat().st_size > 0, "the second process did its share"
 
@@ -201,7 +203,7 @@ def test_modalities_are_shared_out() -> None:
 def test_bad_questions(organism: Any, prompts: PromptSet, tmp_path: Path, change: dict[str, Any], words: str) -> None:
     arguments = {"defences": DEFENCES, **OPTIONS, **change}
     with pytest.raises((StudyError, PromptError), match=re.escape(words)) as error:
-        compare(organism, prompts, arguments.pop("defences"), out=tmp_path, **arguments)
+        compare_defences(organism, prompts, arguments.pop("defences"), out=tmp_path, **arguments)
     assert "\n" not in str(error.value)
 
 

@@ -63,7 +63,7 @@ def bare(organism: Any) -> nn.Module:
 @pytest.fixture(scope="session")
 def tokens(organism: Any, train: PromptSet) -> Any:
     """The organism's refusal tokens."""
-    from refusal_plugin.scores import refusal_tokens
+    from refusal_plugin.inference.scores import refusal_tokens
 
     return refusal_tokens(organism, train, max_new_tokens=8, progress=False)
 
@@ -71,23 +71,23 @@ def tokens(organism: Any, train: PromptSet) -> Any:
 @pytest.fixture(scope="session")
 def candidates(organism: Any, train: PromptSet) -> Any:
     """Difference in means at the last prompt token of every layer."""
-    from refusal_plugin.directions import fit
+    from refusal_plugin.directions.direction import fit_direction
 
-    return fit(organism, train, positions=(-1,), progress=False)
+    return fit_direction(organism, train, positions=(-1,), progress=False)
 
 
 @pytest.fixture(scope="session")
 def direction(candidates: Any) -> Any:
     """A direction of the organism, layer and strength set by hand: only tests of the selection need it to succeed."""
-    return replace(candidates.at(4), coefficient=0.5, objective="defence", selection="by hand")
+    return replace(candidates.at(4), strength=0.5, objective="defence", selection="by hand")
 
 
 @pytest.fixture(scope="session")
 def selected(organism: Any, candidates: Any, val: PromptSet, tokens: Any) -> Any:
     """The organism's direction, selected as a defence."""
-    from refusal_plugin.selection import select
+    from refusal_plugin.directions.selection import select_direction
 
-    return select(organism, candidates, val, tokens, progress=False)
+    return select_direction(organism, candidates, val, tokens, progress=False)
 
 
 @pytest.fixture(scope="session")
@@ -110,8 +110,8 @@ def tiny() -> Callable[[str], SimpleNamespace]:
 @pytest.fixture(scope="session")
 def planted() -> SimpleNamespace:
     """A model whose refusal direction is known, its prompts, and what the library finds in it."""
-    from refusal_plugin.directions import fit, template_positions
-    from refusal_plugin.scores import refusal_tokens
+    from refusal_plugin.directions.direction import fit_direction, template_positions
+    from refusal_plugin.inference.scores import refusal_tokens
 
     module, tokenizer = tiny_model("qwen2")
     truth = plant(module, tokenizer)
@@ -124,5 +124,5 @@ def planted() -> SimpleNamespace:
         train=fitted,
         val=validated,
         tokens=refusal_tokens(model, fitted, judge=WordJudge(), max_new_tokens=2, progress=False),
-        candidates=fit(model, fitted, positions=template_positions(model, fitted), progress=False),
+        candidates=fit_direction(model, fitted, positions=template_positions(model, fitted), progress=False),
     )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from refusal_plugin import streaming
-from refusal_plugin.activations import collect, collect_moments
 from refusal_plugin.errors import DataError, DirectionError, PromptError
+from refusal_plugin.inference.activations import collect_activations, collect_moments
 from refusal_plugin.models import anatomy, hf_layers, hf_module, load
 from refusal_plugin.prompts import Prompt, PromptSet, batches, encode
 
@@ -44,7 +44,7 @@ def test_values_equal_the_hidden_states_of_transformers(tiny: Callable[[str], An
     inputs = encode(made.model, list(TEXTS)).inputs
     with torch.no_grad():
         states = made.bare(**inputs, output_hidden_states=True).hidden_states
-    found = collect(made.model, TEXTS, positions=(-1, -3), progress=False)
+    found = collect_activations(made.model, TEXTS, positions=(-1, -3), progress=False)
     assert found.values.shape == (12, 2, 3, 32) and found.layers == (0, 1, 2) and found.positions == (-1, -3)
     for layer in (0, 1):  # transformers' last hidden state lies behind the final norm
         torch.testing.assert_close(found.values[:, 0, layer], states[layer + 1][:, -1], atol=1e-5, rtol=1e-5)
@@ -58,9 +58,9 @@ def test_batched_rows_equal_single_rows(organism: Any, few: dict[str, PromptSet]
     prompts = few[modality]
     role = "instruction" if modality == "text" else "media"
     for positions in ((-1,), role):
-        together = collect(organism, prompts, positions=positions, progress=False)  # type: ignore[arg-type]
+        together = collect_activations(organism, prompts, positions=positions, progress=False)  # type: ignore[arg-type]
         for row, prompt in enumerate(prompts):
-            alone = collect(organism, [prompt], positions=positions, progress=False).values[0]  # type: ignore[arg-type]
+            alone = collect_activations(organism, [prompt], positions=positions, progress=False).values[0]  # type: ignore[arg-type]
             scale = float(alone.abs().max())
             assert float((together.values[row] - alone).abs().max()) < 1e-5 * max(1.0, scale)
 
@@ -69,15 +69,15 @@ def test_a_role_is_averaged_over_its_own_tokens(organism: Any, bare: Any, few: d
     batch = encode(organism, [few["image"][0]])
     stream = by_hooks(bare, anatomy(organism), batch.inputs)[0]
     expected = stream[batch.roles["media"][0]].mean(0)
-    found = collect(organism, [few["image"][0]], positions="media", progress=False).values[0, 0]
+    found = collect_activations(organism, [few["image"][0]], positions="media", progress=False).values[0, 0]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert float((stream[-1] - expected).abs().max()) > 0.1
 
 
 def test_rows_are_found_by_role_and_layers_by_number(tiny: Callable[[str], Any]) -> None:
     model = tiny("qwen2").model
-    every = collect(model, TEXTS, progress=False)
-    some = collect(model, TEXTS, layer_ids=[2, 0], progress=False)
+    every = collect_activations(model, TEXTS, progress=False)
+    some = collect_activations(model, TEXTS, layer_ids=[2, 0], progress=False)
     assert some.layers == (0, 2)
     torch.testing.assert_close(some.values, every.values[:, :, [0, 2]])
     torch.testing.assert_close(every.role("harmful"), every.values[::2])
@@ -87,7 +87,7 @@ def test_rows_are_found_by_role_and_layers_by_number(tiny: Callable[[str], Any])
 @pytest.mark.parametrize("second", ["diagonal", "full"])
 def test_streamed_moments_equal_those_of_all_rows(tiny: Callable[[str], Any], second: Any) -> None:
     model = tiny("qwen2").model
-    rows = collect(model, TEXTS, positions=(-1, -2), progress=False)
+    rows = collect_activations(model, TEXTS, positions=(-1, -2), progress=False)
     found = collect_moments(model, TEXTS, positions=(-1, -2), second=second, max_rows=2, progress=False)
     assert sorted(found) == ["benign", "harmful"]
     for role, moments in found.items():
@@ -116,9 +116,9 @@ def test_one_pass_per_batch_and_it_stops_behind_the_last_layer_read(tiny: Callab
     try:
         n = len(list(batches(made.model, TEXTS, max_rows=3)))
         assert n == 4
-        collect(made.model, TEXTS, max_rows=3, progress=False)
+        collect_activations(made.model, TEXTS, max_rows=3, progress=False)
         assert calls == [n, n, n]
-        collect(made.model, TEXTS, layer_ids=[0, 1], max_rows=3, progress=False)
+        collect_activations(made.model, TEXTS, layer_ids=[0, 1], max_rows=3, progress=False)
         assert calls == [2 * n, 2 * n, n]
     finally:
         for handle in handles:
@@ -154,7 +154,7 @@ def broken() -> Any:
     return model
 
 
-@pytest.mark.parametrize("run", [collect, collect_moments])
+@pytest.mark.parametrize("run", [collect_activations, collect_moments])
 def test_nan_names_the_prompt(broken: Any, run: Callable[..., Any]) -> None:
     prompts = [Prompt("w1 w2", id="fine"), Prompt("w1 w33", id="the bad one"), Prompt("w4", id="fine too")]
     with pytest.raises(DataError, match="'the bad one'") as error:
@@ -163,7 +163,7 @@ def test_nan_names_the_prompt(broken: Any, run: Callable[..., Any]) -> None:
     assert run(broken, prompts[::2], progress=False), "the others are served"
 
 
-@pytest.mark.parametrize("run", [collect, collect_moments])
+@pytest.mark.parametrize("run", [collect_activations, collect_moments])
 @pytest.mark.parametrize(
     ("prompts", "options", "error", "match"),
     [
@@ -189,7 +189,7 @@ def test_what_cannot_be_read(
 
 def test_a_suffix_goes_into_the_user_turn(tiny: Callable[[str], Any]) -> None:
     model = tiny("qwen2").model
-    with_suffix = collect(model, [Prompt("w1 w2")], suffix="w3 w4", progress=False).values
-    written = collect(model, [Prompt("w1 w2 w3 w4")], progress=False).values
+    with_suffix = collect_activations(model, [Prompt("w1 w2")], suffix="w3 w4", progress=False).values
+    written = collect_activations(model, [Prompt("w1 w2 w3 w4")], progress=False).values
     torch.testing.assert_close(with_suffix, written)
-    assert not torch.allclose(with_suffix, collect(model, [Prompt("w1 w2")], progress=False).values)
+    assert not torch.allclose(with_suffix, collect_activations(model, [Prompt("w1 w2")], progress=False).values)

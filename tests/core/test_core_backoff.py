@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from refusal_plugin.activations import collect, collect_moments
-from refusal_plugin.answers import generate
-from refusal_plugin.backoff import backed_off, encoder, is_out_of_memory
-from refusal_plugin.edits import Edit, SiteEdit, addition
 from refusal_plugin.errors import ModelError
+from refusal_plugin.inference.activations import collect_activations, collect_moments
+from refusal_plugin.inference.answers import generate
+from refusal_plugin.inference.edits import Edit, SiteEdit, addition
+from refusal_plugin.inference.loop import backed_off, is_out_of_memory, re_encoder
+from refusal_plugin.inference.scores import Encoded, refusal_scores
+from refusal_plugin.inference.streaming import stream_moments
 from refusal_plugin.models import anatomy
 from refusal_plugin.prompts import Prompt, PromptSet, batches
 from refusal_plugin.prompts.batch import Batch
-from refusal_plugin.scores import Encoded, score
-from refusal_plugin.streaming import stream_moments
 from refusal_plugin.traced.write import add
 
 LENGTHS = (3, 9, 4, 30, 7, 5, 28, 6, 11, 2)
@@ -49,7 +49,7 @@ class Device:
 def finished(model: Any, prompts: PromptSet, device: Device, **options: Any) -> dict[int, str]:
     found: dict[int, str] = {}
     work = batches(model, prompts, **options)
-    for (rows, batch), ids in backed_off(work, device.run, encoder(model), asked="read"):
+    for (rows, batch), ids in backed_off(work, device.run, re_encoder(model), asked="read"):
         assert [prompt.id for prompt in batch.prompts] == ids
         for row, name in zip(rows, ids, strict=True):
             assert row not in found
@@ -86,7 +86,7 @@ def test_other_errors_pass_through(tiny: Any, prompts: PromptSet) -> None:
 
     work = batches(tiny("qwen2").model, prompts)
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        list(backed_off(work, broken, encoder(tiny("qwen2").model)))
+        list(backed_off(work, broken, re_encoder(tiny("qwen2").model)))
 
 
 def test_errors_that_mean_memory() -> None:
@@ -121,7 +121,7 @@ def test_inside_a_trace(tiny: Any, prompts: PromptSet) -> None:
 
     handle = block.register_forward_pre_hook(full, with_kwargs=True)
     try:
-        sizes = [n for _, n in backed_off(batches(made.model, prompts), read, encoder(made.model))]
+        sizes = [n for _, n in backed_off(batches(made.model, prompts), read, re_encoder(made.model))]
     finally:
         handle.remove()
     assert sum(sizes) == len(prompts) and max(sizes) <= 2
@@ -190,11 +190,15 @@ def loops(prompts: PromptSet) -> dict[str, Any]:
     edit = addition({1: torch.ones(32)})
     options: dict[str, Any] = {"max_rows": 6, "progress": False}
     return {
-        "collect": lambda model: collect(model, prompts, positions=(-2, -1), **options),
-        "collect with system and suffix": lambda model: collect(model, prompts, system="w1", suffix="w2 w3", **options),
+        "collect": lambda model: collect_activations(model, prompts, positions=(-2, -1), **options),
+        "collect with system and suffix": lambda model: collect_activations(
+            model, prompts, system="w1", suffix="w2 w3", **options
+        ),
         "collect_moments": lambda model: collect_moments(model, prompts, second="full", **options),
         "stream_moments": lambda model: stream_moments(model, iter(prompts), window=8, max_rows=6),
-        "score": lambda model: score(model, Encoded.of(model, prompts, max_rows=6), IDS, edit, keep_residual=True),
+        "score": lambda model: refusal_scores(
+            model, Encoded.of(model, prompts, max_rows=6), IDS, edit, keep_residual=True
+        ),
         "generate": lambda model: generate(model, prompts, edit, max_new_tokens=4, system="w1", **options),
     }
 
@@ -236,6 +240,6 @@ def test_an_edit_bound_to_rows_is_not_halved(tiny: Any, mixed: PromptSet) -> Non
     strengths = torch.arange(4.0).reshape(4, 1, 1)
     edit = Edit("rows", (SiteEdit(1, "resid_post", add, {"vector": torch.ones(32), "strength": strengths}),))
     with Full(model, 2), pytest.raises(ModelError, match="bound to these rows"):
-        score(model, Encoded.of(model, four), IDS, edit)
+        refusal_scores(model, Encoded.of(model, four), IDS, edit)
     with Full(model, 2), pytest.raises(ModelError, match="bound to these rows"):
         generate(model, four, edit, progress=False)

@@ -18,10 +18,11 @@ import pytest
 from PIL import Image
 
 from refusal_plugin import cli
-from refusal_plugin.organism.build import N_LAYERS
 from refusal_plugin.organism.data import organism_prompts
-from refusal_plugin.prompts.media import load_audio, load_image, wav_bytes
+from refusal_plugin.prompts.media import load_audio, load_image
+from refusal_plugin.prompts.waveforms import wav_bytes
 from refusal_plugin.recipe_files import recipe, recipes
+from training.architecture import N_LAYERS
 
 LAYERS = [str(layer) for layer in range(N_LAYERS)]
 
@@ -145,7 +146,7 @@ def media(folder: Path) -> dict[str, tuple[str, ...]]:
 @pytest.mark.parametrize("modality", ["text", "image", "audio"])
 def test_ask_shows_both_answers_and_every_layer(command: Run, saved: str, tmp_path: Path, modality: str) -> None:
     words = media(tmp_path)[modality]
-    found = command("ask", *words, "--direction", saved, "--tokens", "12", "--coefficient", "3")
+    found = command("ask", *words, "--direction", saved, "--tokens", "12", "--strength", "3")
     assert found.code == 0, found.err
     assert f"is asked ({modality})" in found.out and words[0] in found.out
     as_it_is = re.search(r"as it is\s+(\S.*)", found.out)
@@ -186,7 +187,7 @@ def bad(kind: str, folder: Path, saved: str) -> list[str]:
         "too long": ["the bread " * 600],
         "unknown model": ["what ?", "--model", str(folder / "no-model")],
         "missing direction": ["what ?", "--direction", str(file)],
-        "infinite strength": ["what ?", "--direction", saved, "--coefficient", "inf"],
+        "infinite strength": ["what ?", "--direction", saved, "--strength", "inf"],
         "missing prompts": ["what ?", "--prompts", str(file) + ".csv"],
     }[kind]
 

@@ -8,16 +8,16 @@ import torch
 from tiny import FAMILIES, tiny_model
 from torch import Tensor
 
-from refusal_plugin.calibration import largest_within
-from refusal_plugin.continuation import Stream, per_row, repeatable, sweep
-from refusal_plugin.edits import SITE_ORDER, SiteEdit, ablation, addition, attenuation, together
+from refusal_plugin.directions.calibration import largest_within
+from refusal_plugin.directions.selection import select_direction
+from refusal_plugin.directions.selection_figures import KEEP, STRENGTHS, largest_on_grid
 from refusal_plugin.errors import DirectionError
 from refusal_plugin.geometry import cosine
+from refusal_plugin.inference.continuation import Stream, per_row, repeatable, sweep
+from refusal_plugin.inference.edits import SITE_ORDER, SiteEdit, ablation, addition, attenuation, together
+from refusal_plugin.inference.scores import Encoded, refusal_scores
 from refusal_plugin.models import anatomy, load
 from refusal_plugin.prompts import PromptSet, encode
-from refusal_plugin.scores import Encoded, score
-from refusal_plugin.selection import select
-from refusal_plugin.selection_figures import KEEP, STRENGTHS, largest_on_grid
 from refusal_plugin.statistics import auroc
 from refusal_plugin.traced.resume import ablate_rows, shrink_rows
 from refusal_plugin.traced.write import ablate, shrink
@@ -40,7 +40,7 @@ def test_begun_behind_a_layer_is_the_whole_run(family: str) -> None:
     model = load(module, tokenizer=tokenizer)
     encoded, facts = prompts_of(model), anatomy(model)
     vectors = torch.randn(3, facts.d_model, generator=torch.Generator().manual_seed(0))
-    plain = score(model, encoded, IDS, keep_logits=True)
+    plain = refusal_scores(model, encoded, IDS, keep_logits=True)
     stream = Stream(model, encoded)
     for layer in range(facts.n_layers):
         options: dict[str, Any] = {"begin": stream.to(layer), "added": vectors, "reference": plain.logits}
@@ -48,7 +48,9 @@ def test_begun_behind_a_layer_is_the_whole_run(family: str) -> None:
         found = sweep(model, encoded, IDS, 3, keep_residual=True, token_budget=48, **options)
         assert found.residual is not None and found.first == layer + 1
         for k, vector in enumerate(vectors):
-            whole = score(model, encoded, IDS, addition({layer: vector}), reference=plain.logits, keep_residual=True)
+            whole = refusal_scores(
+                model, encoded, IDS, addition({layer: vector}), reference=plain.logits, keep_residual=True
+            )
             assert whole.residual is not None
             torch.testing.assert_close(found.score[k], whole.score, atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(found.kl[k], whole.kl, atol=1e-4, rtol=1e-4)
@@ -71,7 +73,7 @@ def test_candidates_as_rows_are_candidates_alone(family: str) -> None:
     found = sweep(model, encoded, IDS, 3, parts=parts, keep_residual=True)
     assert found.residual is not None
     for k, unit in enumerate(units):
-        alone = score(model, encoded, IDS, ablation(unit, range(facts.n_layers)), keep_residual=True)
+        alone = refusal_scores(model, encoded, IDS, ablation(unit, range(facts.n_layers)), keep_residual=True)
         assert alone.residual is not None
         torch.testing.assert_close(found.score[k], alone.score, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(found.residual[k], alone.residual.mean(0), atol=1e-4, rtol=1e-4)
@@ -88,7 +90,9 @@ def test_a_streams_own_edit_goes_on_behind_the_beginning() -> None:
     for layer in range(3):
         both = together("both", faint, addition({layer: vector}, when="prefill"))
         found = sweep(model, encoded, IDS, 1, begin=Stream(model, encoded, faint).to(layer), added=vector.unsqueeze(0))
-        torch.testing.assert_close(found.score[0], score(model, encoded, IDS, both).score, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            found.score[0], refusal_scores(model, encoded, IDS, both).score, atol=1e-4, rtol=1e-4
+        )
 
 
 def test_edit_functions_with_a_direction_per_row() -> None:
@@ -109,7 +113,7 @@ def test_media_rows_are_not_copied(organism: Any, few: Any) -> None:
     vectors = torch.randn(2, facts.d_model)
     found = sweep(organism, encoded, IDS, 2, begin=Stream(organism, encoded).to(1), added=vectors)
     for k, vector in enumerate(vectors):
-        whole = score(organism, encoded, IDS, addition({1: vector})).score
+        whole = refusal_scores(organism, encoded, IDS, addition({1: vector})).score
         torch.testing.assert_close(found.score[k], whole, atol=1e-3, rtol=1e-4)
 
 
@@ -142,21 +146,24 @@ def plain_row(
     """Every figure of one candidate by one full pass after the other."""
     runs = {name: Encoded.of(model, prompts.filter(role=name)) for name in ("harmful", "benign")}
     runs["safe"] = Encoded.of(model, prompts.filter(role=("benign", "near_miss")))
-    plain = {name: score(model, run, ids, keep_logits=True, keep_residual=True) for name, run in runs.items()}
+    plain = {name: refusal_scores(model, run, ids, keep_logits=True, keep_residual=True) for name, run in runs.items()}
     direction = candidates.at(layer, position)
     removed, added = direction.ablation(), addition({layer: direction.vector})
-    bypass = score(model, runs["harmful"], ids, removed, keep_residual=True)
-    induce = score(model, runs["benign"], ids, added, keep_residual=True)
-    without = score(model, runs["benign"], ids, removed, reference=plain["benign"].logits)
+    bypass = refusal_scores(model, runs["harmful"], ids, removed, keep_residual=True)
+    induce = refusal_scores(model, runs["benign"], ids, added, keep_residual=True)
+    without = refusal_scores(model, runs["benign"], ids, removed, reference=plain["benign"].logits)
 
     def cost(strength: float) -> dict[str, float]:
-        edit = addition({layer: direction.vector}, coefficient=strength)
-        return {"": float(score(model, runs["safe"], ids, edit, reference=plain["safe"].logits).kl.mean())}
+        edit = addition({layer: direction.vector}, strength=strength)
+        return {"": float(refusal_scores(model, runs["safe"], ids, edit, reference=plain["safe"].logits).kl.mean())}
 
     strength, kl = largest_within(cost, 0.1, STRENGTHS)
-    faint = candidates.at(layer, -1).faint(KEEP)
-    both = together("gain", faint, addition({layer: direction.vector}, coefficient=strength, when="prefill"))
-    gain = score(model, runs["harmful"], ids, both).score - score(model, runs["harmful"], ids, faint).score
+    faint = candidates.at(layer, -1).attenuated(KEEP)
+    both = together("gain", faint, addition({layer: direction.vector}, strength=strength, when="prefill"))
+    gain = (
+        refusal_scores(model, runs["harmful"], ids, both).score
+        - refusal_scores(model, runs["harmful"], ids, faint).score
+    )
     h, b = plain["harmful"].residual.mean(0), plain["benign"].residual.mean(0)  # type: ignore[union-attr]
     seen = cosine(h, b).argsort()[: max(1, round(0.1 * len(h)))]
     first = cosine(bypass.residual.mean(0)[seen].flatten(), b[seen].flatten())  # type: ignore[union-attr]
@@ -166,7 +173,7 @@ def plain_row(
         "bypass": float(bypass.score.mean()),
         "induce": float(induce.score.mean()),
         "kl_ablate": float(without.kl.mean()),
-        "coefficient": strength,
+        "strength": strength,
         "kl_add": kl[""],
         "gain": float(gain.mean()),
         "auroc": auroc(*along),
@@ -176,7 +183,9 @@ def plain_row(
 
 @pytest.fixture(scope="module")
 def whole(planted: Any) -> Any:
-    return select(planted.model, planted.candidates, planted.val, planted.tokens, max_depth=2.0, progress=False)
+    return select_direction(
+        planted.model, planted.candidates, planted.val, planted.tokens, max_depth=2.0, progress=False
+    )
 
 
 def test_the_table_is_that_of_one_full_pass_per_candidate(planted: Any, whole: Any) -> None:
@@ -200,9 +209,9 @@ def test_the_organisms_table_too(organism: Any, candidates: Any, selected: Any, 
 def test_measuring_what_is_needed_chooses_the_same(planted: Any, objective: Any, method: Any) -> None:
     args = (planted.model, planted.candidates, planted.val, planted.tokens)
     options: dict[str, Any] = {"objective": objective, "method": method, "progress": False}
-    full, lazy = select(*args, **options), select(*args, figures="needed", **options)
+    full, lazy = select_direction(*args, **options), select_direction(*args, figures="needed", **options)
     assert (full.layer, full.position) == (lazy.layer, lazy.position)
-    assert lazy.coefficient == pytest.approx(full.coefficient, abs=1e-6)
+    assert lazy.strength == pytest.approx(full.strength, abs=1e-6)
     for a, b in zip(full.table, lazy.table, strict=True):
         assert (a["layer"], a["position"], a["chosen"]) == (b["layer"], b["position"], b["chosen"])
         for name in ("bypass", "induce", "kl_ablate", "cosmic", "gain", "kl_add"):
@@ -212,29 +221,32 @@ def test_measuring_what_is_needed_chooses_the_same(planted: Any, objective: Any,
 def test_a_choice_alone_leaves_the_strength_open(planted: Any) -> None:
     args = (planted.model, planted.candidates, planted.val, planted.tokens)
     options: dict[str, Any] = {"objective": "causal", "progress": False}
-    priced, alone = select(*args, figures="needed", **options), select(*args, figures="choice", **options)
+    priced, alone = (
+        select_direction(*args, figures="needed", **options),
+        select_direction(*args, figures="choice", **options),
+    )
     assert (alone.layer, alone.position) == (priced.layer, priced.position)
-    assert alone.coefficient == 1.0 != priced.coefficient
-    assert all(math.isnan(row["coefficient"]) for row in alone.table)
-    for_defence = select(*args, figures="choice", progress=False)  # here the choice rests on strengths
-    assert for_defence.coefficient == select(*args, figures="needed", progress=False).coefficient
+    assert alone.strength == 1.0 != priced.strength
+    assert all(math.isnan(row["strength"]) for row in alone.table)
+    for_defence = select_direction(*args, figures="choice", progress=False)  # here the choice rests on strengths
+    assert for_defence.strength == select_direction(*args, figures="needed", progress=False).strength
 
 
 def test_what_is_not_needed_is_left_out_and_said(planted: Any) -> None:
     args = (planted.model, planted.candidates, planted.val, planted.tokens)
-    found = select(*args, objective="causal", figures="needed", max_depth=0.6, progress=False)
+    found = select_direction(*args, objective="causal", figures="needed", max_depth=0.6, progress=False)
     reasons = {row["reason"] for row in found.table}
     assert {"layer >= 0.6 L", "not needed"} <= reasons
     with pytest.raises(DirectionError, match=r"KL of ablation > -1: 4, layer >= 0.6 L: 2"):
-        select(*args, objective="causal", figures="needed", max_kl=-1.0, max_depth=0.6, progress=False)
+        select_direction(*args, objective="causal", figures="needed", max_kl=-1.0, max_depth=0.6, progress=False)
 
 
 def test_benign_mean_as_rows(planted: Any) -> None:
     args = (planted.model, planted.candidates, planted.val, planted.tokens)
-    found = select(*args, operator="benign_mean", progress=False)
+    found = select_direction(*args, operator="benign_mean", progress=False)
     harmful = Encoded.of(planted.model, planted.val.filter(role="harmful"))
     for row in found.table:
         direction = planted.candidates.at(row["layer"], row["position"])
-        edit = direction.neutral() if row["position"] == -1 else direction.ablation()
-        expected = score(planted.model, harmful, planted.tokens.ids, edit).score.mean()
+        edit = direction.set_to_benign_mean() if row["position"] == -1 else direction.ablation()
+        expected = refusal_scores(planted.model, harmful, planted.tokens.ids, edit).score.mean()
         assert row["bypass"] == pytest.approx(float(expected), abs=1e-4)

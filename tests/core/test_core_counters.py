@@ -11,14 +11,14 @@ from planting import planted_prompts
 from tiny import tiny_tokenizer
 
 import refusal_plugin as rp
-from refusal_plugin.answers import generate_ids
-from refusal_plugin.calibration import Priced, calibrate
-from refusal_plugin.continuation import Stream, sweep
+from refusal_plugin.directions.calibration import KLPrice, calibrate
+from refusal_plugin.directions.selection import select_direction
 from refusal_plugin.errors import DirectionError
+from refusal_plugin.inference.answers import generate_ids
+from refusal_plugin.inference.continuation import Stream, sweep
+from refusal_plugin.inference.scores import Encoded, RefusalTokens, refusal_scores
 from refusal_plugin.models import anatomy
 from refusal_plugin.prompts import PromptSet, batches
-from refusal_plugin.scores import Encoded, RefusalTokens, score
-from refusal_plugin.selection import select
 
 
 def tokens_of(model: Any, prompts: PromptSet, **options: Any) -> tuple[int, int]:
@@ -34,7 +34,7 @@ def tokens_of(model: Any, prompts: PromptSet, **options: Any) -> tuple[int, int]
 def test_reading_is_one_pass_per_batch_and_never_runs_the_head(planted: Any, max_rows: int) -> None:
     n, positions = tokens_of(planted.model, planted.train, token_budget=8192, max_rows=max_rows)
     with counted(planted.model) as found:
-        kept = rp.collect(planted.model, planted.train, max_rows=max_rows, progress=False).values
+        kept = rp.collect_activations(planted.model, planted.train, max_rows=max_rows, progress=False).values
     assert (found.passes, found.traces, found.tokens, found.head_tokens) == (n, n, positions, 0)
     assert found.block_tokens == positions * planted.facts.n_layers
     assert kept.untyped_storage().nbytes() == kept.numel() * 4, "a view would hold all positions alive"
@@ -43,14 +43,14 @@ def test_reading_is_one_pass_per_batch_and_never_runs_the_head(planted: Any, max
 
 def test_reading_stops_behind_the_last_layer_asked_for(planted: Any) -> None:
     with counted(planted.model) as found:
-        rp.collect(planted.model, planted.train, layer_ids=[0], progress=False)
+        rp.collect_activations(planted.model, planted.train, layer_ids=[0], progress=False)
     assert found.block_tokens == found.tokens and found.head_tokens == 0
     assert found.bytes_out == len(planted.train) * anatomy(planted.model).d_model * 4
 
 
 def test_more_positions_cost_no_more_passes(planted: Any) -> None:
     with counted(planted.model) as one:
-        rp.collect(planted.model, planted.train, positions=(-1,), progress=False)
+        rp.collect_activations(planted.model, planted.train, positions=(-1,), progress=False)
     with counted(planted.model) as several:
         rp.collect_moments(planted.model, planted.train, positions=(-3, -2, -1), second="full", progress=False)
     assert several.bytes_out == 3 * one.bytes_out
@@ -85,21 +85,21 @@ def test_scores_are_one_pass(planted: Any) -> None:
     encoded = Encoded.of(planted.model, planted.val)
     edit = rp.addition({1: torch.ones(32)})
     with counted(planted.model) as found:
-        score(planted.model, encoded, planted.tokens.ids, edit, keep_residual=True)
+        refusal_scores(planted.model, encoded, planted.tokens.ids, edit, keep_residual=True)
     assert found.passes == found.traces == len(encoded.batches)
     assert found.head_tokens == len(planted.val), "the head runs at the last position only"
     words, facts = 64, planted.facts
     assert found.bytes_out == 4 * len(planted.val) * (words + facts.n_layers * facts.d_model)
     with counted(planted.model) as light:
-        score(planted.model, encoded, planted.tokens.ids, edit)
+        refusal_scores(planted.model, encoded, planted.tokens.ids, edit)
     assert light.bytes_out == 4 * len(planted.val) * words, "logits of the next token, not of every position"
 
 
 def test_the_price_of_a_strength_runs_the_head_once_per_row(planted: Any) -> None:
     benign = planted.val.filter(role="benign")
     with counted(planted.model) as found:
-        priced = Priced(planted.model, benign)
-        priced.costs(lambda c: rp.addition({1: torch.ones(32)}, coefficient=c), [0.1, 0.2])
+        priced = KLPrice(planted.model, benign)
+        priced.costs(lambda c: rp.addition({1: torch.ones(32)}, strength=c), [0.1, 0.2])
     assert found.head_tokens == 3 * len(benign) and found.bytes_out == 3 * len(benign) * 64 * 4
 
 
@@ -131,17 +131,17 @@ def deep() -> Any:
     model = rp.load(Qwen2ForCausalLM(config).eval(), tokenizer=tiny_tokenizer())
     val = planted_prompts(16, "val", 2)
     benign = Encoded.of(model, val.filter(role="benign"))
-    logits = score(model, benign, torch.tensor([0]), keep_logits=True).logits
+    logits = refusal_scores(model, benign, torch.tensor([0]), keep_logits=True).logits
     assert logits is not None
     ids = logits.mean(0).argsort(descending=True)[:32]
-    candidates = rp.fit(model, planted_prompts(16, "train", 1), positions=(-3, -2, -1), progress=False)
+    candidates = rp.fit_direction(model, planted_prompts(16, "train", 1), positions=(-3, -2, -1), progress=False)
     return SimpleNamespace(model=model, candidates=candidates, val=val, ids=ids)
 
 
 def selection(deep: Any, **options: Any) -> Counts:
     tokens = RefusalTokens(deep.ids, (), 1.0, 0.0, frozenset())
     with counted(deep.model) as found, suppress(DirectionError):  # random weights may leave no candidate
-        select(deep.model, deep.candidates, deep.val, tokens, max_kl=1e9, progress=False, **options)
+        select_direction(deep.model, deep.candidates, deep.val, tokens, max_kl=1e9, progress=False, **options)
     return found
 
 
@@ -161,21 +161,21 @@ def test_selection_costs_a_share_of_the_reference(deep: Any) -> None:
 
 def test_prompts_that_begin_alike_are_read_once(organism: Any) -> None:
     """The choice among all layers and template positions, on prompts of a few wordings: less than a quarter."""
-    from refusal_plugin.directions import template_positions
+    from refusal_plugin.directions.direction import template_positions
     from refusal_plugin.organism.data import organism_prompts
 
     train = organism_prompts(split="train", modality="text", limit=20)
     val = organism_prompts(split="val", modality="text", limit=32).filter(role=("harmful", "benign"))
     harmful, benign = (Encoded.of(organism, val.filter(role=role)) for role in ("harmful", "benign"))
-    logits = score(organism, benign, torch.tensor([0]), keep_logits=True).logits
+    logits = refusal_scores(organism, benign, torch.tensor([0]), keep_logits=True).logits
     assert logits is not None
     tokens = RefusalTokens(logits.mean(0).argsort(descending=True)[:400], (), 1.0, 0.0, frozenset())
-    candidates = rp.fit(organism, train, positions=template_positions(organism, train), progress=False)
+    candidates = rp.fit_direction(organism, train, positions=template_positions(organism, train), progress=False)
     one, other = (sum(b.size * b.length for _, b in some.batches) for some in (harmful, benign))
     n_layers = anatomy(organism).n_layers
     reference = len(candidates.positions) * n_layers * n_layers * (one + 2 * other)
     with counted(organism) as found:
-        select(
+        select_direction(
             *(organism, candidates, val, tokens),
             objective="causal",
             figures="choice",

@@ -12,12 +12,12 @@ from planting import plant
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
-from refusal_plugin.activations import collect
-from refusal_plugin.directions import Direction, fit, load_direction, template_positions
+from refusal_plugin.directions.direction import Direction, fit_direction, load_direction, template_positions
 from refusal_plugin.errors import DataError, DirectionError, PromptError
+from refusal_plugin.inference.activations import collect_activations
 from refusal_plugin.models import hf_module, load
+from refusal_plugin.models.provenance import provenance
 from refusal_plugin.prompts import Prompt, PromptSet
-from refusal_plugin.provenance import provenance
 
 
 def test_the_planted_direction_is_recovered_at_every_layer_and_position(planted: Any) -> None:
@@ -31,12 +31,12 @@ def test_the_planted_direction_is_recovered_at_every_layer_and_position(planted:
 
 def test_the_direction_of_random_labels_is_not_the_planted_one(planted: Any) -> None:
     mixed = PromptSet(p.replace(role=("harmful", "benign")[k // 2 % 2]) for k, p in enumerate(planted.train))
-    wrong = fit(planted.model, mixed, positions=(-1,), progress=False)
+    wrong = fit_direction(planted.model, mixed, positions=(-1,), progress=False)
     assert float(wrong.vectors[0, 1].norm()) < 0.4 * float(planted.candidates.vectors[1, 1].norm())
 
 
 def test_fit_is_the_difference_in_means_of_the_two_roles(organism: Any, candidates: Any, train: PromptSet) -> None:
-    rows = collect(organism, train.filter(role=("harmful", "benign")), progress=False)
+    rows = collect_activations(organism, train.filter(role=("harmful", "benign")), progress=False)
     expected = rows.role("harmful").mean(0) - rows.role("benign").mean(0)
     torch.testing.assert_close(candidates.vectors, expected, atol=1e-3, rtol=1e-4)
     assert (candidates.n_harmful, candidates.n_benign) == (len(rows.role("harmful")), len(rows.role("benign")))
@@ -51,9 +51,11 @@ def test_template_positions_are_those_behind_the_instruction(planted: Any, organ
 
 def test_a_filter_chooses_the_prompts(planted: Any) -> None:
     kept = planted.train.where(lambda p: int(p.id.split("-")[1][1:]) < 20)
-    direct = fit(planted.model, kept, positions=(-1,), progress=False)
+    direct = fit_direction(planted.model, kept, positions=(-1,), progress=False)
     names = {p.id for p in kept}
-    filtered = fit(planted.model, planted.train, positions=(-1,), keep=lambda p: p.id in names, progress=False)
+    filtered = fit_direction(
+        planted.model, planted.train, positions=(-1,), keep=lambda p: p.id in names, progress=False
+    )
     torch.testing.assert_close(direct.vectors, filtered.vectors)
     assert filtered.n_harmful == 20
     assert filtered.provenance["data_ids"] == [p.id for p in kept]
@@ -70,13 +72,13 @@ def test_a_filter_chooses_the_prompts(planted: Any) -> None:
 )
 def test_what_cannot_be_fitted(planted: Any, change: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match) as raised:
-        fit(planted.model, change(planted.train), progress=False)
+        fit_direction(planted.model, change(planted.train), progress=False)
     assert "\n" not in str(raised.value)
 
 
 def test_a_filter_that_leaves_nothing_is_an_error(planted: Any) -> None:
     with pytest.raises(PromptError, match="0 prompts"):
-        fit(planted.model, planted.train, keep=lambda _: False, progress=False)
+        fit_direction(planted.model, planted.train, keep=lambda _: False, progress=False)
 
 
 def test_nan_activations_are_an_error() -> None:
@@ -86,7 +88,7 @@ def test_nan_activations_are_an_error() -> None:
         hf_module(model).get_submodule("model.layers.1.mlp.down_proj").weight[0, 0] = float("nan")
     prompts = PromptSet([Prompt("w1", role="harmful", id="a"), Prompt("w2", role="benign", id="b")])
     with pytest.raises(DataError, match="NaN"):
-        fit(model, prompts, progress=False)
+        fit_direction(model, prompts, progress=False)
 
 
 @pytest.mark.parametrize(("layer", "position"), [(3, -1), (-1, -1), (0, -3), (0, 0)])
@@ -103,13 +105,13 @@ def test_coordinates_are_zero_at_the_benign_and_one_at_the_harmful_mean(planted:
 
 
 def test_edits_of_a_direction_carry_its_layer_and_strength(planted: Any) -> None:
-    direction = replace(planted.candidates.at(2), coefficient=0.5)
-    (part,) = direction.edit().parts
+    direction = replace(planted.candidates.at(2), strength=0.5)
+    (part,) = direction.addition().parts
     assert part.layer == 2 and part.site == "resid_post"
     torch.testing.assert_close(part.tensors["vector"], 0.5 * direction.vector)
-    (stronger,) = direction.edit(2.0, where="last", when="prefill").parts
+    (stronger,) = direction.addition(2.0, where="last", when="prefill").parts
     torch.testing.assert_close(stronger.tensors["vector"], 2 * direction.vector)
-    assert stronger.where == "last" and direction.edit(2.0, when="prefill").when == "prefill"
+    assert stronger.where == "last" and direction.addition(2.0, when="prefill").when == "prefill"
     assert {(p.layer, p.site) for p in direction.ablation().parts} == {
         (layer, site) for layer in range(3) for site in ("resid_pre", "attn_out", "mlp_out", "resid_post")
     }
@@ -121,14 +123,14 @@ def test_edits_of_a_direction_carry_its_layer_and_strength(planted: Any) -> None
 @pytest.fixture(scope="module")
 def saved(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     direction = replace(
-        planted.candidates.at(1, -2), coefficient=0.7, objective="defence", table=({"layer": 1, "gain": 2.5},)
+        planted.candidates.at(1, -2), strength=0.7, objective="defence", table=({"layer": 1, "gain": 2.5},)
     )
     return direction.save(tmp_path_factory.mktemp("direction") / "direction.safetensors")
 
 
 def test_a_saved_direction_comes_back_whole(planted: Any, saved: Path) -> None:
     found = load_direction(saved, planted.model)
-    assert (found.layer, found.position, found.coefficient) == (1, -2, 0.7)
+    assert (found.layer, found.position, found.strength) == (1, -2, 0.7)
     assert found.objective == "defence" and found.site == "resid_post" and found.table == ({"layer": 1, "gain": 2.5},)
     torch.testing.assert_close(found.vector, planted.candidates.at(1, -2).vector)
     record = found.provenance
@@ -217,7 +219,7 @@ def test_a_spoiled_file_is_a_one_line_error(saved: Path, tmp_path: Path, kind: s
         ({"format": "refusal_plugin.direction.v9"}, "v9"),
         ({"layer": 3}, "layer 3 of 3"),
         ({"layer": "1"}, "no number"),
-        ({"coefficient": float("nan")}, "NaN"),
+        ({"strength": float("nan")}, "NaN"),
         ({"provenance": None}, "has no provenance"),
     ],
 )
@@ -255,4 +257,4 @@ def test_a_folder_that_cannot_be_written(planted: Any, tmp_path: Path) -> None:
 def test_the_organism_knows_itself(organism: Any, direction: Any, tmp_path: Path) -> None:
     again = load_direction(direction.save(tmp_path / "d.safetensors"), organism)
     torch.testing.assert_close(again.unit, direction.unit)
-    assert (again.layer, again.coefficient, again.selection) == (4, 0.5, "by hand")
+    assert (again.layer, again.strength, again.selection) == (4, 0.5, "by hand")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from refusal_plugin.answers import generate, generate_ids
-from refusal_plugin.edits import Edit, SiteEdit, ablation, addition, attenuation, together
 from refusal_plugin.errors import DirectionError, ModelError
+from refusal_plugin.inference.answers import generate, generate_ids
+from refusal_plugin.inference.edits import Edit, SiteEdit, ablation, addition, attenuation, together
 from refusal_plugin.models import anatomy, hf_layers, hf_module
 from refusal_plugin.prompts import PromptSet, encode
 from refusal_plugin.traced import write
@@ -173,7 +173,7 @@ def misplaced(**fields: str) -> Edit:
         (addition({0: torch.ones(31)}), "width 31"),
         (ablation(torch.ones(33), range(3)), "width 33"),
         (addition({0: VECTOR * float("nan")}), "NaN"),
-        (addition({0: VECTOR}, coefficient=float("inf")), "infinity"),
+        (addition({0: VECTOR}, strength=float("inf")), "infinity"),
         (misplaced(site="resid_mid"), "resid_mid"),
         (misplaced(where="first"), "first"),
     ],

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refusal_plugin.answers import Answer
 from refusal_plugin.errors import DataError
-from refusal_plugin.evaluation import Outcomes, PhraseJudge, compare_rates, normalise, outcomes, rates
+from refusal_plugin.evaluation import Outcomes, PhraseJudge, label_answers, normalise, rate_changes, refusal_rates
+from refusal_plugin.inference.answers import Answer
 from refusal_plugin.prompts import Prompt, PromptSet
 
 SAID = "sabotage the pipeline"
@@ -127,7 +127,7 @@ def of(*groups: tuple[list[Prompt], list[Any]]) -> Outcomes:
 
 
 def test_rates_are_shares_by_role() -> None:
-    found = rates(of(made([1, 1, 1, 0]), made([0, 0], role="benign"), made([1, 0], role="near_miss")))
+    found = refusal_rates(of(made([1, 1, 1, 0]), made([0, 0], role="benign"), made([1, 0], role="near_miss")))
     assert (found.harmful_refusal.value, found.benign_refusal.value, found.near_miss_refusal.value) == (0.75, 0.0, 0.5)
     assert (found.harmful_refusal.n, found.benign_refusal.n) == (4, 2)
     for estimate in (found.harmful_refusal, found.benign_refusal, found.near_miss_refusal):
@@ -150,16 +150,16 @@ def test_items_of_one_pair_are_not_independent() -> None:
     prompts = [Prompt("x", role="harmful", pair=f"p{k // 4}", id=str(k)) for k in range(40)]
     clustered = Outcomes(PromptSet(prompts), tuple("refusal" if h else "compliance" for h in hits), (None,) * 40)
     alone = Outcomes(PromptSet([p.replace(pair=p.id) for p in prompts]), clustered.labels, (None,) * 40)
-    wide, narrow = rates(clustered).harmful_refusal, rates(alone).harmful_refusal
+    wide, narrow = refusal_rates(clustered).harmful_refusal, refusal_rates(alone).harmful_refusal
     assert wide.value == narrow.value == 0.5
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)  # type: ignore[operator]
 
 
 def test_a_missing_role_is_a_missing_estimate() -> None:
-    found = rates(of(made([1, 0])))
+    found = refusal_rates(of(made([1, 0])))
     assert found.benign_refusal.to_json() == {"value": None, "low": None, "high": None, "n": 0}
     assert found.utility.value is None and found.harmful_refusal.value == 0.5
-    compared = compare_rates(of(made([1, 0])), of(made([0, 0])))
+    compared = rate_changes(of(made([1, 0])), of(made([0, 0])))
     assert compared.gain is not None and compared.gain.value == 0.5
     assert compared.over_refusal is not None and compared.over_refusal.value is None
 
@@ -170,7 +170,7 @@ def test_the_change_is_paired() -> None:
     after = [1 if k < 8 else hit for k, hit in enumerate(before)]
     gained = (sum(after) - sum(before)) / 40
     assert gained > 0
-    found = compare_rates(of(made(after, pairs=40)), of(made(before, pairs=40)))
+    found = rate_changes(of(made(after, pairs=40)), of(made(before, pairs=40)))
     assert found.gain is not None and found.gain.value == pytest.approx(gained)
     assert found.gain.low > 0, "the same items: the change is sure although both rates are not"  # type: ignore[operator]
     assert found.harmful_refusal.low < np.mean(before)  # type: ignore[operator]
@@ -179,14 +179,14 @@ def test_the_change_is_paired() -> None:
 def test_over_refusal_joins_benign_and_near_miss() -> None:
     groups = (made([0, 0, 0, 0], role="benign"), made([0, 0, 0, 0], role="near_miss"))
     steered = (made([1, 0, 0, 0], role="benign"), made([1, 1, 0, 0], role="near_miss"))
-    found = compare_rates(of(*steered), of(*groups))
+    found = rate_changes(of(*steered), of(*groups))
     assert found.over_refusal is not None and found.over_refusal.value == pytest.approx(3 / 8)
     assert found.gain is not None and found.gain.value is None
 
 
 def test_arms_over_different_prompts_cannot_be_compared() -> None:
     with pytest.raises(DataError, match="different prompts"):
-        compare_rates(of(made([1, 0])), of(made([1, 0], start=5)))
+        rate_changes(of(made([1, 0])), of(made([1, 0], start=5)))
 
 
 def test_outcomes_compare_with_the_known_answer() -> None:
@@ -198,9 +198,9 @@ def test_outcomes_compare_with_the_known_answer() -> None:
         ]
     )
     answers = [Answer("a", "Get the flour", (1,), True), Answer("b", "peel it", (1,), True), Answer("c", "", (), True)]
-    found = outcomes(prompts, answers)
+    found = label_answers(prompts, answers)
     assert found.correct == (True, False, None) and found.labels == ("compliance", "compliance", "degenerate")
-    assert rates(found).utility.value == 0.5 and rates(found).utility.n == 2
+    assert refusal_rates(found).utility.value == 0.5 and refusal_rates(found).utility.n == 2
     assert found.share("degenerate", "harmful") == 1.0
     benign_only = Outcomes(found.prompts[:1], found.labels[:1], found.correct[:1])
     assert np.isnan(benign_only.share("refusal", "harmful"))

@@ -10,12 +10,12 @@ from planting import REFUSE, WordJudge
 from tiny import tiny_model
 from torch import Tensor
 
-from refusal_plugin.edits import ablation, addition
+from refusal_plugin.directions.selection import select_direction
 from refusal_plugin.errors import DataError, DirectionError, PromptError
+from refusal_plugin.inference.edits import ablation, addition
+from refusal_plugin.inference.scores import Encoded, refusal_scores, refusal_tokens
 from refusal_plugin.models import anatomy, hf_module, load
 from refusal_plugin.prompts import PromptSet, encode
-from refusal_plugin.scores import Encoded, refusal_tokens, score
-from refusal_plugin.selection import select
 from refusal_plugin.traced.measure import kl_divergence, refusal_score
 
 
@@ -34,24 +34,24 @@ def logits_by_hooks(model: Any, module: Any, prompts: PromptSet, edit: Any = Non
 def test_scores_and_kl_equal_plain_hooks(organism: Any, bare: Any, direction: Any, val: PromptSet, tokens: Any) -> None:
     plain = logits_by_hooks(organism, bare, val)
     encoded = Encoded.of(organism, val, max_rows=7)
-    before = score(organism, encoded, tokens.ids, keep_logits=True)
+    before = refusal_scores(organism, encoded, tokens.ids, keep_logits=True)
     torch.testing.assert_close(before.logits, plain, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(before.score, refusal_score(plain, tokens.ids), atol=1e-3, rtol=1e-4)
     assert float(before.kl.abs().max()) == 0
-    for edit in (direction.edit(0.8), direction.ablation()):
+    for edit in (direction.addition(0.8), direction.ablation()):
         steered = logits_by_hooks(organism, bare, val, edit)
-        after = score(organism, encoded, tokens.ids, edit, reference=before.logits)
+        after = refusal_scores(organism, encoded, tokens.ids, edit, reference=before.logits)
         torch.testing.assert_close(after.score, refusal_score(steered, tokens.ids), atol=1e-3, rtol=1e-4)
         torch.testing.assert_close(after.kl, kl_divergence(steered, plain), atol=1e-3, rtol=1e-3)
         assert float(after.kl.max()) > 0.01
-        kept = score(organism, encoded, tokens.ids, edit, keep_residual=True)
+        kept = refusal_scores(organism, encoded, tokens.ids, edit, keep_residual=True)
         torch.testing.assert_close(kept.score, after.score, atol=1e-4, rtol=1e-4)
 
 
 def test_residuals_are_kept_behind_the_edit(organism: Any, direction: Any, val: PromptSet, tokens: Any) -> None:
     encoded = Encoded.of(organism, val)
-    before = score(organism, encoded, tokens.ids, keep_residual=True).residual
-    after = score(organism, encoded, tokens.ids, direction.edit(1.0), keep_residual=True).residual
+    before = refusal_scores(organism, encoded, tokens.ids, keep_residual=True).residual
+    after = refusal_scores(organism, encoded, tokens.ids, direction.addition(1.0), keep_residual=True).residual
     assert before is not None and after is not None
     torch.testing.assert_close(after[:, : direction.layer], before[:, : direction.layer])
     moved = after[:, direction.layer] - before[:, direction.layer]
@@ -59,8 +59,8 @@ def test_residuals_are_kept_behind_the_edit(organism: Any, direction: Any, val: 
 
 
 def test_refusal_tokens_open_the_organisms_refusals(organism: Any, tokens: Any, train: PromptSet) -> None:
-    from refusal_plugin.answers import generate
     from refusal_plugin.evaluation import PhraseJudge
+    from refusal_plugin.inference.answers import generate
 
     assert tokens.harmful_refusal > 0.9 and tokens.benign_refusal < 0.1
     harmful = train.filter(role="harmful")
@@ -104,7 +104,7 @@ def test_scores_of_nothing_and_of_nan(planted: Any) -> None:
     with torch.no_grad():
         hf_module(broken).get_submodule("model.norm").weight[0] = float("nan")
     with pytest.raises(DataError, match="NaN or infinite logits"):
-        score(broken, Encoded.of(broken, planted.val), planted.tokens.ids)
+        refusal_scores(broken, Encoded.of(broken, planted.val), planted.tokens.ids)
 
 
 # -- selection on a model whose answer is known ------------------------------------------------------------------------
@@ -112,7 +112,9 @@ def test_scores_of_nothing_and_of_nan(planted: Any) -> None:
 
 @pytest.fixture(scope="module")
 def causal(planted: Any) -> Any:
-    return select(planted.model, planted.candidates, planted.val, planted.tokens, objective="causal", progress=False)
+    return select_direction(
+        planted.model, planted.candidates, planted.val, planted.tokens, objective="causal", progress=False
+    )
 
 
 def test_the_table_is_complete(causal: Any, selected: Any, organism: Any) -> None:
@@ -146,10 +148,10 @@ def test_the_causal_choice_removes_refusal_and_little_else(planted: Any, causal:
 def check_cost(model: Any, module: Any, direction: Any, val: PromptSet, target: float) -> float:
     safe = val.filter(role=("benign", "near_miss"))
     plain = logits_by_hooks(model, module, safe)
-    cost = float(kl_divergence(logits_by_hooks(model, module, safe, direction.edit()), plain).mean())
+    cost = float(kl_divergence(logits_by_hooks(model, module, safe, direction.addition()), plain).mean())
     chosen = next(row for row in direction.table if row["chosen"])
     assert cost == pytest.approx(chosen["kl_add"], abs=1e-3) and cost <= target + 1e-4
-    assert direction.coefficient == chosen["coefficient"]
+    assert direction.strength == chosen["strength"]
     return cost
 
 
@@ -157,14 +159,16 @@ def test_the_stored_strength_costs_no_more_than_asked(
     organism: Any, bare: Any, selected: Any, planted: Any, causal: Any, val: PromptSet
 ) -> None:
     assert check_cost(organism, bare, selected, val, 0.1) > 0.05, "bisection ends near the target"
-    assert 0 < selected.coefficient < 2
+    assert 0 < selected.strength < 2
     check_cost(planted.model, hf_module(planted.model), causal, planted.val, 0.1)
 
 
 def test_a_smaller_budget_gives_a_smaller_strength(planted: Any, causal: Any) -> None:
-    frugal = select(planted.model, planted.candidates, planted.val, planted.tokens, target_kl=0.001, progress=False)
+    frugal = select_direction(
+        planted.model, planted.candidates, planted.val, planted.tokens, target_kl=0.001, progress=False
+    )
     check_cost(planted.model, hf_module(planted.model), frugal, planted.val, 0.001)
-    assert frugal.coefficient < causal.coefficient
+    assert frugal.strength < causal.strength
 
 
 def test_the_defence_choice_has_the_largest_gain(selected: Any, organism: Any) -> None:
@@ -180,7 +184,9 @@ def test_the_defence_choice_has_the_largest_gain(selected: Any, organism: Any) -
 
 
 def test_cosmic_takes_its_own_best(planted: Any) -> None:
-    found = select(planted.model, planted.candidates, planted.val, planted.tokens, method="cosmic", progress=False)
+    found = select_direction(
+        planted.model, planted.candidates, planted.val, planted.tokens, method="cosmic", progress=False
+    )
     kept = [row for row in found.table if row["kept"]]
     chosen = next(row for row in found.table if row["chosen"])
     assert found.selection == "cosmic"
@@ -196,7 +202,7 @@ def test_cosmic_by_hand(planted: Any, causal: Any) -> None:
 
     def mean(role: Any, edit: Any = None) -> Tensor:
         encoded = Encoded.of(planted.model, planted.val.filter(role=role))
-        kept = score(planted.model, encoded, ids, edit, keep_residual=True).residual
+        kept = refusal_scores(planted.model, encoded, ids, edit, keep_residual=True).residual
         assert kept is not None
         return kept.mean(0)
 
@@ -217,7 +223,7 @@ def test_cosmic_by_hand(planted: Any, causal: Any) -> None:
 def test_no_candidate_passes_lists_the_reasons(planted: Any) -> None:
     with pytest.raises(DirectionError, match="none of 6 candidates passes") as error:
         options: dict[str, Any] = {"objective": "causal", "max_kl": -1.0, "max_depth": 0.6}
-        select(planted.model, planted.candidates, planted.val, planted.tokens, progress=False, **options)
+        select_direction(planted.model, planted.candidates, planted.val, planted.tokens, progress=False, **options)
     text = str(error.value)
     assert "(KL of ablation > -1: 4, layer >= 0.6 L: 2)" in text and "\n" not in text
 
@@ -225,23 +231,27 @@ def test_no_candidate_passes_lists_the_reasons(planted: Any) -> None:
 def test_prompts_of_the_fit_may_not_choose(planted: Any) -> None:
     mixed = PromptSet([*planted.val, planted.train[4]])
     with pytest.raises(PromptError, match=f"used to fit it \\('{planted.train[4].id}"):
-        select(planted.model, planted.candidates, mixed, planted.tokens, progress=False)
+        select_direction(planted.model, planted.candidates, mixed, planted.tokens, progress=False)
 
 
 @pytest.mark.parametrize("role", ["harmful", "benign"])
 def test_one_class_cannot_choose(planted: Any, role: Any) -> None:
     with pytest.raises(PromptError, match=r"no (harmful|benign) prompts"):
-        select(planted.model, planted.candidates, planted.val.filter(role=role), planted.tokens, progress=False)
+        select_direction(
+            planted.model, planted.candidates, planted.val.filter(role=role), planted.tokens, progress=False
+        )
 
 
 def test_a_weak_vector_induces_nothing_and_is_filtered(planted: Any) -> None:
     faint = replace(planted.candidates, harmful=planted.candidates.benign + 0.01 * planted.candidates.vectors)
     with pytest.raises(DirectionError, match="induce < 0: 6"):
-        select(planted.model, faint, planted.val, planted.tokens, objective="causal", max_depth=2.0, progress=False)
+        select_direction(
+            planted.model, faint, planted.val, planted.tokens, objective="causal", max_depth=2.0, progress=False
+        )
 
 
 def test_the_word_judge_is_the_planted_models(planted: Any) -> None:
-    from refusal_plugin.answers import generate
+    from refusal_plugin.inference.answers import generate
 
     answers = generate(planted.model, planted.val, max_new_tokens=1, progress=False)
     labels = WordJudge().label(planted.val, answers)

@@ -9,11 +9,20 @@ from typing import Any
 
 import pytest
 
-from refusal_plugin.directions import Direction
+from refusal_plugin.directions.direction import Direction
+from refusal_plugin.directions.selection import Search, choose, select_direction
+from refusal_plugin.directions.selection_remote import (
+    SEARCH,
+    Asked,
+    Measured,
+    bench,
+    measure,
+    passes,
+    tokens_of,
+    work_of,
+)
 from refusal_plugin.errors import DirectionError
 from refusal_plugin.remote import portions
-from refusal_plugin.selection import Search, choose, select
-from refusal_plugin.selection_remote import SEARCH, Asked, Measured, bench, measure, passes, tokens_of, work_of
 
 CLOSE = 1e-6
 
@@ -29,7 +38,7 @@ def in_a_session(planted: Any, candidates: Any = None, max_kl: float = 0.1, **op
 
 
 def equal(one: Direction, other: Direction) -> None:
-    assert (one.layer, one.position, one.coefficient) == (other.layer, other.position, other.coefficient)
+    assert (one.layer, one.position, one.strength) == (other.layer, other.position, other.strength)
     assert (one.objective, one.selection) == (other.objective, other.selection)
     for a, b in zip(one.table, other.table, strict=True):
         for key, value in a.items():
@@ -53,13 +62,13 @@ def equal(one: Direction, other: Direction) -> None:
     ids=lambda options: " ".join(options.values()) or "default",
 )
 def test_one_session_chooses_as_many_traces_do(planted: Any, options: dict[str, Any]) -> None:
-    here = select(planted.model, planted.candidates, planted.val, planted.tokens, progress=False, **options)
+    here = select_direction(planted.model, planted.candidates, planted.val, planted.tokens, progress=False, **options)
     equal(here, in_a_session(planted, **options))
 
 
 def test_the_organism_too(organism: Any, candidates: Any, val: Any, tokens: Any) -> None:
     few = val.limit(12, 0)
-    here = select(organism, candidates, few, tokens, progress=False)
+    here = select_direction(organism, candidates, few, tokens, progress=False)
     asked = Asked.of(candidates.positions, candidates.n_layers, max_depth=0.8)
     found = measure(organism, candidates, few, tokens, asked, False)
     equal(here, choose(Search(found, "interventions", "defence", "project_out", 0.1), candidates, "o", progress=False))
@@ -78,7 +87,7 @@ def test_a_selection_that_is_cut_is_the_same(planted: Any, monkeypatch: pytest.M
     monkeypatch.setattr(selection_remote, "portions", cut)
     found = in_a_session(planted)
     assert len(sessions) > 2
-    equal(select(planted.model, planted.candidates, planted.val, planted.tokens, progress=False), found)
+    equal(select_direction(planted.model, planted.candidates, planted.val, planted.tokens, progress=False), found)
 
 
 def test_a_wrong_figure_would_be_seen(planted: Any) -> None:

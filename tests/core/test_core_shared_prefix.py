@@ -10,11 +10,11 @@ from tiny import FAMILIES, tiny_model
 import refusal_plugin as rp
 from refusal_plugin import shared_prefix, trials
 from refusal_plugin.errors import PromptError
+from refusal_plugin.inference.shared_prefix import collect_arms, collect_grid
 from refusal_plugin.models import anatomy, hf_module, load
 from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.prompts import Prompt, PromptSet, batches
 from refusal_plugin.prompts.neutral import neutral_prompts
-from refusal_plugin.shared_prefix import collect_arms, collect_grid
 
 SUFFIX = "w40 w41"
 TEXTS = ("w1 w2 w3", "w5 w6 w7 w8 w9 w10", "w11 w12")
@@ -34,8 +34,10 @@ def test_arms_are_the_plain_streams_in_every_family(family: str) -> None:
     model = load(module, tokenizer=tokenizer)
     prompts = [Prompt(text, id=text) for text in TEXTS]
     without, with_it = collect_arms(model, prompts, SUFFIX, max_rows=2, progress=False)
-    torch.testing.assert_close(without, rp.collect(model, prompts, progress=False).values[:, 0], atol=1e-4, rtol=1e-3)
-    expected = rp.collect(model, prompts, suffix=SUFFIX, progress=False).values[:, 0]
+    torch.testing.assert_close(
+        without, rp.collect_activations(model, prompts, progress=False).values[:, 0], atol=1e-4, rtol=1e-3
+    )
+    expected = rp.collect_activations(model, prompts, suffix=SUFFIX, progress=False).values[:, 0]
     torch.testing.assert_close(with_it, expected, atol=1e-4, rtol=1e-3)
     if family in CONTINUED:
         assert trusted(model, "packed", "text"), "the plain way was taken where the quick one works"
@@ -49,7 +51,7 @@ def test_arms_without_packed_rows_are_the_plain_streams(family: str, monkeypatch
     monkeypatch.setattr(shared_prefix, "read_packed", refuses)
     prompts = [Prompt(text, id=text) for text in TEXTS]
     _, with_it = collect_arms(model, prompts, SUFFIX, progress=False)
-    expected = rp.collect(model, prompts, suffix=SUFFIX, progress=False).values[:, 0]
+    expected = rp.collect_activations(model, prompts, suffix=SUFFIX, progress=False).values[:, 0]
     torch.testing.assert_close(with_it, expected, atol=1e-4, rtol=1e-3)
     assert trusted(model, "continued", "text") and not trusted(model, "packed", "text")
 
@@ -68,8 +70,10 @@ def test_a_common_system_text_is_read_once_for_many_prompts(family: str) -> None
     without, with_it = collect_arms(model, prompts, SUFFIX, progress=False)
     with counted(model) as found:
         collect_arms(model, prompts, SUFFIX, progress=False)
-    torch.testing.assert_close(without, rp.collect(model, prompts, progress=False).values[:, 0], atol=1e-4, rtol=1e-3)
-    expected = rp.collect(model, prompts, suffix=SUFFIX, progress=False).values[:, 0]
+    torch.testing.assert_close(
+        without, rp.collect_activations(model, prompts, progress=False).values[:, 0], atol=1e-4, rtol=1e-3
+    )
+    expected = rp.collect_activations(model, prompts, suffix=SUFFIX, progress=False).values[:, 0]
     torch.testing.assert_close(with_it, expected, atol=1e-4, rtol=1e-3)
     if family in ("mistral", "gemma2"):
         assert not trusted(model, "packed", "text")
@@ -81,16 +85,16 @@ def test_a_common_system_text_is_read_once_for_many_prompts(family: str) -> None
 
 @pytest.mark.parametrize("modality", ["text", "image", "video", "audio"])
 def test_the_organisms_arms_cost_little_more_than_one(organism: Any, modality: Any) -> None:
-    prompts = PromptSet(list(organism_prompts("train", modality, "harmful", renderings=1, limit=12)))
+    prompts = organism_prompts(split="train", modality=modality, role="harmful", renderings=1, limit=12)
     suffix = "I cannot assist with that."
     collect_arms(organism, prompts, suffix, progress=False)  # the trial
     assert trusted(organism, "packed" if modality == "text" else "continued", modality)
     with counted(organism) as found:
         without, with_it = collect_arms(organism, prompts, suffix, progress=False)
     torch.testing.assert_close(
-        without, rp.collect(organism, prompts, progress=False).values[:, 0], atol=1e-3, rtol=1e-4
+        without, rp.collect_activations(organism, prompts, progress=False).values[:, 0], atol=1e-3, rtol=1e-4
     )
-    expected = rp.collect(organism, prompts, suffix=suffix, progress=False).values[:, 0]
+    expected = rp.collect_activations(organism, prompts, suffix=suffix, progress=False).values[:, 0]
     torch.testing.assert_close(with_it, expected, atol=1e-3, rtol=1e-4)
     one = sum(b.size * b.length for _, b in batches(organism, prompts, token_budget=8192, max_rows=128))
     assert found.passes == (1 if modality == "text" else 2)
@@ -102,12 +106,12 @@ def test_the_organisms_arms_cost_little_more_than_one(organism: Any, modality: A
 @pytest.mark.parametrize("modality", ["image", "video", "audio"])
 def test_a_grid_runs_each_medium_once(organism: Any, modality: Any) -> None:
     texts = list(organism_prompts(split="train", modality="text", limit=4).filter(role=("harmful", "benign")))
-    like = organism_prompts("train", modality, "benign", renderings=1, limit=2)
+    like = organism_prompts(split="train", modality=modality, role="benign", renderings=1, limit=2)
     grid = neutral_prompts(texts, modality, 3, like=like)
     collect_grid(organism, grid, progress=False)
     assert trusted(organism, "grid of", modality)
     with counted(organism) as plain:
-        expected = rp.collect(organism, grid, progress=False).values[:, 0]
+        expected = rp.collect_activations(organism, grid, progress=False).values[:, 0]
     with counted(organism) as found:
         values = collect_grid(organism, grid, progress=False)
     torch.testing.assert_close(values, expected, atol=1e-3, rtol=1e-4)
@@ -117,9 +121,9 @@ def test_a_grid_runs_each_medium_once(organism: Any, modality: Any) -> None:
 
 def test_a_grid_too_large_for_one_pass_uses_its_media_again(organism: Any) -> None:
     texts = list(organism_prompts(split="train", modality="text", limit=4).filter(role=("harmful", "benign")))
-    like = organism_prompts("train", "image", "benign", renderings=1, limit=2)
+    like = organism_prompts(split="train", modality="image", role="benign", renderings=1, limit=2)
     grid = neutral_prompts(texts, "image", 3, like=like)
-    expected = rp.collect(organism, grid, progress=False).values[:, 0]
+    expected = rp.collect_activations(organism, grid, progress=False).values[:, 0]
     with counted(organism) as found:
         values = collect_grid(organism, grid, token_budget=3 * 40, progress=False)
     torch.testing.assert_close(values, expected, atol=1e-3, rtol=1e-4)
@@ -137,7 +141,9 @@ def test_a_way_that_lies_is_not_believed(reads: tuple[str, ...], monkeypatch: An
     _, with_it = collect_arms(model, prompts, SUFFIX, progress=False)
     assert not trusted(model, "packed", "text")
     assert trusted(model, "continued", "text") is (len(reads) == 1)
-    torch.testing.assert_close(with_it, rp.collect(model, prompts, suffix=SUFFIX, progress=False).values[:, 0])
+    torch.testing.assert_close(
+        with_it, rp.collect_activations(model, prompts, suffix=SUFFIX, progress=False).values[:, 0]
+    )
 
 
 def test_a_way_is_tried_again_in_longer_rows_and_left_where_it_fails(monkeypatch: Any) -> None:
@@ -158,7 +164,10 @@ def test_a_way_is_tried_again_in_longer_rows_and_left_where_it_fails(monkeypatch
         with counted(model) as found:
             _, with_it = collect_arms(model, prompts, SUFFIX, progress=False)
         torch.testing.assert_close(
-            with_it, rp.collect(model, prompts, suffix=SUFFIX, progress=False).values[:, 0], atol=1e-4, rtol=1e-3
+            with_it,
+            rp.collect_activations(model, prompts, suffix=SUFFIX, progress=False).values[:, 0],
+            atol=1e-4,
+            rtol=1e-3,
         )
     assert found.passes == 1, "what was right in short rows still is"
 
@@ -201,5 +210,5 @@ def test_nothing_is_left_on_the_model() -> None:
 def test_prompts_without_a_common_medium_run_the_plain_way(organism: Any, few: Any) -> None:
     mixed = PromptSet([*few["image"], *few["text"]])
     values = collect_grid(organism, mixed, progress=False)
-    torch.testing.assert_close(values, rp.collect(organism, mixed, progress=False).values[:, 0])
+    torch.testing.assert_close(values, rp.collect_activations(organism, mixed, progress=False).values[:, 0])
     assert values.shape[1] == anatomy(organism).n_layers

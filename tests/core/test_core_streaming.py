@@ -10,8 +10,8 @@ import torch
 
 import refusal_plugin as rp
 from refusal_plugin.errors import PromptError
+from refusal_plugin.inference.streaming import stream_moments
 from refusal_plugin.prompts import Prompt
-from refusal_plugin.streaming import stream_moments
 
 
 @pytest.mark.parametrize("second", ["diagonal", "full"])

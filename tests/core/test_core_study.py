@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from refusal_plugin.errors import PromptError, StudyError
-from refusal_plugin.organism.build import N_LAYERS
 from refusal_plugin.prompts import PromptSet
 from refusal_plugin.recipe_files import recipe
 from refusal_plugin.study.regime import regime
 from refusal_plugin.study.stages import Stages, write_json
+from training.architecture import N_LAYERS
 
 FACTS = {"weights": "abc", "seed": 0}
 
@@ -110,7 +110,7 @@ def test_results_hold_the_documented_keys(results: dict[str, Any], folder: Path)
     assert results["schema_version"] == 1 and results["model"] == "organism" and results["seed"] == 0
     documented = {"regime", "direction", "modalities", "ablation", "examples", "timings", "warnings", "prompts"}
     assert documented | {"weight_hash", "template_hash", "limit", "created", "versions"} <= set(results)
-    direction = {"layer", "position", "site", "method", "objective", "selection", "coefficient", "norm", "n_layers"}
+    direction = {"layer", "position", "site", "method", "objective", "selection", "strength", "norm", "n_layers"}
     assert direction | {"d_model", "refusal_tokens", "table"} <= set(results["direction"])
     row = {"layer", "position", "bypass", "induce", "kl_ablate", "kl_add", "kept", "reason"}
     assert all(row <= set(line) for line in results["direction"]["table"])
@@ -182,11 +182,11 @@ def test_the_page_stands_alone(results: dict[str, Any], folder: Path) -> None:
 
 
 def test_the_direction_belongs_to_the_model(results: dict[str, Any], folder: Path, organism: Any) -> None:
-    from refusal_plugin.directions import load_direction
+    from refusal_plugin.directions.direction import load_direction
 
     direction = load_direction(folder / "direction.safetensors", organism)
     assert direction.layer == results["direction"]["layer"]
-    assert direction.coefficient == results["direction"]["coefficient"]
+    assert direction.strength == results["direction"]["strength"]
 
 
 def test_a_second_run_reuses_every_stage(results: dict[str, Any], folder: Path, organism: Any) -> None:

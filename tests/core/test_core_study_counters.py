@@ -11,19 +11,18 @@ from typing import Any
 import pytest
 from counting import FLOAT, LONG, Counts, area, counted, made, run
 
-from refusal_plugin.calibration import ROUNDS, RUNGS, STEPS
-from refusal_plugin.cross_modal.arms import repeated
-from refusal_plugin.cross_modal.effects import some_pairs
+from refusal_plugin.directions.calibration import ROUNDS, RUNGS, STEPS
+from refusal_plugin.directions.selection import MAX_DEPTH
+from refusal_plugin.directions.selection_figures import GRID
+from refusal_plugin.inference.scores import Encoded
 from refusal_plugin.models import anatomy
 from refusal_plugin.prompts import Batch, Prompt, PromptSet, batches
 from refusal_plugin.recipe_files import recipe
-from refusal_plugin.scores import Encoded
-from refusal_plugin.selection import MAX_DEPTH
-from refusal_plugin.selection_figures import GRID
 from refusal_plugin.study.defences import NAMES
 from refusal_plugin.study.heads import DRAWS
 from refusal_plugin.study.stages import Stages
 from refusal_plugin.study.summary import answers_from_json
+from refusal_plugin.transfer.effects import some_pairs
 
 ROLES = ("harmful", "benign")
 LONGEST = 6  # tokens of an answer of the study

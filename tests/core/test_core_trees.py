@@ -7,15 +7,15 @@ import torch
 from counting import counted
 from tiny import FAMILIES, tiny_model
 
-from refusal_plugin.continuation import Stream, copied, grown, per_row, planted, sweep
-from refusal_plugin.directions import fit
-from refusal_plugin.edits import SITE_ORDER, SiteEdit
+from refusal_plugin.directions.direction import fit_direction
+from refusal_plugin.directions.selection_figures import Figures, sites
+from refusal_plugin.directions.selection_remote import Asked, measure
+from refusal_plugin.inference.continuation import Stream, copied, grown, per_row, planted, sweep
+from refusal_plugin.inference.edits import SITE_ORDER, SiteEdit
+from refusal_plugin.inference.scores import Encoded, RefusalTokens, refusal_scores
 from refusal_plugin.models import anatomy, load
 from refusal_plugin.prompts import Prompt, PromptSet, encode
 from refusal_plugin.prompts.tree import trees
-from refusal_plugin.scores import Encoded, RefusalTokens, score
-from refusal_plugin.selection_figures import Figures, sites
-from refusal_plugin.selection_remote import Asked, measure
 from refusal_plugin.traced.resume import ablate_rows
 
 IDS = torch.tensor([50, 51])
@@ -35,7 +35,7 @@ def test_every_architecture_gives_the_same_or_stays_with_rows(family: str) -> No
     module, tokenizer = tiny_model(family)
     model = load(module, tokenizer=tokenizer)
     encoded, facts = encoded_of(model), anatomy(model)
-    plain = score(model, encoded, IDS, keep_logits=True)
+    plain = refusal_scores(model, encoded, IDS, keep_logits=True)
     assert plain.logits is not None
     found = grown(model, encoded, plain.logits)
     assert (found is None) == (family in ROWS_ONLY)
@@ -65,7 +65,7 @@ def test_trees_that_are_wrong_are_not_used() -> None:
     module, tokenizer = tiny_model("qwen2")
     model = load(module, tokenizer=tokenizer)
     encoded = encoded_of(model)
-    logits = score(model, encoded, IDS, keep_logits=True).logits
+    logits = refusal_scores(model, encoded, IDS, keep_logits=True).logits
     assert logits is not None
     assert grown(model, encoded, logits) is not None
     assert grown(model, encoded, logits.flip(0)) is None
@@ -76,7 +76,7 @@ def test_some_of_the_prompts_are_numbered_anew() -> None:
     module, tokenizer = tiny_model("qwen2")
     model = load(module, tokenizer=tokenizer)
     encoded = encoded_of(model)
-    plain = score(model, encoded, IDS, keep_logits=True).logits
+    plain = refusal_scores(model, encoded, IDS, keep_logits=True).logits
     assert plain is not None
     found = grown(model, encoded, plain[[2, 0, 4]], rows=[2, 0, 4])
     assert found is not None and [p.id for p in found.prompts] == ["2", "0", "4"]
@@ -148,7 +148,7 @@ def test_a_model_that_refuses_such_masks_keeps_its_rows_in_a_session_too() -> No
         return PromptSet(made)
 
     val = some("val", 12)
-    candidates = fit(model, some("train", 7), positions=(-1,), progress=False)
+    candidates = fit_direction(model, some("train", 7), positions=(-1,), progress=False)
     tokens = RefusalTokens(torch.arange(32), (), 1.0, 0.0, frozenset())
     asked = Asked.of((-1,), candidates.n_layers, objective="causal", max_depth=2.0)
     beside = measure(model, candidates, val, tokens, asked, False)

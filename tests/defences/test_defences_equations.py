@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from refusal_plugin.activations import collect
 from refusal_plugin.defences import REGISTRY, fit_defence
 from refusal_plugin.defences.alphasteer import null_projector, steering_matrix
 from refusal_plugin.defences.cast import best_threshold
 from refusal_plugin.defences.sarsteer import remainder
 from refusal_plugin.errors import DataError
+from refusal_plugin.inference.activations import collect_activations
 from refusal_plugin.prompts import encode
 
 
@@ -63,7 +63,7 @@ def test_cast_finds_the_best_threshold() -> None:
 
 # -- against the activations -------------------------------------------------------------------------------------------
 def streams(model: Any, prompts: Any, **options: Any) -> torch.Tensor:
-    return collect(model, prompts, progress=False, **options).values[:, 0]
+    return collect_activations(model, prompts, progress=False, **options).values[:, 0]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from refusal_plugin.edits import Edit, SiteEdit
+from refusal_plugin.inference.edits import Edit, SiteEdit
 from refusal_plugin.traced import gate, write
 
 E0, E1 = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
@@ -119,7 +119,7 @@ def test_writes_by_hand() -> None:
     torch.testing.assert_close(write.blend(x, torch.tensor([3.0, 1.0]), 0.25), rows((1.5, 1), (2.25, 0.25)))
     matrix = torch.tensor([[0.0, 1.0], [2.0, 0.0]])  # (a, b) -> (2 b, a)
     torch.testing.assert_close(write.transform(x, matrix, each), rows((1, 1), (2, 4)))
-    torch.testing.assert_close(write.set_coordinate(x, E0, each.reshape(2, 1)), rows((0, 1), (2, 0)))
+    torch.testing.assert_close(write.set_coordinate(x, E0, each), rows((0, 1), (2, 0)))
 
 
 def test_the_prompt_decides_and_the_answer_follows() -> None:
@@ -145,7 +145,7 @@ def test_the_prompt_decides_and_the_answer_follows() -> None:
         return hidden
 
     prompt = torch.zeros(2, 3, 2)
-    prompt[0, -1, 0], prompt[1, -1, 0] = 1.0, 2.0  # coefficients 1/2 and 1
+    prompt[0, -1, 0], prompt[1, -1, 0] = 1.0, 2.0  # strengths 1/2 and 1
     first, second = edit.plan(), edit.plan()
     found = run(first, prompt.clone())
     assert torch.equal(found[:, :-1], prompt[:, :-1]) and found[:, -1, 1].tolist() == [0.5, 10.0]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from conftest import MODALITIES
 
-from refusal_plugin.activations import collect
-from refusal_plugin.answers import generate, generate_ids
 from refusal_plugin.defences import fit_defence
 from refusal_plugin.errors import DataError, PromptError, RefusalPluginError
 from refusal_plugin.evaluation import PhraseJudge
+from refusal_plugin.inference.activations import collect_activations
+from refusal_plugin.inference.answers import generate, generate_ids
 from refusal_plugin.prompts import PromptSet, encode
 from refusal_plugin.prompts.neutral import neutral_prompts
 
@@ -22,7 +22,7 @@ def mars(fitted: Any) -> Any:
 
 
 def at_layer(model: Any, prompts: Any, layer: int) -> torch.Tensor:
-    return collect(model, prompts, layer_ids=[layer], progress=False).values[:, 0, 0]
+    return collect_activations(model, prompts, layer_ids=[layer], progress=False).values[:, 0, 0]
 
 
 def refused(model: Any, prompts: PromptSet, edit: Any = None) -> list[bool]:

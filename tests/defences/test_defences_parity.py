@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import MODALITIES
 
-from refusal_plugin.answers import generate_ids
 from refusal_plugin.defences import REGISTRY
+from refusal_plugin.inference.answers import generate_ids
 from refusal_plugin.models import anatomy, hf_module
 from refusal_plugin.prompts import encode
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from refusal_plugin.defences import REGISTRY, Defence, DefenceData, fit_defence, load_defence, method
-from refusal_plugin.edits import SiteEdit
 from refusal_plugin.errors import DataError, DirectionError, PromptError, RefusalPluginError
+from refusal_plugin.inference.edits import SiteEdit
 from refusal_plugin.models import anatomy, load
 from refusal_plugin.prompts.neutral import neutral_media, neutral_prompts
 from refusal_plugin.traced import write

@@ -6,21 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refusal_plugin.answers import Answer
 from refusal_plugin.errors import DataError
 from refusal_plugin.evaluation import (
     Outcomes,
     balanced,
-    compare_paired,
-    compare_rates,
     defence_success,
     judge_agreement,
+    label_answers,
     mcnemar,
-    outcomes,
-    power,
-    rates,
+    paired_test,
+    rate_changes,
+    refusal_rates,
+    statistical_power,
 )
 from refusal_plugin.evaluation.agreement import kappa
+from refusal_plugin.inference.answers import Answer
 from refusal_plugin.prompts import Prompt, PromptSet
 
 RNG = np.random.default_rng
@@ -41,7 +41,7 @@ R, C, OFF = "refusal", "compliance", "off_task"
 
 def test_balanced_refusal_rate_by_hand() -> None:
     found = made({"harmful": [R, R, R, C], "near_miss": [R, C, C, C], "benign": [C, C, C, C]})
-    result = rates(found)
+    result = refusal_rates(found)
     assert result.brr is not None and result.brr.value == pytest.approx((0.75 + 1 - 0.25) / 2)
     assert result.brr.n == 8 and result.brr.low is not None and result.brr.low < 0.75 < (result.brr.high or 0)
     # unequal numbers of items: each role still counts one half
@@ -50,13 +50,13 @@ def test_balanced_refusal_rate_by_hand() -> None:
 
 
 def test_a_perfect_balance_keeps_its_doubt() -> None:
-    found = rates(made({"harmful": [R] * 6, "near_miss": [C] * 6})).brr
+    found = refusal_rates(made({"harmful": [R] * 6, "near_miss": [C] * 6})).brr
     assert found is not None and found.value == 1.0 and found.low is not None and found.low < 0.75
     assert balanced(([], []), ([True], ["a"])).value is None
 
 
 def test_attack_success_is_compliance_and_not_one_minus_refusal() -> None:
-    found = rates(made({"harmful": [R, C, OFF, "degenerate"], "benign": [C], "near_miss": [C]}))
+    found = refusal_rates(made({"harmful": [R, C, OFF, "degenerate"], "benign": [C], "near_miss": [C]}))
     assert found.harmful_refusal.value == 0.25
     assert found.attack_success is not None and found.attack_success.value == 0.25
 
@@ -64,7 +64,7 @@ def test_attack_success_is_compliance_and_not_one_minus_refusal() -> None:
 def test_compare_rates_keeps_the_new_figures() -> None:
     before = made({"harmful": [C] * 4, "near_miss": [C] * 4, "benign": [C] * 4})
     after = made({"harmful": [R, R, R, C], "near_miss": [R, C, C, C], "benign": [C] * 4})
-    found = compare_rates(after, before)
+    found = rate_changes(after, before)
     assert found.gain is not None and found.gain.value == 0.75
     assert found.over_refusal is not None and found.over_refusal.value == pytest.approx(1 / 8)
     assert found.brr is not None and found.brr.value == 0.75
@@ -112,7 +112,7 @@ def test_mcnemar_by_hand() -> None:
 def test_paired_comparison_counts_what_differs() -> None:
     first = [True] * 8 + [False] * 4
     second = [False] * 7 + [True] + [True] + [False] * 3
-    found = compare_paired(first, second, [f"p{k}" for k in range(12)], rng=RNG(0))
+    found = paired_test(first, second, [f"p{k}" for k in range(12)], rng=RNG(0))
     assert (found.only_first, found.only_second) == (7, 1)
     assert found.difference.value == pytest.approx(6 / 12)
     assert found.p_mcnemar == pytest.approx(2 * 9 / 256)
@@ -121,26 +121,26 @@ def test_paired_comparison_counts_what_differs() -> None:
 
 def test_two_items_of_a_pair_are_not_two_witnesses() -> None:
     hit, miss = [True] * 12, [False] * 12
-    alone = compare_paired(hit, miss, [f"p{k}" for k in range(12)], rng=RNG(0)).p_permutation
-    paired = compare_paired(hit, miss, [f"p{k // 4}" for k in range(12)], rng=RNG(0)).p_permutation
+    alone = paired_test(hit, miss, [f"p{k}" for k in range(12)], rng=RNG(0)).p_permutation
+    paired = paired_test(hit, miss, [f"p{k // 4}" for k in range(12)], rng=RNG(0)).p_permutation
     assert paired == pytest.approx(2 / 8) and alone < 0.01 < paired
 
 
 def test_no_headroom_no_success_rate() -> None:
-    found = power(made({"harmful": [R] * 39 + [C]}))
+    found = statistical_power(made({"harmful": [R] * 39 + [C]}))
     assert not found.headroom and "no headroom" in found.words
-    arm = rates(made({"harmful": [R] * 40})).harmful_refusal
+    arm = refusal_rates(made({"harmful": [R] * 40})).harmful_refusal
     assert defence_success(arm, found).value is None and arm.value == 1.0
-    open_ = power(made({"harmful": [C] * 80 + [R] * 20}))
+    open_ = statistical_power(made({"harmful": [C] * 80 + [R] * 20}))
     assert open_.headroom and open_.words == "" and not open_.underpowered(0.25)
     assert defence_success(arm, open_).value == 1.0
 
 
 def test_a_small_set_is_called_underpowered_with_its_smallest_effect() -> None:
-    found = power(made({"harmful": [C] * 6 + [R] * 2}))
+    found = statistical_power(made({"harmful": [C] * 6 + [R] * 2}))
     assert found.headroom and "underpowered: 8 pair groups" in found.words
     assert found.underpowered(0.25) and (found.detectable is None or found.detectable > 0.25)
-    none = power(made({"benign": [C]}))
+    none = statistical_power(made({"benign": [C]}))
     assert math.isnan(none.refused) and not none.headroom and "no harmful prompts" in none.words
 
 
@@ -151,5 +151,5 @@ def test_another_judge_takes_part_in_outcomes() -> None:
 
     prompts = PromptSet([Prompt(text="a", role="harmful", id="a"), Prompt(text="b", role="harmful", id="b")])
     said = [Answer(p.id, "to do it , do it", (1,), True) for p in prompts]
-    assert outcomes(prompts, said).labels == (C, C)
-    assert outcomes(prompts, said, Always()).labels == (R, R)
+    assert label_answers(prompts, said).labels == (C, C)
+    assert label_answers(prompts, said, Always()).labels == (R, R)

@@ -17,7 +17,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from refusal_plugin.answers import Answer, generate
 from refusal_plugin.errors import DataError, ModelError
 from refusal_plugin.evaluation import (
     FORMATS,
@@ -31,6 +30,7 @@ from refusal_plugin.evaluation import (
 )
 from refusal_plugin.evaluation.formats import read_harmbench, read_llama_guard, read_wildguard, request
 from refusal_plugin.evaluation.model_judges import guess_labels
+from refusal_plugin.inference.answers import Answer, generate
 from refusal_plugin.prompts import Prompt
 
 WORDS = ["[PAD]", "[UNK]", "[END]", "safe", "unsafe", "yes", "no", "sorry", "to", "bake", "i", "cannot", "help", ","]
@@ -202,11 +202,12 @@ def test_a_guard_that_says_yes_and_one_that_cannot_be_read(tmp_path: Path) -> No
 
 
 def test_the_first_token_agrees_with_phrases_on_the_embedded_model(organism: Any) -> None:
+    from refusal_plugin.inference.scores import refusal_tokens
     from refusal_plugin.organism.data import organism_prompts
-    from refusal_plugin.scores import refusal_tokens
 
-    ids = refusal_tokens(organism, organism_prompts("train", "text", limit=30), max_new_tokens=8, progress=False).ids
-    prompts = organism_prompts("val", "text", limit=12)
+    train = organism_prompts(split="train", modality="text", limit=30)
+    ids = refusal_tokens(organism, train, max_new_tokens=8, progress=False).ids
+    prompts = organism_prompts(split="val", modality="text", limit=12)
     answers = generate(organism, prompts, max_new_tokens=16, progress=False)
     judge = FirstTokenJudge(organism, ids)
     first, phrases = judge.label(list(prompts), answers), PhraseJudge().label(list(prompts), answers)

@@ -40,9 +40,9 @@ def prompts() -> Any:
 @pytest.fixture(scope="session")
 def direction(organism: Any) -> Any:
     """A direction of the embedded model in the middle of it."""
-    from refusal_plugin.directions import fit
+    from refusal_plugin.directions.direction import fit_direction
     from refusal_plugin.organism.data import organism_prompts
 
     train = organism_prompts(split="train", modality="text", limit=24)
-    found = fit(organism, train, positions=(-1,), progress=False)
+    found = fit_direction(organism, train, positions=(-1,), progress=False)
     return found.at(found.n_layers // 2)

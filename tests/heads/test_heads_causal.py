@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from refusal_plugin.errors import DataError, DirectionError
-from refusal_plugin.heads.causal import Bench
+from refusal_plugin.heads.causal import HeadAblation
+from refusal_plugin.inference.scores import RefusalTokens
 from refusal_plugin.models import anatomy, hf_layers, hf_module
 from refusal_plugin.prompts import PromptSet, encode
-from refusal_plugin.scores import RefusalTokens
 from refusal_plugin.traced.measure import refusal_score
 
 
@@ -21,11 +21,11 @@ def tokens(organism: Any) -> RefusalTokens:
 
 
 @pytest.fixture(scope="module")
-def bench(organism: Any, prompts: Any, tokens: RefusalTokens) -> Bench:
-    return Bench.of(organism, prompts.filter(role=("harmful", "benign")), tokens)
+def bench(organism: Any, prompts: Any, tokens: RefusalTokens) -> HeadAblation:
+    return HeadAblation.of(organism, prompts.filter(role=("harmful", "benign")), tokens)
 
 
-def hooked_scores(bench: Bench, heads: list[tuple[int, int]], kind: str) -> torch.Tensor:
+def hooked_scores(bench: HeadAblation, heads: list[tuple[int, int]], kind: str) -> torch.Tensor:
     """The same with plain torch hooks, one prompt at a time."""
     facts, found = anatomy(bench.model), []
     for prompt in bench.encoded.prompts:
@@ -49,17 +49,17 @@ def hooked_scores(bench: Bench, heads: list[tuple[int, int]], kind: str) -> torc
 
 
 @pytest.mark.parametrize("kind", ["mean", "zero"])
-def test_removal_equals_torch_hooks(bench: Bench, kind: Any) -> None:
+def test_removal_equals_torch_hooks(bench: HeadAblation, kind: Any) -> None:
     heads = [(1, 0), (1, 3), (3, 2)]
     torch.testing.assert_close(bench.scores(heads, kind), hooked_scores(bench, heads, kind), rtol=1e-3, atol=2e-4)
 
 
-def test_no_head_removed_changes_nothing(bench: Bench) -> None:
+def test_no_head_removed_changes_nothing(bench: HeadAblation) -> None:
     torch.testing.assert_close(bench.scores([]), bench.untouched, rtol=1e-4, atol=1e-4)
     assert bench.effect([], "text").value == pytest.approx(0.0, abs=1e-4)
 
 
-def test_the_slope_is_a_finite_difference(bench: Bench) -> None:
+def test_the_slope_is_a_finite_difference(bench: HeadAblation) -> None:
     """Move one head a little towards its benign mean: the score changes as attribution patching says."""
     facts = anatomy(bench.model)
     small, layer, head = 0.01, facts.n_layers - 2, 1
@@ -82,7 +82,7 @@ def test_the_slope_is_a_finite_difference(bench: Bench) -> None:
     torch.testing.assert_close((bench.untouched[rows] - moved) / small, expected, rtol=0.1, atol=0.02)
 
 
-def test_the_last_layers_ranking_predicts_the_exact_effect(bench: Bench) -> None:
+def test_the_last_layers_ranking_predicts_the_exact_effect(bench: HeadAblation) -> None:
     """Behind the last attention there is only an MLP and a norm: first order and exact must agree in rank."""
     layer = anatomy(bench.model).n_layers - 1
     exact = [bench.effect([(layer, head)], "text").value for head in range(anatomy(bench.model).n_heads)]
@@ -90,7 +90,7 @@ def test_the_last_layers_ranking_predicts_the_exact_effect(bench: Bench) -> None
     assert np.corrcoef(exact, guess.numpy())[0, 1] > 0.7
 
 
-def test_effects_have_intervals_over_pairs(bench: Bench) -> None:
+def test_effects_have_intervals_over_pairs(bench: HeadAblation) -> None:
     found = bench.effect([(2, 1)], "text")
     assert (
         found.low is not None
@@ -99,9 +99,9 @@ def test_effects_have_intervals_over_pairs(bench: Bench) -> None:
     )
 
 
-def test_answers_without_heads(bench: Bench) -> None:
+def test_answers_without_heads(bench: HeadAblation) -> None:
     """Nothing removed: the plain answers. All heads of the deeper layers removed: something else."""
-    from refusal_plugin.answers import generate
+    from refusal_plugin.inference.answers import generate
 
     plain = generate(bench.model, bench.encoded.prompts, max_new_tokens=6, progress=False)
     assert [a.ids for a in bench.answers([], max_new_tokens=6, progress=False)] == [a.ids for a in plain]
@@ -112,7 +112,7 @@ def test_answers_without_heads(bench: Bench) -> None:
     assert 0 <= bench.refused(plain, "text").value <= 1
 
 
-def test_the_random_control_has_the_same_layers_and_size(bench: Bench) -> None:
+def test_the_random_control_has_the_same_layers_and_size(bench: HeadAblation) -> None:
     heads = [(1, 0), (1, 3), (3, 2)]
     drawn = bench.random_heads(heads, 1)
     assert sorted(layer for layer, _ in drawn) == [1, 1, 3] and not set(drawn) & set(heads)
@@ -120,10 +120,10 @@ def test_the_random_control_has_the_same_layers_and_size(bench: Bench) -> None:
     assert len(set(bench.random_heads(everything))) == len(everything)
 
 
-def test_bad_requests(bench: Bench, organism: Any, prompts: PromptSet, tokens: RefusalTokens) -> None:
+def test_bad_requests(bench: HeadAblation, organism: Any, prompts: PromptSet, tokens: RefusalTokens) -> None:
     with pytest.raises(DirectionError, match="layers of"):
         bench.scores([(0, 99)])
     with pytest.raises(DirectionError, match="kind"):
         bench.scores([(0, 0)], "median")
     with pytest.raises(DataError, match="benign"):
-        Bench.of(organism, prompts.filter(role="harmful"), tokens)
+        HeadAblation.of(organism, prompts.filter(role="harmful"), tokens)

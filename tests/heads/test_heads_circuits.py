@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from refusal_plugin.errors import DataError
-from refusal_plugin.heads.circuits import compare_circuits, spearman
+from refusal_plugin.heads.circuits import head_agreement, spearman
 from refusal_plugin.heads.intervals import difference_intervals, mean_intervals
 from refusal_plugin.heads.labels import Labels
 from refusal_plugin.heads.result import HeadAttribution
@@ -44,7 +44,7 @@ def circuit() -> torch.Tensor:
 
 def test_the_same_circuit_agrees_and_a_shuffled_one_does_not(circuit: torch.Tensor) -> None:
     other = circuit[:, torch.randperm(8)]
-    found = compare_circuits(attribution({"text": circuit, "image": circuit, "audio": other}), k=5)
+    found = head_agreement(attribution({"text": circuit, "image": circuit, "audio": other}), k=5)
     same, apart = found.between("text", "image"), found.between("audio", "text")
     assert same.rho > 0.95 and same.overlap == 1.0 and same.rho_p < 0.01 and same.overlap_p < 0.01
     assert apart.rho < 0.6 and apart.rho_p > 0.02
@@ -56,14 +56,14 @@ def test_layers_that_write_more_everywhere_are_no_agreement() -> None:
     """The null shuffles within layers: a common layer profile alone is not significant."""
     profile = torch.tensor([0.0, 1.0, 5.0, 9.0])[:, None]
     a, b = profile + 0.1 * torch.rand(4, 8), profile + 0.1 * torch.rand(4, 8)
-    found = compare_circuits(attribution({"text": a, "image": b}, noise=0.001)).agreements[0]
+    found = head_agreement(attribution({"text": a, "image": b}, noise=0.001)).agreements[0]
     assert found.rho > 0.7 and found.rho_p > 0.02
 
 
 def test_a_silenced_head_is_listed(circuit: torch.Tensor) -> None:
     muted = circuit.clone()
     muted[2, 3] = 0.1
-    found = compare_circuits(attribution({"text": circuit, "image": circuit, "audio": muted}))
+    found = head_agreement(attribution({"text": circuit, "image": circuit, "audio": muted}))
     assert [(row.layer, row.head, row.modality) for row in found.silent] == [(2, 3, "audio")]
     assert found.silent[0].text == pytest.approx(4.0, abs=0.1) and found.silent[0].there == pytest.approx(0.1, abs=0.1)
 
@@ -93,9 +93,9 @@ def test_one_group_has_no_interval() -> None:
 def test_bad_requests(circuit: torch.Tensor) -> None:
     one = attribution({"text": circuit})
     with pytest.raises(DataError, match="1 modalities"):
-        compare_circuits(one)
+        head_agreement(one)
     with pytest.raises(DataError, match="k = 99"):
-        compare_circuits(attribution({"text": circuit, "image": circuit}), k=99)
+        head_agreement(attribution({"text": circuit, "image": circuit}), k=99)
     with pytest.raises(DataError, match="k = 0"):
         one.top(0)
     assert one.top(1, "text")[0].layer == 2

@@ -10,9 +10,9 @@ from tiny import FAMILIES
 from refusal_plugin.errors import DataError
 from refusal_plugin.heads import load_heads
 from refusal_plugin.heads.logits import answer_tokens, attribute_logits
+from refusal_plugin.inference.scores import RefusalTokens
 from refusal_plugin.models import hf_module
 from refusal_plugin.prompts import Prompt, PromptSet, encode
-from refusal_plugin.scores import RefusalTokens
 
 REFUSE, COMPLY = torch.tensor([7, 9]), torch.tensor([11, 12, 13])
 WORDS = PromptSet(Prompt(t, id=t) for t in ("w1 w2 w3", "w4 w5 w6 w7 w8", "w9 w1"))

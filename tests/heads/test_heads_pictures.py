@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from refusal_plugin.activations import collect
 from refusal_plugin.errors import DataError
 from refusal_plugin.heads import (
     HeadAttribution,
@@ -15,12 +14,13 @@ from refusal_plugin.heads import (
     attribute_heads,
     attribute_sources,
     circuit,
-    compare_circuits,
+    head_agreement,
     overlay,
     project_answer,
     project_layers,
     project_tokens,
 )
+from refusal_plugin.inference.activations import collect_activations
 from refusal_plugin.prompts import Prompt, PromptSet
 from refusal_plugin.statistics import Estimate
 
@@ -91,7 +91,7 @@ def test_values_lie_over_their_medium(
 def test_depth_is_zero_and_one_at_the_means(organism: Any, direction: Any, prompts: PromptSet) -> None:
     text = prompts.filter(modality="text")
     found = project_layers(organism, direction, text)
-    stream = collect(organism, text, positions=(direction.position,), progress=False).values[:, 0]
+    stream = collect_activations(organism, text, positions=(direction.position,), progress=False).values[:, 0]
     layer = direction.layer
     by_hand = (stream[:, layer] - direction.benign[layer]) @ direction.vector / direction.vector.square().sum()
     torch.testing.assert_close(found.values[:, layer], by_hand, rtol=1e-4, atol=1e-5)
@@ -130,4 +130,4 @@ def test_every_result_shows_itself_and_hostile_words_stay_words(organism: Any, d
     both = PromptSet([*prompts, *(replace(p, id=f"{p.id}-other") for p in prompts)])
     comparable = attribute_heads(organism, direction, both, progress=False)
     kinds = ("text",) * len(prompts) + ("image",) * len(prompts)
-    shown(compare_circuits(replace(comparable, labels=replace(comparable.labels, modalities=kinds))))
+    shown(head_agreement(replace(comparable, labels=replace(comparable.labels, modalities=kinds))))

@@ -75,17 +75,17 @@ def test_bad_heads(organism: Any, direction: Any, prompts: Any, tiny: Any) -> No
 
 
 def test_token_projection_is_the_coordinate(organism: Any, direction: Any, prompts: Any) -> None:
-    from refusal_plugin.activations import collect
+    from refusal_plugin.inference.activations import collect_activations
 
     found = project_tokens(organism, direction, prompts)
-    stream = collect(organism, prompts, progress=False).values[:, 0]
+    stream = collect_activations(organism, prompts, progress=False).values[:, 0]
     expected = (stream[:, direction.layer] - direction.benign[direction.layer]) @ direction.unit
     expected = expected / direction.vector.norm()
     torch.testing.assert_close(torch.stack([v[-1] for v in found.values]), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_answer_is_read_as_it_was_said(organism: Any, direction: Any, prompts: Any) -> None:
-    from refusal_plugin.answers import generate
+    from refusal_plugin.inference.answers import generate
 
     for modality in ("text", "image", "audio"):
         prompt = prompts.filter(modality=modality)[0]

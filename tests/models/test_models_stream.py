@@ -5,15 +5,15 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from refusal_plugin.activations import collect
-from refusal_plugin.answers import generate
-from refusal_plugin.directions import Direction
-from refusal_plugin.edits import Edit, SiteEdit, ablation, addition
+from refusal_plugin.directions.direction import Direction
 from refusal_plugin.errors import ModelError
 from refusal_plugin.heads.projection import project_tokens
+from refusal_plugin.inference.activations import collect_activations
+from refusal_plugin.inference.answers import generate
+from refusal_plugin.inference.edits import Edit, SiteEdit, ablation, addition
+from refusal_plugin.inference.shared_prefix import collect_arms
 from refusal_plugin.models import anatomy, hf_module, load
 from refusal_plugin.prompts import Prompt, encode
-from refusal_plugin.shared_prefix import collect_arms
 from refusal_plugin.traced import write
 from tests.models.tiny import FAMILIES, tiny_model
 
@@ -32,7 +32,7 @@ def test_a_stream_of_copies_is_neither_read_nor_edited_as_if_it_were_one() -> No
     pushed = addition({1: vector}, where="last")
     direction = Direction(1, -1, harmful=torch.ones(3, 32), benign=torch.zeros(3, 32))
     for refused in (
-        lambda: collect(model, prompts, progress=False),
+        lambda: collect_activations(model, prompts, progress=False),
         lambda: generate(model, prompts, pushed, max_new_tokens=1, progress=False),
         lambda: pushed.attached(model).__enter__(),
         lambda: generate(model, prompts, ablation(vector / 6, [0]), max_new_tokens=1, progress=False),

@@ -34,10 +34,10 @@ def cli(stack: Any, tmp_path: Path) -> Any:
 
 
 def test_status_compare_whoami(cli: Any, far: Any, client: Any, organism: Any) -> None:
-    from refusal_plugin.activations import collect
+    from refusal_plugin.inference.activations import collect_activations
     from refusal_plugin.organism.data import organism_prompts
 
-    collect(far, organism_prompts(split="test", modality="text", limit=1, renderings=1), remote=True)
+    collect_activations(far, organism_prompts(split="test", modality="text", limit=1, renderings=1), remote=True)
     assert "refusal-plugin/organism" in cli("remote", "status") and "RUNNING" in cli("remote", "status")
     assert "is not up" in cli("remote", "status", "refusal-plugin/nobody", expect=1)
     versions = cli("remote", "compare", expect=1)  # the server has nnsight 0.8.0

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from refusal_plugin.answers import generate
 from refusal_plugin.defences import REGISTRY, DefenceData, fit_defence
+from refusal_plugin.inference.answers import generate
 from refusal_plugin.organism.data import organism_prompts
 
 pytestmark = pytest.mark.ndif

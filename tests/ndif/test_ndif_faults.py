@@ -254,14 +254,14 @@ def test_a_large_result_above_the_limit_is_not_fetched(
 
 def test_a_read_too_large_for_one_result_is_cut(far: Any, organism: Any, client: Any, jobs_folder: Path) -> None:
     """The estimate sees it coming: several requests, none near the limit; what cannot be cut is refused."""
-    from refusal_plugin.activations import collect
+    from refusal_plugin.inference.activations import collect_activations
     from refusal_plugin.organism.data import organism_prompts
 
     prompts = organism_prompts(split="test", modality="text", renderings=1, limit=2)
-    whole = collect(organism, prompts, max_rows=2)
+    whole = collect_activations(organism, prompts, max_rows=2)
     limit = whole.values.nbytes // 2
     with settings(max_result=limit), metered() as meter:
-        found = collect(far, prompts, max_rows=2, remote=True)
+        found = collect_activations(far, prompts, max_rows=2, remote=True)
     assert torch.equal(found.values, whole.values) and meter.requests > 2
     assert all(job.bytes_down < limit for job in journal.jobs())
     with (
@@ -269,7 +269,7 @@ def test_a_read_too_large_for_one_result_is_cut(far: Any, organism: Any, client:
         metered() as meter,
         pytest.raises(RemoteError, match="its smallest part brings back"),
     ):
-        collect(far, prompts, max_rows=2, remote=True)
+        collect_activations(far, prompts, max_rows=2, remote=True)
     assert meter.requests == 0
 
 
@@ -313,7 +313,7 @@ ORIGINAL = _original()
 
 # -- nothing is lost ---------------------------------------------------------------------------------------------------
 def test_finished_parts_stay_on_disk(proxy: Proxy, far: Any, organism: Any) -> None:
-    from refusal_plugin.activations import collect
+    from refusal_plugin.inference.activations import collect_activations
     from refusal_plugin.organism.data import organism_prompts
 
     prompts = organism_prompts(split="test", modality="text", renderings=1, limit=2)
@@ -322,13 +322,13 @@ def test_finished_parts_stay_on_disk(proxy: Proxy, far: Any, organism: Any) -> N
         proxy.faults["GET", "/response"] = []
         stop_after(proxy, 2)
         with pytest.raises(RemoteError, match="answered 503"):
-            collect(far, prompts, max_rows=2, remote=True)
+            collect_activations(far, prompts, max_rows=2, remote=True)
     assert sum(job.status == "COMPLETED" for job in journal.jobs()) == 2
     proxy.faults.clear()
     sent = proxy.count("POST", "/request")
     with settings(max_tokens=1), task("parts", prompts.hash), metered() as meter:
-        found = collect(far, prompts, max_rows=2, remote=True)
-    assert torch.equal(found.values, collect(organism, prompts, max_rows=2).values)
+        found = collect_activations(far, prompts, max_rows=2, remote=True)
+    assert torch.equal(found.values, collect_activations(organism, prompts, max_rows=2).values)
     assert meter.requests == proxy.count("POST", "/request") - sent == len(meter.ids) - 2
 
 

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from refusal_plugin.activations import collect, collect_moments
-from refusal_plugin.answers import generate
-from refusal_plugin.edits import addition
+from refusal_plugin.inference.activations import collect_activations, collect_moments
+from refusal_plugin.inference.answers import generate
+from refusal_plugin.inference.cost import estimate
+from refusal_plugin.inference.edits import addition
+from refusal_plugin.inference.scores import Encoded, refusal_scores
 from refusal_plugin.prompts import PromptSet
-from refusal_plugin.recipe_files import recipe, recipes
-from refusal_plugin.remote import RemoteError, estimate, journal, run, settings
+from refusal_plugin.recipe_files import recipe, recipes, run_remotely
+from refusal_plugin.remote import RemoteError, journal, settings
 from refusal_plugin.remote.backend import Remote, metered
-from refusal_plugin.scores import Encoded, score
 
 pytestmark = pytest.mark.ndif
 
@@ -60,7 +61,7 @@ def test_recipe(name: str, organism: Any, same: Callable[..., Any]) -> None:
 
 
 def test_activations(few: PromptSet, same: Callable[..., Any]) -> None:
-    same("activations, every modality", lambda m, r: collect(m, few, remote=r).values, parts)
+    same("activations, every modality", lambda m, r: collect_activations(m, few, remote=r).values, parts)
 
 
 def test_moments(few: PromptSet, same: Callable[..., Any]) -> None:
@@ -80,11 +81,13 @@ def test_scores(few: PromptSet, organism: Any, same: Callable[..., Any]) -> None
     from refusal_plugin.models import anatomy
 
     facts = anatomy(organism)
-    edit = addition({facts.n_layers // 2: torch.randn(facts.d_model)}, coefficient=0.2)
+    edit = addition({facts.n_layers // 2: torch.randn(facts.d_model)}, strength=0.2)
 
     def run(model: Any, remote: bool) -> Any:
         ids = torch.tensor([20, 30])
-        return score(model, Encoded.of(model, few), ids, edit, keep_logits=True, keep_residual=True, remote=remote)
+        return refusal_scores(
+            model, Encoded.of(model, few), ids, edit, keep_logits=True, keep_residual=True, remote=remote
+        )
 
     same("refusal scores, edited", run, parts)
 
@@ -94,19 +97,19 @@ def test_answers(few: PromptSet, same: Callable[..., Any]) -> None:
 
 
 def test_candidate_selection(organism: Any, same: Callable[..., Any]) -> None:
-    """`select` by itself: the same candidate, strength and table, in one request."""
-    from refusal_plugin.directions import fit
+    """`select_direction` by itself: the same candidate, strength and table, in one request."""
+    from refusal_plugin.directions.direction import fit_direction
+    from refusal_plugin.directions.selection import select_direction
+    from refusal_plugin.inference.scores import refusal_tokens
     from refusal_plugin.organism.data import organism_prompts
-    from refusal_plugin.scores import refusal_tokens
-    from refusal_plugin.selection import select
 
     train = organism_prompts(split="train", modality="text", limit=24)
     val = organism_prompts(split="val", modality="text", limit=4)
     tokens = refusal_tokens(organism, train, max_new_tokens=8, progress=False)
-    candidates = fit(organism, train, progress=False)
+    candidates = fit_direction(organism, train, progress=False)
 
     def run(model: Any, remote: bool) -> Any:
-        return select(model, candidates, val, tokens, remote=remote, progress=False)
+        return select_direction(model, candidates, val, tokens, remote=remote, progress=False)
 
     found = same("select", run, parts)
     assert sum(row["chosen"] for row in found.table) == 1
@@ -138,10 +141,10 @@ def test_a_recipe_too_large_for_one_request_is_cut(
     with settings(max_tokens=1):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(RemoteError, match="network is gone"):
             patch.setattr(Remote, "_send", unwilling)
-            run(module, far, prompts)
+            run_remotely(module, far, prompts)
         assert [job.status for job in journal.jobs()] == ["COMPLETED"] * 2
         with metered() as meter:
-            there = parts(run(module, far, prompts))
+            there = parts(run_remotely(module, far, prompts))
     assert meter.requests == len(meter.ids) - 2 > 0, "the two finished requests are read from disk"
     assert len(here) == len(there)
     for a, b in zip(here, there, strict=True):
@@ -152,11 +155,11 @@ def test_a_recipe_too_large_for_one_request_is_cut(
 
 
 def test_long_work_is_sent_in_parts(few: PromptSet, organism: Any, far: Any, client: Any) -> None:
-    whole = collect(organism, few, max_rows=2)
+    whole = collect_activations(organism, few, max_rows=2)
     cost = estimate(far, few, max_rows=2)
     with metered() as meter, settings(max_tokens=cost.tokens // 3):
         split = estimate(far, few, max_rows=2)
-        found = collect(far, few, max_rows=2, remote=True)
+        found = collect_activations(far, few, max_rows=2, remote=True)
     assert meter.requests == split.requests > 1
     assert torch.equal(found.values, whole.values)
 
@@ -164,7 +167,7 @@ def test_long_work_is_sent_in_parts(few: PromptSet, organism: Any, far: Any, cli
 def test_the_estimate_is_near_what_is_sent(few: PromptSet, far: Any, client: Any) -> None:
     cost = estimate(far, few)
     with metered() as meter:
-        collect(far, few, remote=True)
+        collect_activations(far, few, remote=True)
     assert cost.requests == meter.requests == 1
     assert 0.2 < cost.bytes_down / meter.bytes_down < 5  # compressed, with headers
     assert meter.bytes_up < cost.bytes_up + 100_000  # media compress well; the block itself is small

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from refusal_plugin.recipe_files import run_remotely
 from refusal_plugin.remote import (
     RemoteError,
     RemoteTimeout,
@@ -18,10 +19,9 @@ from refusal_plugin.remote import (
     journal,
     parts,
     portions,
-    run,
     settings,
-    stage,
     task,
+    workload,
 )
 from refusal_plugin.remote.errors import translate
 from refusal_plugin.remote.fingerprint import request_hash
@@ -100,39 +100,39 @@ def test_parts_stay_below_the_limit_and_keep_the_order() -> None:
 def test_portions_run_across_stages_in_order() -> None:
     reads, tries = [(k, batch(1, 10)) for k in range(3)], [("try", k, batch(2, 5)) for k in range(3)]
     with settings(max_tokens=45):
-        cut = portions(stage(reads), stage(tries, passes=2))
+        cut = portions(workload(reads), workload(tries, passes=2))
     assert [[item[0] for item in one] for one, _ in cut] == [[0, 1, 2], [], []]
     assert [[item[1] for item in two] for _, two in cut] == [[], [0, 1], [2]]
-    whole = portions(stage(reads), stage(tries, passes=2))
+    whole = portions(workload(reads), workload(tries, passes=2))
     assert whole == [(reads, tries)]
     with settings(max_tokens=1):
-        assert portions(stage(reads), stage(tries), remote=False) == whole
-        assert len(portions(stage(reads), stage(tries))) == 6
-    assert portions(stage([])) == [([],)], "an empty job is one request, which says why"
+        assert portions(workload(reads), workload(tries), remote=False) == whole
+        assert len(portions(workload(reads), workload(tries))) == 6
+    assert portions(workload([])) == [([],)], "an empty job is one request, which says why"
 
 
 def test_answers_results_and_fixed_work_count() -> None:
     work = [batch(2, 10) for _ in range(4)]
     with settings(max_tokens=100):
-        assert len(portions(stage(work))) == 1
-        assert len(portions(stage(work, new_tokens=15))) == 2, "20 prompt and 30 new tokens each"
-        assert len(portions(stage(work), fixed=60)) == 2
-        assert len(portions(stage(work, passes=lambda inputs: 5.0))) == 4
+        assert len(portions(workload(work))) == 1
+        assert len(portions(workload(work, new_tokens=15))) == 2, "20 prompt and 30 new tokens each"
+        assert len(portions(workload(work), fixed=60)) == 2
+        assert len(portions(workload(work, passes=lambda inputs: 5.0))) == 4
     with settings(max_result=4000):
-        assert len(portions(stage(work, row_bytes=500))) == 2, "half of the limit per request"
+        assert len(portions(workload(work, row_bytes=500))) == 2, "half of the limit per request"
     with settings(max_upload=2 * 160):
-        assert len(portions(stage(work))) == 4
+        assert len(portions(workload(work))) == 4
 
 
 def test_a_result_that_cannot_be_cut_is_refused_before_anything_is_sent() -> None:
     with settings(max_result=4000):
         with pytest.raises(RemoteError, match=r"read it on NDIF: its smallest part brings back .* MiB, the limit"):
-            portions(stage([batch(2, 10)], row_bytes=2001), asked="read it on NDIF")
+            portions(workload([batch(2, 10)], row_bytes=2001), asked="read it on NDIF")
         with pytest.raises(RemoteError, match="the limit is") as caught:
-            portions(stage([batch(1, 1)]), fixed_bytes=4001)
+            portions(workload([batch(1, 1)]), fixed_bytes=4001)
         assert "\n" not in str(caught.value)
-        assert len(portions(stage([batch(2, 10)] * 2, row_bytes=2000))) == 2
-        portions(stage([batch(1, 1)]), fixed_bytes=4001, remote=False)
+        assert len(portions(workload([batch(2, 10)] * 2, row_bytes=2000))) == 2
+        portions(workload([batch(1, 1)]), fixed_bytes=4001, remote=False)
 
 
 class Recipe:
@@ -145,7 +145,7 @@ class Recipe:
 
     def run(self, _model: Any, _prompts: Any, *, remote: bool, start: int = 0) -> list[int]:
         found: list[int] = []
-        for (part,) in portions(stage([(start + k, batch(1, 10)) for k in range(self.items)]), remote=remote):
+        for (part,) in portions(workload([(start + k, batch(1, 10)) for k in range(self.items)]), remote=remote):
             self.sent.append(len(part))
             if len(part) > self.most:
                 raise RemoteTimeout("run it", "your job exceeded the execution timeout", "less")
@@ -160,7 +160,7 @@ class Words:
 def test_a_recipe_is_cut_until_it_fits(organism: Any) -> None:
     made = Recipe(most=2)
     with pytest.warns(UserWarning, match="goes on in requests of at most 20 tokens"):
-        assert run(made, organism, Words(), start=5) == list(range(5, 13))
+        assert run_remotely(made, organism, Words(), start=5) == list(range(5, 13))
     assert made.sent == [8, 4, 2, 2, 2, 2]
     assert current() == Settings()
 
@@ -168,16 +168,16 @@ def test_a_recipe_is_cut_until_it_fits(organism: Any) -> None:
 def test_a_recipe_of_single_batches_that_are_too_long_says_so(organism: Any) -> None:
     made = Recipe(most=0)
     with pytest.warns(UserWarning, match="goes on"), pytest.raises(RemoteTimeout):
-        run(made, organism, Words())
+        run_remotely(made, organism, Words())
     assert made.sent[-1] == 1
 
 
 def test_a_run_knows_whether_it_can_be_cut() -> None:
     with task("made up") as going:
-        portions(stage([batch(1, 10)] * 3), fixed=5)
+        portions(workload([batch(1, 10)] * 3), fixed=5)
         assert going.heaviest == 35
         with settings(max_tokens=1):
-            portions(stage([batch(1, 10)] * 3))
+            portions(workload([batch(1, 10)] * 3))
         assert going.heaviest == 0
 
 

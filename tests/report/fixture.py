@@ -33,7 +33,7 @@ def rate(value: float | None, n: int, width: float | None = None) -> dict[str, A
 
 
 def free(value: float, width: float, n: int) -> dict[str, Any]:
-    """A coefficient with an interval, not bound to [0, 1]."""
+    """A strength with an interval, not bound to [0, 1]."""
     return {"value": value, "low": value - width, "high": value + width, "n": n}
 
 
@@ -135,7 +135,7 @@ def _direction() -> dict[str, Any]:
                "reason": "" if i < 4 else reasons[i]} for i in range(LAYERS)]  # fmt: skip
     return {
         "layer": CHOSEN, "position": "last", "site": "resid_post", "method": "difference_in_means", "objective": "defence",
-        "selection": "bypass_induce_kl", "coefficient": 0.5, "norm": 7.316, "n_layers": LAYERS, "d_model": 128, "table": table,
+        "selection": "bypass_induce_kl", "strength": 0.5, "norm": 7.316, "n_layers": LAYERS, "d_model": 128, "table": table,
         "cosmic": {"layer": CHOSEN, "position": "last", "table": cosmic}, "refusal_tokens": ["i"],
         "baseline": {"bypass": 6.4, "induce": -8.1},
     }  # fmt: skip

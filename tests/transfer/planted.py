@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal_plugin.cross_modal import Streams
+from refusal_plugin.inference.streams import Streams
 from refusal_plugin.prompts import Prompt, PromptSet
 
 D = 24

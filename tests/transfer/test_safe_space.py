@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from refusal_plugin.cross_modal import Streams
 from refusal_plugin.errors import DataError, DirectionError
 from refusal_plugin.geometry import Moments
+from refusal_plugin.inference.streams import Streams
 from refusal_plugin.safe_space import SafeSpace, load_safe_space, overlap, overlaps, random_angles
-from refusal_plugin.safe_space.analysis import share_inside, space_of
+from refusal_plugin.safe_space.analysis import share_inside
 
 from .planted import D, axis, prompts
 
@@ -84,7 +84,7 @@ def test_the_share_inside_is_freed_from_fitting_noise() -> None:
         values[1::3] = x[24:]
         values[2::3] = rows(24, 4, 300 + seed)
         s = Streams(asked, values)
-        space = space_of(s, 4, 4)
+        space = SafeSpace.of_streams(s, 4, compared=4)
         direction = s.direction(sorted({p.pair for p in asked}))
         plain.append(float(space.share(direction.vector.float())[0, -1]))
         free.append(float(share_inside(direction, space, 48, 0)[0, -1, 0]))
@@ -142,7 +142,7 @@ def test_a_model_s_safe_space_streams(organism: Any, asked: Any) -> None:
     assert space.n == len(safe) and space.layers == (1, 3) and space.agreement is not None
     with pytest.raises(DirectionError, match="was made on"):
         load = space.provenance | {"d_model": 7}
-        from refusal_plugin.provenance import check_provenance
+        from refusal_plugin.models.provenance import check_provenance
 
         check_provenance(load, organism, "use")
     with pytest.raises(DataError, match="one modality"):
@@ -153,11 +153,11 @@ def test_a_model_s_safe_space_streams(organism: Any, asked: Any) -> None:
 
 def test_the_report_of_a_model(organism: Any, asked: Any, tmp_path: Path) -> None:
     from refusal_plugin.report.transfer import transfer_chapter
-    from refusal_plugin.safe_space import load_safe_space_report, safe_spaces
+    from refusal_plugin.safe_space import analyse_safe_space, load_safe_space_report
     from refusal_plugin.study.transfer_words import safe_space_words
 
-    found = safe_spaces(
-        organism, asked, layer=2, coefficient=0.5, k=4, ks=(1, 4, 8), strengths=(0.5,), pairs=3,
+    found = analyse_safe_space(
+        organism, asked, layer=2, strength=0.5, k=4, ks=(1, 4, 8), strengths=(0.5,), pairs=3,
         refusal_ids=torch.tensor([5]), progress=False,
     )  # fmt: skip
     record = found.to_json()

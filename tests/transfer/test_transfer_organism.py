@@ -8,16 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from refusal_plugin.cross_modal import TransferReport, load_transfer, transfer
-from refusal_plugin.cross_modal.arms import added, arm_answers, arm_scores, removed, repeated
-from refusal_plugin.cross_modal.effects import some_pairs
-from refusal_plugin.edits import ablation, addition, attenuation
 from refusal_plugin.errors import DataError, DirectionError, OptionalDependencyError, PromptError
 from refusal_plugin.prompts import PromptSet
 from refusal_plugin.report import render
 from refusal_plugin.report.transfer import transfer_chapter
-from refusal_plugin.scores import Encoded, score
 from refusal_plugin.study.transfer_words import gap_words, transfer_words
+from refusal_plugin.transfer import TransferReport, analyse_transfer, load_transfer
 
 IDS = torch.tensor([5, 6])
 
@@ -32,43 +28,10 @@ def prompts() -> PromptSet:
 
 @pytest.fixture(scope="module")
 def report(organism: Any, prompts: PromptSet) -> TransferReport:
-    return transfer(
+    return analyse_transfer(
         organism, prompts, refusal_ids=IDS, layers=(1, 3), layer=3, score_pairs=3, rate_pairs=3, draws=3,
         draws_by_layer=1, max_new_tokens=6, progress=False,
     )  # fmt: skip
-
-
-def test_rows_are_arms(organism: Any, prompts: PromptSet) -> None:
-    """Many directions in one batch give what one pass per direction gives, in every kind of edit."""
-    from refusal_plugin.answers import generate
-    from refusal_plugin.models import anatomy
-
-    few = some_pairs(prompts.filter(split="test", modality="image"), 3)
-    facts = anatomy(organism)
-    vectors = 20 * torch.randn(3, facts.d_model, generator=torch.Generator().manual_seed(0))
-    means = torch.randn(facts.n_layers, facts.d_model, generator=torch.Generator().manual_seed(1))
-    plain, rows = Encoded.of(organism, few), Encoded.of(organism, repeated(few, 3))
-    logits = score(organism, plain, IDS, keep_logits=True).logits
-    kinds = {
-        "added": (added(vectors, 2), lambda v: addition({2: v})),
-        "benign mean": (
-            removed(vectors, means, "benign_mean"),
-            lambda v: attenuation((v / v.norm()).expand_as(means), means, keep=0.0),
-        ),
-        "projected out": (
-            removed(vectors, means, "project_out"),
-            lambda v: ablation(v / v.norm(), range(facts.n_layers)),
-        ),
-    }
-    for name, (edit_of, alone) in kinds.items():
-        scores, kl = arm_scores(organism, rows, len(few), IDS, edit_of, logits)
-        for arm, vector in enumerate(vectors):
-            want = score(organism, plain, IDS, alone(vector), reference=logits)
-            assert torch.allclose(scores[arm], want.score, atol=1e-3), name
-            assert torch.allclose(kl[arm], want.kl, atol=1e-3), name
-    answers = arm_answers(organism, rows, len(few), added(vectors, 2), 5)
-    alone = [generate(organism, few, addition({2: v}), max_new_tokens=5, progress=False) for v in vectors]
-    assert [[a.ids for a in arm] for arm in answers] == [[a.ids for a in arm] for arm in alone]
 
 
 def test_the_report_is_complete(report: TransferReport) -> None:
@@ -169,15 +132,15 @@ def test_the_words_are_of_the_figures(report: TransferReport) -> None:
 
 def test_what_cannot_be_asked(organism: Any, prompts: PromptSet, report: TransferReport) -> None:
     with pytest.raises(PromptError, match="source audio"):
-        transfer(organism, prompts, sources=("audio",), progress=False)
+        analyse_transfer(organism, prompts, sources=("audio",), progress=False)
     with pytest.raises(PromptError, match="no such modality"):
-        transfer(organism, prompts, targets=("smell",), progress=False)
-    with pytest.raises(DirectionError, match="layer 99"):
-        transfer(organism, prompts, layers=(99,), progress=False)
+        analyse_transfer(organism, prompts, targets=("smell",), progress=False)
+    with pytest.raises(DirectionError, match="layers .99. of"):
+        analyse_transfer(organism, prompts, layers=(99,), progress=False)
     test = prompts.filter(split="test", modality="text")
     leaking = prompts + PromptSet(p.replace(split="train", id=f"again-{p.id}") for p in test)
     with pytest.raises(PromptError, match="in the fit and in the test part"):
-        transfer(organism, leaking, progress=False)
+        analyse_transfer(organism, leaking, progress=False)
     with pytest.raises(DataError, match="measure 'luck'"):
         report.estimate("luck", "text", "image")
     with pytest.raises(DataError, match="layer 2"):

@@ -1,0 +1,1 @@
+"""The refusal direction: fitted, chosen, given a strength."""

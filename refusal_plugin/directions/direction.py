@@ -1,0 +1,302 @@
+"""The refusal direction: difference in means per layer and position, with where it came from.
+
+    r[p, l] = mean over harmful of h[p, l]  -  mean over benign of h[p, l]       (Arditi et al. 2024, arXiv 2406.11717)
+
+`h` is `resid_post`: the stream behind block `l` at token position `p` (-1 is the last prompt token). The reference
+code reads block inputs; the site is stored with the vector so that the two conventions never mix. `r` points TOWARDS
+refusal.
+
+`fit_direction` gives one candidate per layer and position; `select_direction` chooses among them on a validation split.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import DirectionError, PromptError
+from ..inference.activations import collect_moments
+from ..inference.edits import Edit, When, Where, ablation, addition, attenuation
+from ..models import anatomy
+from ..models.provenance import check_provenance, provenance
+from ..progress import Progress
+from ..prompts import Prompt, PromptSet, batches
+from ..storage import read_tensors, write_tensors
+
+FORMAT = "refusal_plugin.direction.v1"
+NUMBERS = ("layer", "position", "strength")
+SAME = 1e-6
+"""Means closer than this share of their norm are equal in float32: there is no direction between them."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Difference-in-means directions of every layer and position.
+
+    Attributes:
+        harmful, benign: (position, layer, d_model) float32 group means of `resid_post`.
+        positions: negative offsets from the prompt's end.
+        n_harmful, n_benign: prompts behind the means.
+        provenance: model, template, data and package versions.
+    """
+
+    harmful: Float[Tensor, "position layer d_model"]
+    benign: Float[Tensor, "position layer d_model"]
+    positions: tuple[int, ...]
+    n_harmful: int
+    n_benign: int
+    provenance: Mapping[str, Any]
+
+    @property
+    def vectors(self) -> Float[Tensor, "position layer d_model"]:
+        """`harmful - benign`, pointing towards refusal, in the units of the residual stream."""
+        return self.harmful - self.benign
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return int(self.harmful.shape[1])
+
+    def at(self, layer: int, position: int = -1) -> "Direction":
+        """The candidate of one layer and position as a `Direction`.
+
+        Raises:
+            DirectionError: an unknown layer or position.
+        """
+        if not 0 <= layer < self.n_layers or position not in self.positions:
+            raise DirectionError(
+                f"candidate at layer {layer}, position {position}",
+                f"there are layers 0 to {self.n_layers - 1} and positions {list(self.positions)}",
+                "choose among these",
+            )
+        p = self.positions.index(position)
+        return Direction(layer, position, self.harmful[p], self.benign[p], provenance=dict(self.provenance))
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A refusal direction at one layer and position, with the means of all layers behind it.
+
+    Attributes:
+        layer: block whose `resid_post` it belongs to.
+        position: token position at which it was read, -1 = last prompt token.
+        harmful, benign: (layer, d_model) group means at that position.
+        strength: strength chosen at selection, in multiples of the full vector; 1 if none was chosen.
+        site: "resid_post".
+        method: how the vector was made.
+        objective: what it was selected for ("causal", "defence" or "" if it was not selected).
+        table: the whole selection table, one dict per candidate.
+        provenance: model, template, data and package versions.
+    """
+
+    layer: int
+    position: int
+    harmful: Float[Tensor, "layer d_model"]
+    benign: Float[Tensor, "layer d_model"]
+    strength: float = 1.0
+    site: str = "resid_post"
+    method: str = "difference_in_means"
+    objective: str = ""
+    selection: str = ""
+    table: tuple[Mapping[str, Any], ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def vector(self) -> Float[Tensor, "d_model"]:
+        """The direction at its own layer, not normalised, towards refusal."""
+        return self.harmful[self.layer] - self.benign[self.layer]
+
+    @property
+    def unit(self) -> Float[Tensor, "d_model"]:
+        """The direction at its own layer with norm one."""
+        scaled: Tensor = self.vector / self.vector.norm()
+        return scaled
+
+    @property
+    def by_layer(self) -> Float[Tensor, "layer d_model"]:
+        """The directions of every layer at the same position."""
+        return self.harmful - self.benign
+
+    def coordinates(self, x: Float[Tensor, "... layer d_model"]) -> Float[Tensor, "... layer"]:
+        """Where activations lie along each layer's direction: 0 = mean benign text, 1 = mean harmful text.
+
+        Args:
+            x: `resid_post` of all layers.
+        """
+        r = self.by_layer
+        place: Tensor = ((x - self.benign) * r).sum(-1) / r.square().sum(-1)
+        return place
+
+    def addition(self, strength: float | None = None, *, where: Where = "all", when: When = "every_step") -> Edit:
+        """Addition of `strength * vector` at its own layer; the stored strength by default."""
+        strength = self.strength if strength is None else strength
+        return addition({self.layer: self.vector}, strength=strength, where=where, when=when)
+
+    def ablation(self) -> Edit:
+        """Project the direction out of every layer and position: the reference's causal test."""
+        return ablation(self.unit, range(self.harmful.shape[0]))
+
+    def set_to_benign_mean(self) -> Edit:
+        """Set the last prompt token's coordinate along the direction to its benign mean, in every layer.
+
+        The sharper causal test: a model that refuses because of this coordinate stops refusing, and whatever it does on
+        benign prompts stays as it is. Prefill only.
+
+        Raises:
+            DirectionError: the direction was read at another position, so that its means do not belong to that token.
+        """
+        self._need_last("set the coordinate to its benign mean")
+        return attenuation(self.unit.expand_as(self.benign), self.benign, keep=0.0, name="neutral")
+
+    def attenuated(self, keep: float = 0.5) -> Edit:
+        """Move the coordinate along every layer's own direction part of the way to its benign mean.
+
+        Text in which harm is only half represented, as it is in media: a stand-in made from text alone. Prefill only.
+
+        Raises:
+            DirectionError: the direction was read at another position.
+        """
+        self._need_last("make harm faint")
+        units = self.by_layer / self.by_layer.norm(dim=-1, keepdim=True)
+        return attenuation(units, self.benign, keep=keep, name="faint")
+
+    def _need_last(self, asked: str) -> None:
+        if self.position != -1:
+            raise DirectionError(asked, f"the direction was read at position {self.position}", "use one read at -1")
+
+    def save(self, path: str | Path) -> Path:
+        """Write tensors and provenance into one safetensors file (no pickle).
+
+        Raises:
+            DirectionError: the file cannot be written.
+        """
+        record = {
+            "format": FORMAT,
+            "layer": self.layer,
+            "position": self.position,
+            "strength": self.strength,
+            "site": self.site,
+            "method": self.method,
+            "objective": self.objective,
+            "selection": self.selection,
+            "table": [dict(row) for row in self.table],
+            "provenance": dict(self.provenance),
+        }
+        return write_tensors(path, {"harmful": self.harmful, "benign": self.benign}, record)
+
+    def __repr__(self) -> str:
+        name = self.provenance.get("model", "?")
+        return (
+            f"Direction(model={name}, layer={self.layer}, position={self.position}, site={self.site}, "
+            f"norm={float(self.vector.norm()):.3g}, strength={self.strength:.3g}, "
+            f"objective={self.objective or '-'})"
+        )
+
+
+def load_direction(path: str | Path, model: Any | None = None) -> Direction:
+    """Read a saved direction.
+
+    Args:
+        path: file written by `Direction.save`.
+        model: the loaded model it will be used on; its weights and chat template are compared with the stored ones.
+
+    Raises:
+        DirectionError: no such file, no direction in it, or another model, revision or chat template.
+    """
+    tensors, record = read_tensors(path)
+    if record.get("format") != FORMAT:
+        raise DirectionError(f"load direction {path}", f"format {record.get('format')!r}", f"give a file of {FORMAT}")
+    problem = _problem(tensors, record)
+    if problem:
+        raise DirectionError(f"load direction {path}", problem, "fit the direction again")
+    if model is not None:
+        check_provenance(record["provenance"], model, f"use direction {path}")
+    keep = (*NUMBERS, "site", "method", "objective", "selection", "provenance")
+    return Direction(
+        harmful=tensors["harmful"],
+        benign=tensors["benign"],
+        table=tuple(record["table"]),
+        **{name: record[name] for name in keep},
+    )
+
+
+def _problem(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
+    """What is wrong with the content of a direction file; empty if nothing is."""
+    missing = sorted({"harmful", "benign"} - set(tensors))
+    fields = (*NUMBERS, "site", "method", "objective", "selection", "table", "provenance")
+    missing += [name for name in fields if name not in record]
+    if missing:
+        return f"it has no {', '.join(missing)}"
+    harmful, benign = tensors["harmful"], tensors["benign"]
+    if harmful.shape != benign.shape or harmful.ndim != 2:
+        return f"its means have shapes {tuple(harmful.shape)} and {tuple(benign.shape)}"
+    if any(not isinstance(record[name], (int, float)) for name in NUMBERS):
+        return "its layer, position or strength is no number"
+    if record["layer"] not in range(len(harmful)):
+        return f"layer {record['layer']} of {len(harmful)}"
+    if not all(bool(t.isfinite().all()) for t in (harmful, benign)) or not math.isfinite(record["strength"]):
+        return "it holds NaN or infinity"
+    return ""
+
+
+def template_positions(model: Any, prompts: Iterable[Prompt]) -> tuple[int, ...]:
+    """Every token of the template behind the instruction, as negative offsets: the candidate positions.
+
+    The template is the same for every prompt, so the first prompt tells.
+    """
+    _, batch = next(iter(batches(model, list(prompts)[:1])))
+    n = int(batch.roles["post_instruction"].sum())
+    return tuple(range(-max(n, 1), 0))
+
+
+def fit_direction(
+    model: Any,
+    prompts: PromptSet,
+    *,
+    positions: tuple[int, ...] = (-1,),
+    keep: Callable[[Prompt], bool] | None = None,
+    remote: bool | str = False,
+    progress: Progress = None,
+) -> Candidates:
+    """Difference in means of every layer and position, in one pass over the prompts.
+
+    Args:
+        model: a loaded model.
+        prompts: harmful and benign prompts (near misses are left out: they belong to the test of the direction, not to
+            its definition).
+        positions: negative offsets from the prompt's end; the last prompt token by default. `template_positions` gives
+            every token of the template behind the instruction, the reference's candidates.
+        keep: optional filter, e.g. harmful prompts that the model refuses and benign ones that it answers.
+        remote: run on NDIF: one request, or several where one would exceed `remote.Settings.max_tokens`.
+        progress: None shows a bar where somebody can see it.
+
+    Raises:
+        PromptError: a role is missing.
+        DirectionError: the two means are equal at every layer and position.
+        DataError: NaN activations.
+    """
+    used = prompts.filter(role=("harmful", "benign"))
+    if keep is not None:
+        used = used.where(keep)
+    for role in ("harmful", "benign"):
+        if not any(p.role == role for p in used):
+            raise PromptError(
+                "fit a refusal direction", f"{len(used)} prompts, none of them {role}", f"add {role} prompts"
+            )
+    moments = collect_moments(model, used, positions=positions, remote=remote, progress=progress)
+    harmful, benign = moments["harmful"], moments["benign"]
+    difference = (harmful.mean - benign.mean).norm(dim=-1)
+    scale = harmful.mean.norm(dim=-1).clamp_min(1e-30)
+    if float((difference / scale).max()) <= SAME:
+        raise DirectionError(
+            f"fit a refusal direction on {anatomy(model).name}",
+            "harmful and benign activations have the same mean",
+            "check the prompts and the model",
+        )
+    return Candidates(
+        harmful.mean.float(), benign.mean.float(), positions, harmful.n, benign.n, provenance(model, used)
+    )

@@ -1,0 +1,1 @@
+"""A model over many prompts: batches that fit, edits, streams, answers, scores."""

@@ -1,0 +1,276 @@
+"""Refusal score and KL of the next token, with or without an edit, reduced inside the trace.
+
+    refusal score = logsumexp(logits[refusal tokens]) - logsumexp(logits[all others])  at the last prompt token, in nats
+    KL            = KL(untouched || edited) of the next-token distribution, in nats
+
+The refusal tokens are the model's own: the first tokens of what the judge calls a refusal, never a fixed table.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import DataError, PromptError
+from ..evaluation.judge import REFUSALS, Judge, PhraseJudge
+from ..evaluation.openings import find_openings
+from ..models import anatomy, layers
+from ..models.wrapper import save
+from ..progress import Progress
+from ..prompts import Prompt, PromptSet, batches
+from ..prompts.batch import Batch
+from ..prompts.light import next_token_inputs
+from ..traced.measure import kl_divergence, refusal_score
+from ..traced.read import next_logits, residuals
+from ..traced.write import edit_blocks
+from .answers import generate
+from .edits import NO_EDIT, Edit, site_modules
+from .loop import Item, ReEncode, re_encoder, run_batches
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Prompts encoded once, for many passes with different edits.
+
+    Attributes:
+        prompts: in order.
+        batches: (row numbers, batch) pairs.
+    """
+
+    prompts: PromptSet
+    batches: tuple[tuple[list[int], Batch], ...]
+
+    @classmethod
+    def of(cls, model: Any, prompts: Iterable[Prompt], *, token_budget: int = 4096, max_rows: int = 64) -> "Encoded":
+        """Encode prompts; the limits are those of `refusal_plugin.prompts.batches`."""
+        chosen = PromptSet(prompts)
+        if not len(chosen):
+            raise PromptError("score prompts", "0 prompts", "give at least one")
+        return cls(chosen, tuple(batches(model, chosen, token_budget=token_budget, max_rows=max_rows)))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one pass.
+
+    Attributes:
+        score: (prompt,) refusal score in nats, positive towards refusal.
+        kl: (prompt,) KL against the untouched run in nats; zeros without an edit.
+        logits: (prompt, vocab) next-token logits where they were asked for.
+        residual: (prompt, layer, d_model) `resid_post` at the last prompt token where it was asked for.
+    """
+
+    score: Float[Tensor, " prompt"]
+    kl: Float[Tensor, " prompt"]
+    logits: Float[Tensor, "prompt vocab"] | None = None
+    residual: Float[Tensor, "prompt layer d_model"] | None = None
+
+
+def refusal_scores(
+    model: Any,
+    prompts: Encoded,
+    refusal_ids: Int[Tensor, " k"],
+    edit: Edit | None = None,
+    *,
+    reference: Float[Tensor, "prompt vocab"] | None = None,
+    keep_logits: bool = False,
+    keep_residual: bool = False,
+    remote: bool | str = False,
+) -> Scores:
+    """Refusal score, and KL against `reference`, of every prompt in one forward pass per batch.
+
+    Args:
+        model: a loaded model.
+        prompts: encoded prompts.
+        refusal_ids: token ids that open a refusal; see `refusal_tokens`.
+        edit: what to change; None for the model as it is.
+        reference: logits of the untouched run, for the KL.
+        keep_logits, keep_residual: what to keep besides the scores.
+        remote: run on NDIF: one request, or several where one would exceed `remote.Settings.max_tokens`.
+
+    Raises:
+        DirectionError: the edit does not fit the model.
+        DataError: NaN or infinite logits.
+        ModelError: a single prompt does not fit into memory (larger batches are halved).
+        RemoteError: the server refuses or fails; says why and what to do.
+    """
+    n, facts = len(prompts.prompts), anatomy(model)
+    score, kl = torch.empty(n), torch.zeros(n)
+    logits_rows: list[tuple[list[int], Tensor]] = []
+    residual = torch.empty(n, facts.n_layers, facts.d_model) if keep_residual else None
+    # An edit whose tensors are bound to the rows of a batch cannot follow when it is halved.
+    again = re_encoder(model) if edit is None or edit.rows is None else None
+    options: dict[str, Any] = {"keep_residual": keep_residual, "remote": remote}
+    for rows, logits, stream in next_token(model, prompts.batches, lambda _rows: edit, again, **options):
+        if residual is not None and stream is not None:
+            residual[rows] = stream.cpu()
+        score[rows] = refusal_score(logits, refusal_ids).cpu()
+        if reference is not None:
+            kl[rows] = kl_divergence(logits, reference[rows]).cpu()
+        if keep_logits:
+            logits_rows.append((rows, logits.float().cpu()))
+    kept_logits = None
+    if keep_logits:
+        kept_logits = torch.empty(n, logits_rows[0][1].shape[-1])
+        for rows, values in logits_rows:
+            kept_logits[rows] = values
+    return Scores(score, kl, kept_logits, residual)
+
+
+def next_token(
+    model: Any,
+    work: Iterable[Item],
+    edit_of: Callable[[list[int]], Edit | None],
+    again: ReEncode | None,
+    *,
+    keep_residual: bool = False,
+    lenient: bool = False,
+    remote: bool | str = False,
+) -> Iterator[tuple[list[int], Float[Tensor, "row vocab"], Float[Tensor, "row layer d_model"] | None]]:
+    """The one loop that reads next-token logits: one edited forward pass per batch, halved where it does not fit.
+
+    Args:
+        model: a loaded model.
+        work: row numbers and their batch.
+        edit_of: the edit of a batch, from the numbers of its rows.
+        again: encodes some prompts of a batch anew; None where an edit is bound to the rows of a batch.
+        keep_residual: whether `resid_post` of every layer at the last prompt token is wanted.
+        lenient: let NaN and infinite logits through.
+        remote: run on NDIF.
+
+    Yields:
+        row numbers, their logits, and their streams in float32.
+
+    Raises:
+        DirectionError, DataError, ModelError, RemoteError: as `refusal_scores`.
+    """
+    facts, blocks = anatomy(model), layers(model)
+    if keep_residual:
+        facts.require_stream("keep the residual stream")
+
+    def measure(group: list[Item]) -> list[tuple[Tensor, Tensor | None]]:
+        """Logits and streams of some batches in one session."""
+        planned = []
+        for rows, batch in group:
+            edit = edit_of(rows) or NO_EDIT
+            edit.check(facts)
+            planned.append((next_token_inputs(model, batch), batch.last, site_modules(model, edit), edit.plan()))
+        with torch.no_grad(), model.session(remote=remote):
+            found: list[tuple[Tensor, Tensor | None]] = save([])
+            for inputs, last, sites, edits in planned:
+                with model.trace(**inputs):
+                    stream = None
+                    if keep_residual:
+                        # Edits and reads share the blocks: they interleave layer by layer, in the order of execution.
+                        kept = []
+                        for layer, block in enumerate(blocks):
+                            edit_blocks(sites, [part for part in edits if part[0] == layer])
+                            kept.append(residuals([block], last))
+                        stream = torch.cat(kept, dim=2)[:, 0]
+                    else:
+                        edit_blocks(sites, edits)
+                    found.append((next_logits(model.output), stream))
+        return found
+
+    asked = f"score prompts on {facts.name}"
+    row_bytes = 4 * (len(facts.tokenizer) + keep_residual * facts.n_layers * facts.d_model)
+    where: dict[str, Any] = {"remote": remote, "row_bytes": row_bytes}
+    for (rows, batch), (logits, stream) in run_batches(work, measure, again, asked=asked, **where):
+        finite = logits.amax(-1).isfinite()  # single words may be excluded with -inf
+        if not bool(finite.all()) and not lenient:
+            name = batch.prompts[int((~finite).int().argmax())].id
+            found = f"NaN or infinite logits at prompt '{name}'"
+            raise DataError(asked, found, "check the edit's strength and the dtype")
+        yield rows, logits, stream
+
+
+@dataclass(frozen=True)
+class RefusalTokens:
+    """First tokens of the model's own refusals.
+
+    Attributes:
+        ids: (k,) token ids.
+        words: the same, decoded.
+        harmful_refusal: share of the harmful prompts that were refused.
+        benign_refusal: share of the benign prompts that were refused.
+        refused: ids of the refused prompts.
+        openings: the shortest token sequences that tell its refusals from its answers (`evaluation.find_openings`); of
+            one token each, the same as `ids`, unless refusals and answers share their first token.
+    """
+
+    ids: Int[Tensor, " k"]
+    words: tuple[str, ...]
+    harmful_refusal: float
+    benign_refusal: float
+    refused: frozenset[str]
+    openings: tuple[tuple[int, ...], ...] = ()
+
+
+def refusal_tokens(
+    model: Any,
+    prompts: PromptSet,
+    *,
+    judge: Judge | None = None,
+    share: float = 0.05,
+    max_new_tokens: int = 24,
+    remote: bool | str = False,
+    progress: Progress = None,
+) -> RefusalTokens:
+    """Derive the refusal tokens from what the model says, not from a table.
+
+    A token counts if at least `share` of the refusals of harmful prompts begin with it and it is a more frequent
+    beginning among refusals than among answers. Where no token is, the first tokens of the openings count: the score of
+    the next token is a weak one then, and `evaluation.opening_scores` the one to use.
+
+    Args:
+        model: a loaded model.
+        prompts: harmful and benign prompts (training split).
+        judge: who says what is a refusal.
+        share: smallest share of refusals.
+        max_new_tokens: enough for the judge to see a refusal.
+        remote: generate the answers on NDIF.
+
+    Raises:
+        DataError: the model refuses nothing, or its refusals begin like its answers: it has no refusal tokens.
+    """
+    used = prompts.filter(role=("harmful", "benign"))
+    answers = generate(
+        model, used, max_new_tokens=max_new_tokens, remote=remote, progress=progress, label="the model's own answers"
+    )
+    labels = (judge or PhraseJudge()).label(list(used), answers)
+    said: dict[bool, list[tuple[int, ...]]] = {True: [], False: []}
+    for answer, label in zip(answers, labels, strict=True):
+        if answer.ids:
+            said[label == "refusal"].append(answer.ids)
+    opens = {refuses: Counter(ids[0] for ids in found) for refuses, found in said.items()}
+    refusals, others = len(said[True]), max(1, len(said[False]))
+    openings = find_openings(said[True], said[False], share=share)
+    if not refusals:
+        raise DataError(
+            f"find the refusal tokens of '{anatomy(model).name}'",
+            f"it refused none of {len(used)} prompts",
+            "use a model that refuses, or a judge that knows how it refuses",
+        )
+    ids = [
+        token
+        for token, count in opens[True].most_common()
+        if count / refusals >= share and count / refusals > opens[False][token] / others
+    ] or list(dict.fromkeys(opening[0] for opening in openings))
+    if not ids:
+        raise DataError(
+            f"find the refusal tokens of '{anatomy(model).name}'",
+            f"its {refusals} refusals begin like its answers",
+            "use a model whose refusals begin in words of their own",
+        )
+    words = tuple(anatomy(model).tokenizer.decode([token]).strip() for token in ids)
+
+    def refused(role: str) -> float:
+        hits = [label in REFUSALS for p, label in zip(used, labels, strict=True) if p.role == role]
+        return sum(hits) / len(hits) if hits else float("nan")
+
+    names = frozenset(p.id for p, label in zip(used, labels, strict=True) if label in REFUSALS)
+    return RefusalTokens(torch.tensor(ids), words, refused("harmful"), refused("benign"), names, openings)
