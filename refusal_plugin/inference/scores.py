@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import DataError, PromptError
-from ..evaluation.judge import Judge, PhraseJudge
+from ..evaluation.judge import REFUSALS, Judge, PhraseJudge
+from ..evaluation.openings import find_openings
 from ..models import anatomy, layers
 from ..models.wrapper import save
 from ..progress import Progress
@@ -197,6 +198,8 @@ class RefusalTokens:
         harmful_refusal: share of the harmful prompts that were refused.
         benign_refusal: share of the benign prompts that were refused.
         refused: ids of the refused prompts.
+        openings: the shortest token sequences that tell its refusals from its answers (`evaluation.find_openings`); of
+            one token each, the same as `ids`, unless refusals and answers share their first token.
     """
 
     ids: Int[Tensor, " k"]
@@ -204,6 +207,7 @@ class RefusalTokens:
     harmful_refusal: float
     benign_refusal: float
     refused: frozenset[str]
+    openings: tuple[tuple[int, ...], ...] = ()
 
 
 def refusal_tokens(
@@ -219,7 +223,8 @@ def refusal_tokens(
     """Derive the refusal tokens from what the model says, not from a table.
 
     A token counts if at least `share` of the refusals of harmful prompts begin with it and it is a more frequent
-    beginning among refusals than among answers.
+    beginning among refusals than among answers. Where no token is, the first tokens of the openings count: the score of
+    the next token is a weak one then, and `evaluation.opening_scores` the one to use.
 
     Args:
         model: a loaded model.
@@ -237,11 +242,13 @@ def refusal_tokens(
         model, used, max_new_tokens=max_new_tokens, remote=remote, progress=progress, label="the model's own answers"
     )
     labels = (judge or PhraseJudge()).label(list(used), answers)
-    opens: dict[bool, Counter[int]] = {True: Counter(), False: Counter()}
+    said: dict[bool, list[tuple[int, ...]]] = {True: [], False: []}
     for answer, label in zip(answers, labels, strict=True):
         if answer.ids:
-            opens[label == "refusal"][answer.ids[0]] += 1
-    refusals, others = sum(opens[True].values()), max(1, sum(opens[False].values()))
+            said[label == "refusal"].append(answer.ids)
+    opens = {refuses: Counter(ids[0] for ids in found) for refuses, found in said.items()}
+    refusals, others = len(said[True]), max(1, len(said[False]))
+    openings = find_openings(said[True], said[False], share=share)
     if not refusals:
         raise DataError(
             f"find the refusal tokens of '{anatomy(model).name}'",
@@ -252,7 +259,7 @@ def refusal_tokens(
         token
         for token, count in opens[True].most_common()
         if count / refusals >= share and count / refusals > opens[False][token] / others
-    ]
+    ] or list(dict.fromkeys(opening[0] for opening in openings))
     if not ids:
         raise DataError(
             f"find the refusal tokens of '{anatomy(model).name}'",
@@ -262,8 +269,8 @@ def refusal_tokens(
     words = tuple(anatomy(model).tokenizer.decode([token]).strip() for token in ids)
 
     def refused(role: str) -> float:
-        hits = [label == "refusal" for p, label in zip(used, labels, strict=True) if p.role == role]
+        hits = [label in REFUSALS for p, label in zip(used, labels, strict=True) if p.role == role]
         return sum(hits) / len(hits) if hits else float("nan")
 
-    names = frozenset(p.id for p, label in zip(used, labels, strict=True) if label == "refusal")
-    return RefusalTokens(torch.tensor(ids), words, refused("harmful"), refused("benign"), names)
+    names = frozenset(p.id for p, label in zip(used, labels, strict=True) if label in REFUSALS)
+    return RefusalTokens(torch.tensor(ids), words, refused("harmful"), refused("benign"), names, openings)

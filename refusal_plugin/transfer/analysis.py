@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import DataError, PromptError
-from ..evaluation import normalise
+from ..evaluation import read_exactly
 from ..evaluation.judge import Judge
 from ..inference.activations import known_layers
 from ..inference.answers import Answer, generate
@@ -231,9 +231,7 @@ def _answers(
     ]
     if readable:
         said = generate(model, [p.read_back() for p in readable], **options)
-        right = {
-            p.id for p, a in zip(readable, said, strict=True) if normalise(a.text) == normalise(str(p.read_answer))
-        }
+        right = {p.id for p, hit in zip(readable, read_exactly(readable, said), strict=True) if hit}
         for name in {p.modality for p in readable}:
             understood[name] = frozenset(p.id for p in readable if p.modality == name and p.id in right)
     return answers, understood

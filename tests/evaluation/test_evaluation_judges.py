@@ -116,7 +116,7 @@ def save_guard(folder: Path, good: str, bad: str) -> Path:
 
 
 def asked(role: str = "harmful", text: str = "how to bake") -> Prompt:
-    return Prompt(text=text, role=role)  # type: ignore[arg-type]
+    return Prompt(text=text, role=role, id="x")  # type: ignore[arg-type]
 
 
 def said(text: str) -> Answer:
