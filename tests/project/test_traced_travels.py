@@ -19,21 +19,13 @@ import torch
 from refusal_plugin.models.wrapper import TransformersModel, register
 from refusal_plugin.recipe_files import recipe, recipes
 from refusal_plugin.remote import settings
+from tests.support.requests import REQUESTS
 
 HERE = Path(__file__).resolve().parent
 LOCAL_ONLY = {"study"}
 LIMITS = {"direction_extraction": 48}
 """Enough prompts for several batches; the other recipes have several parts with 8."""
 CLOSE = 1e-6
-REQUESTS = {
-    "direction_extraction": 1,
-    "candidate_selection": 3,  # refusal tokens, directions, figures
-    "refusal_heads": 2,  # direction, contributions
-    "cross_modal_transfer": 3,  # streams, refusal tokens, scores
-    "safe_space": 3,  # the same
-    "defence": 3,  # refusal tokens, streams, answers
-}
-"""One for each step of a recipe, whatever the number of prompts, layers and directions."""
 
 
 class Second:
