@@ -80,7 +80,7 @@ def run_study(
     """
     model = load(model) if isinstance(model, (str, Path)) else model
     facts = anatomy(model)
-    prompts = own_prompts(model) if prompts is None else prompts.assigned()
+    prompts = own_prompts(model) if prompts is None else PromptSet(prompts).assigned()
     if limit is not None:
         prompts = prompts.limit(limit, seed)
     require(prompts, facts.modalities)
