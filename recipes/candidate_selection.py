@@ -26,9 +26,8 @@ import nnsight
 import torch
 
 from refusal_plugin.directions.direction import Candidates, Direction
-from refusal_plugin.directions.selection import Search, choose
-from refusal_plugin.directions.selection_remote import Asked, Measured, bench, sites_of, work_of
-from refusal_plugin.inference.scores import RefusalTokens
+from refusal_plugin.directions.figures import bench, figures_of, sites_of, units, work_of
+from refusal_plugin.directions.selection import choose
 from refusal_plugin.models import anatomy, layers
 from refusal_plugin.models.provenance import provenance
 from refusal_plugin.prompts import PromptSet, batches
@@ -82,14 +81,16 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> Selection:
         order += rows
     harmful = torch.tensor([fit[row].role == "harmful" for row in order])
     groups, work = harmful.long(), bench(model, held_out, POSITIONS)
-    units = Asked.of(POSITIONS, facts.n_layers, target_kl=TARGET_KL, max_depth=MAX_DEPTH).units(POSITIONS)
+    places = [(layer, position) for position in POSITIONS for layer in range(facts.n_layers)]
+    priced = [place for place in places if place[0] < MAX_DEPTH * facts.n_layers]
+    every = units(POSITIONS, places, priced, target_kl=TARGET_KL)
     blocks, sites = layers(model), sites_of(model)
 
     # Measure beside the weights. One turn, hence one request, unless the job is too large for one.
     fitted: list[torch.Tensor] = []
     opened: list[torch.Tensor] = []
     measured: list[Any] = []
-    for reading, trying in portions(workload(fit_work), work_of(model, work, units), remote=remote):
+    for reading, trying in portions(workload(fit_work), work_of(model, work, every), remote=remote):
         with torch.no_grad(), model.session(remote=remote):
             streams, first, found = nnsight.save([]), nnsight.save([]), nnsight.save([])
             for inputs, last in reading:
@@ -104,19 +105,12 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> Selection:
         del streams, first, found  # or the next request would carry them, too
 
     # Conclude on this side.
-    means, answers = class_means(torch.cat(fitted), groups, 2).float(), torch.cat(opened)
-    refusal_ids = opening_tokens(answers, harmful, SHARE)
-    refused = torch.isin(answers, refusal_ids)
-    shares = [float(refused[part].float().mean()) for part in (harmful, ~harmful)]
+    means = class_means(torch.cat(fitted), groups, 2).float()
+    refusal_ids = opening_tokens(torch.cat(opened), harmful, SHARE)
     words = tuple(facts.tokenizer.decode([token]).strip() for token in refusal_ids.tolist())
-    tokens = RefusalTokens(
-        refusal_ids, words, *shares, frozenset(fit[row].id for row, no in zip(order, refused, strict=True) if no)
-    )
     counts = (int(harmful.sum()), int((~harmful).sum()))
     candidates = Candidates(means[1:], means[:1], POSITIONS, *counts, provenance(model, fit))
-    figures = Measured(candidates, held_out, units, measured, source=(model, tokens, remote))
-    search = Search(figures, "interventions", "defence", "project_out", TARGET_KL)
-    direction = choose(search, candidates, facts.name, max_depth=MAX_DEPTH, progress=False)
+    direction = choose(candidates, figures_of(POSITIONS, every, measured), max_depth=MAX_DEPTH)
     return Selection(direction, words, len(fit), len(held_out))
 
 
