@@ -19,10 +19,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 
 # Tests, notebooks and docs fetch nothing: the embedded model is part of the package.
-test check notebooks docs bench: export HF_HUB_OFFLINE = 1
+test check fuzz notebooks docs bench: export HF_HUB_OFFLINE = 1
 test docs: export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help study test test-remote ndif-env lint types check docs notebooks screenshots bench organism clean
+.PHONY: help study test fuzz test-remote ndif-env lint types check docs notebooks screenshots bench organism clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -40,6 +40,9 @@ test: $(VENV)/.dev lint types docs ## lint, types, docs, then every test: units,
 check: $(VENV)/.dev lint types ## the quick half of `test`: lint, types, tests that are not marked slow
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
+fuzz: $(VENV)/.dev ## 10,000 random inputs to the loaders and encoders, new ones every time (FUZZ_EXAMPLES=n)
+	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),10000) $(BIN)/python -m pytest -m fuzz $(ARGS)
+
 # A real NDIF server on loopback, in an environment of its own; needs redis-server. NDIF_TABLE=docs/data/remote.json
 # writes the table of the documentation.
 test-remote: $(VENV)/.dev $(NDIF_ENV)/.ready ## the same results on a real NDIF server on this machine (needs redis-server)
@@ -51,7 +54,7 @@ lint: $(VENV)/.dev ## ruff: errors, import order, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.dev ## mypy --strict over the package
+types: $(VENV)/.dev ## mypy --strict over the package and the training
 	$(BIN)/mypy
 
 docs: $(VENV)/.dev ## build the documentation site into site/, any warning is an error
@@ -67,7 +70,7 @@ bench: $(VENV)/.dev ## ratios to the bare forward pass and to the usual ways (15
 	$(BIN)/python -m benchmarks $(ARGS)
 
 organism: $(VENV)/.core ## train the embedded models again from nothing (two cores: within the hour)
-	$(BIN)/python -m refusal_plugin.organism.train $(ARGS)
+	$(BIN)/python -m training $(ARGS)
 
 clean: ## remove environment, caches and outputs
 	rm -rf $(VENV) build dist site study .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -24,7 +24,7 @@ def rows(shape: Shape, *, repeats: int, items: int = 32, media: int = 8, texts: 
     """Both arms against one set of passes; the grid against its decoder passes and against the naive grid."""
     found = []
     for modality in MEDIA:
-        prompts = list(organism_prompts("train", modality, "harmful", renderings=1, limit=items))
+        prompts = list(organism_prompts(split="train", modality=modality, role="harmful", renderings=1, limit=items))
         seconds = take_turns(
             (
                 lambda p=prompts: collect_arms(shape.model, p, REFUSAL, progress=False),  # type: ignore[misc]
@@ -35,9 +35,10 @@ def rows(shape: Shape, *, repeats: int, items: int = 32, media: int = 8, texts: 
         ratios = [a / b for a, b in zip(*seconds, strict=True)]
         name = f"SARSteer arms t and t + p, {len(prompts)} {modality} prompts, against one set of bare passes"
         found.append(summary(name, shape.name, ratios, "<= 1.60"))
-    text = [p for role in ("harmful", "benign") for p in organism_prompts("train", "text", role, limit=texts // 2)]
+    halves = (organism_prompts(split="train", modality="text", role=r, limit=texts // 2) for r in ("harmful", "benign"))
+    text = [prompt for half in halves for prompt in half]
     for modality in MEDIA:
-        like = organism_prompts("train", modality, "benign", renderings=1, limit=4)
+        like = organism_prompts(split="train", modality=modality, role="benign", renderings=1, limit=4)
         grid = list(neutral_prompts(text, modality, media, like=like))  # type: ignore[arg-type]
         decoder = decoder_alone(shape, grid)
         seconds = take_turns(

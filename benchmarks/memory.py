@@ -137,9 +137,9 @@ def work(job: str, shape: Shape | Any, n: int) -> None:
 
 def rp_source(module: Any) -> Any:
     """What encoding needs, for a bare module."""
-    from refusal_plugin.prompts.source import Source
+    from refusal_plugin.models import module_inputs
 
-    return Source.of_module(module, words_tokenizer())
+    return module_inputs(module, words_tokenizer())
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def run(
 
     Args:
         model: a name, a folder, a hub id, or a loaded model.
-        prompts: with splits and roles; the embedded model's own prompts by default.
+        prompts: with roles, and splits unless they are to be drawn; the embedded model's own prompts by default.
         remote: not offered yet: the study generates and scores on the machine it runs on.
         out: folder of the results; an earlier, interrupted run there is continued.
         seed: of the bootstrap, of the random control and of `limit`.
@@ -90,7 +90,7 @@ def run(
         raise StudyError("run the study remotely", "it is a local recipe so far", "leave out remote=True")
     model = load(model) if isinstance(model, (str, Path)) else model
     facts = anatomy(model)
-    prompts = own_prompts(model) if prompts is None else prompts
+    prompts = own_prompts(model) if prompts is None else prompts.assigned()
     if limit is not None:
         prompts = prompts.limit(limit, seed)
     require(prompts, facts.modalities)

@@ -31,7 +31,7 @@ CHECKED = [
     if module.name not in UNDECORATED
 ]
 # As in PEP 484 and mypy, an int will do where a float is asked for.
-install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+install_import_hook([*CHECKED, "training"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

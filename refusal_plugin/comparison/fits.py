@@ -136,7 +136,7 @@ def defence_prompts(model: Any, *, media_pairs: int = 60, renderings: int = 1) -
 
     known = own_prompts(model).where(lambda p: p.meta.get("rendering", 0) < renderings)
     media = [m for m in anatomy(model).modalities if m != "text"]
-    return known + organism_prompts("train", media, limit=media_pairs, renderings=1)
+    return known + organism_prompts(split="train", modality=media, limit=media_pairs, renderings=1)
 
 
 def limited(prompts: PromptSet, limit: int) -> PromptSet:

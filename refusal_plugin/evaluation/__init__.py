@@ -2,17 +2,19 @@
 
 from .agreement import Agreement, judge_agreement
 from .formats import FORMATS, HARMBENCH, LLAMA_GUARD, WILDGUARD, Format
-from .judge import LABELS, Judge, Label, PhraseJudge, normalise
+from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers
 from .model_judges import ClassifierJudge, FirstTokenJudge, GenerativeJudge
 from .paired import PairedComparison, mcnemar, paired_test
 from .power import Power, defence_success, statistical_power
 from .rates import DefenceRates, Outcomes, balanced, label_answers, rate_changes, refusal_rates
+from .text import Reasoning, normalise
 
 __all__ = [
     "FORMATS",
     "HARMBENCH",
     "LABELS",
     "LLAMA_GUARD",
+    "REFUSALS",
     "WILDGUARD",
     "Agreement",
     "ClassifierJudge",
@@ -26,11 +28,13 @@ __all__ = [
     "PairedComparison",
     "PhraseJudge",
     "Power",
+    "Reasoning",
     "balanced",
     "paired_test",
     "rate_changes",
     "defence_success",
     "judge_agreement",
+    "match_answers",
     "mcnemar",
     "normalise",
     "label_answers",

@@ -22,7 +22,7 @@ from ..inference.answers import Answer
 from ..inference.edits import Edit
 from ..prompts import Prompt
 from .formats import FORMATS, Format, request
-from .judge import Label, PhraseJudge, same_length
+from .judge import Label, PhraseJudge, match_answers
 
 Says: TypeAlias = Literal["answer", "exchange"]
 
@@ -47,7 +47,7 @@ class FirstTokenJudge:
         """Refusal or compliance; it knows no other label."""
         from ..inference.scores import Encoded, refusal_scores
 
-        same_length(prompts, answers)
+        match_answers(prompts, answers)
         found = refusal_scores(self.model, Encoded.of(self.model, prompts), self.refusal_ids, self.edit).score
         return ["refusal" if value > self.threshold else "compliance" for value in found.tolist()]
 
@@ -98,7 +98,7 @@ class ClassifierJudge:
         Raises:
             DataError: as many prompts as answers are needed, or the classifier has a class without a label.
         """
-        same_length(prompts, answers)
+        match_answers(prompts, answers)
         texts = [_exchange(p, a) if self.sees == "exchange" else a.text for p, a in zip(prompts, answers, strict=True)]
         names: list[str] = []
         for start in range(0, len(texts), self.max_rows):
@@ -167,7 +167,7 @@ class GenerativeJudge:
 
     def label(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[Label]:
         """One label per answer."""
-        same_length(prompts, answers)
+        match_answers(prompts, answers)
         replies: list[str] = []
         texts = [self.ask(p, a) for p, a in zip(prompts, answers, strict=True)]
         for start in range(0, len(texts), self.max_rows):

@@ -21,7 +21,8 @@ from ..errors import DataError
 from ..inference.answers import Answer
 from ..prompts import PromptSet
 from ..statistics import Estimate, mean_interval, paired_difference, rate, wilson
-from .judge import Judge, Label, PhraseJudge, normalise
+from .judge import Judge, Label, PhraseJudge
+from .text import normalise
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ logits        the same for the logit difference of refusing and complying
 projection    where the tokens of a prompt and of an answer lie along the direction
 depth         where its layers lie along it
 pictures      the same over the image, the film strip or the spectrogram
+attention_view   whole attention patterns, to be explored in a browser
 """
 
+from .attention_view import AttentionView
 from .attribution import attribute_heads
 from .causal import HeadAblation
 from .circuits import CircuitComparison, head_agreement
@@ -24,6 +26,7 @@ from .sources import SourceAttribution, attribute_sources
 
 __all__ = [
     "AnswerProjection",
+    "AttentionView",
     "HeadAblation",
     "Circuit",
     "CircuitComparison",

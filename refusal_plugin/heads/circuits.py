@@ -95,9 +95,14 @@ class CircuitComparison:
         return f"CircuitComparison(rank correlations {pairs}; {len(self.silent)} times silent)"
 
     def _repr_html_(self) -> str:
-        from ..report.notebook_heads import comparison_view
+        from ..report import frame
+        from ..report.figures.heads_agreement import agreement_figure
 
-        return str(comparison_view(self))
+        norm = max(1e-12, *(float(x.value.clamp_min(0).sum()) for x in self.contrasts.values()))
+        rows = {"overlap": [vars(row) for row in self.agreements], "silent": [vars(row) for row in self.silent]}
+        note = "Shares are of all that the heads of the strongest modality add."
+        title = f"CircuitComparison of {', '.join(self.contrasts)}"
+        return str(frame(title, agreement_figure({**rows, "norm": norm}), note=note))
 
 
 def head_agreement(

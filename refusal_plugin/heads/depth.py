@@ -59,9 +59,14 @@ class LayerProjection:
         return f"LayerProjection({len(self.labels)} prompts, {self.values.shape[1]} layers)"
 
     def _repr_html_(self) -> str:
-        from ..report.notebook_circuit import layers_view
+        from ..report import frame
+        from ..report.figures.projection import layers_figure
 
-        return str(layers_view(self))
+        sections = {
+            m: {"projection_by_layer": {role: self.mean(role, m).records() for role in self.roles(m)}}
+            for m in self.labels.kinds()
+        }
+        return str(frame(repr(self), layers_figure({"modalities": sections, "direction": {"layer": self.layer}})))
 
 
 def project_layers(

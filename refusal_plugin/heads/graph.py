@@ -61,9 +61,13 @@ class Circuit:
         return f"Circuit({len(self.edges)} edges from heads to the direction; {kinds})"
 
     def _repr_html_(self) -> str:
-        from ..report.notebook_circuit import circuit_view
+        from ..report import frame
+        from ..report.figures.heads_circuit import circuit_figure
 
-        return str(circuit_view(self))
+        edges = [{**vars(edge), "sources": dict(edge.sources)} for edge in self.edges]
+        refused = [{"modality": m, "refused": {"none": rate.to_json()}} for m, rate in self.refused.items()]
+        drawn = circuit_figure({"norm": self.norm, "top": edges, "removal": refused})
+        return str(frame(repr(self), drawn))
 
 
 def circuit(

@@ -25,6 +25,11 @@ class Intervals:
     high: Float[Tensor, "*cells"]
     n: int
 
+    def records(self) -> list[dict[str, float]]:
+        """A row of cells as JSON keeps rates, one record a cell."""
+        cells = zip(self.value.tolist(), self.low.tolist(), self.high.tolist(), strict=True)
+        return [{"value": value, "low": low, "high": high, "n": self.n} for value, low, high in cells]
+
 
 def mean_intervals(x: Float[Tensor, "prompt *cells"], pairs: Sequence[str], *, seed: int = 0) -> Intervals:
     """Means over prompts with bootstrap intervals over pair groups."""

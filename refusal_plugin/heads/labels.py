@@ -7,6 +7,9 @@ from typing import Any
 from ..errors import DataError, PromptError
 from ..prompts import Prompt, PromptSet
 
+SHOWN = 6
+"""Prompts that a picture in a notebook shows; the rest is counted."""
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -35,6 +38,15 @@ class Labels:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def title(self, row: int) -> str:
+        """One prompt's name with its role and modality."""
+        return f"{self.ids[row]} ({self.roles[row] or 'no role'}, {self.modalities[row]})"
+
+    @property
+    def rest(self) -> str:
+        """How many prompts a picture leaves out; empty where it shows all."""
+        return f"{len(self) - SHOWN} more prompts are not shown." if len(self) > SHOWN else ""
 
     def rows(self, role: str | Sequence[str] | None = None, modality: str | None = None) -> list[int]:
         """Rows of the prompts with these labels.

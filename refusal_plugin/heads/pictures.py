@@ -36,9 +36,21 @@ class Overlay:
         return f"Overlay({self.name} over {self.modality}, {' x '.join(map(str, self.grid))} places)"
 
     def _repr_html_(self) -> str:
-        from ..report.notebook_circuit import overlay_view
+        from ..report import frame, html_table
+        from ..report.figures.tokens import media_overlay
+        from ..report.markup import tag
+        from ..report.table import folded
 
-        return str(overlay_view(self))
+        values, (_, rows, columns) = self.values.tolist(), self.grid
+        limit = max([1e-9, *map(abs, values)])
+        drawn = media_overlay(values, limit, self.name, modality=self.modality, grid=self.grid, pictures=self.pictures)
+        places = [
+            [f"frame {n // (rows * columns)}, row {n // columns % rows}, column {n % columns}", value]
+            for n, value in enumerate(values)
+        ]
+        table = folded("Numbers behind this picture", html_table(["place", self.name], places))
+        note = "Orange towards refusal, blue away from it; full colour is the largest value."
+        return str(frame(repr(self), tag("div", drawn, class_="overlays"), table, note=note))
 
 
 def overlay(model: Any, found: TokenProjection | SourceAttribution, prompt: Prompt) -> Overlay:

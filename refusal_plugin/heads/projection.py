@@ -20,7 +20,7 @@ from ..inference.answers import end_ids, generate_ids
 from ..models import anatomy, layers
 from ..prompts import Prompt, batches, encode
 from ..traced.read import residual
-from .labels import Labels, chosen_prompts
+from .labels import SHOWN, Labels, chosen_prompts
 from .sources import token_spans, token_words
 
 
@@ -45,9 +45,19 @@ class TokenProjection:
         return f"TokenProjection({len(self.labels)} prompts, layer {self.layer})"
 
     def _repr_html_(self) -> str:
-        from ..report.notebook_heads import tokens_view
+        from ..report import frame
+        from ..report.figures.tokens import values_over_prompt
 
-        return str(tokens_view(self))
+        limit = max(1.0, *(float(value.abs().max()) for value in self.values))
+        parts = [
+            values_over_prompt(
+                self.labels.title(row), self.tokens[row], {"": value.tolist()}, self.spans[row], limit,
+                "Refusal projection",
+            )
+            for row, value in enumerate(self.values[:SHOWN])
+        ]  # fmt: skip
+        note = f"Layer {self.layer}; 0 = benign text, 1 = harmful text at the reading position. {self.labels.rest}"
+        return str(frame("TokenProjection", *parts, note=note))
 
 
 class AnswerProjection(NamedTuple):
@@ -65,9 +75,17 @@ class AnswerProjection(NamedTuple):
         return f"AnswerProjection({' '.join(self.words)!r})"
 
     def _repr_html_(self) -> str:
-        from ..report.notebook_circuit import answer_view
+        from ..report import frame, html_table
+        from ..report.figures.tokens import token_line
+        from ..report.table import folded
 
-        return str(answer_view(self))
+        steps = self.values.tolist()
+        limit, spans = max([1.0, *map(abs, steps)]), ["said"] * len(steps)
+        line = token_line(self.words, steps, limit, spans, "Refusal projection along the answer")
+        rows = [[f"{n}: {word}", step] for n, (word, step) in enumerate(zip(self.words, steps, strict=True))]
+        table = folded("Numbers behind this picture", html_table(["word", "projection"], rows))
+        note = "0 = benign text, 1 = harmful text at the reading position."
+        return str(frame("Along the answer", line, table, note=note))
 
 
 def project_tokens(

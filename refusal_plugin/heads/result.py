@@ -174,9 +174,36 @@ class HeadAttribution:
         return frame([{**who, "layer": at[1], "head": at[2], "contribution": x} for at, who, x in places])
 
     def _repr_html_(self) -> str:
-        from ..report.notebook_heads import attribution_view
+        from ..report import frame, html_table
+        from ..report.figures.heads_map import heads_map_figure
 
-        return str(attribution_view(self))
+        title, names = repr(self), self.names
+        note = "" if len(names) == 1 else f"Along {names[0]}; also {', '.join(names[1:])}."
+        pairs = set(zip(self.labels.roles, self.labels.modalities, strict=True))
+        kinds = [m for m in self.labels.kinds() if {("harmful", m), ("benign", m)} <= pairs]
+        if not kinds:
+            note = "No modality has harmful and benign prompts, so there is no contrast to draw."
+            return str(frame(title, note=note))
+        record: dict[str, Any] = {"contrast": {m: self._cells(m) for m in kinds}, "norm": self.whole(kinds[0])}
+        unit = "units of the stream"
+        if self.unit == "logit":
+            unit, record["along"] = "nats of logit", names[0]
+            record["distance"] = f"the distance between harmful and benign {kinds[0]} in that logit difference"
+        rows = [
+            [m, f"L{r.layer} H{r.head}", r.contrast, r.low, r.high, r.harmful, r.benign]
+            for m in kinds
+            for r in self.top(5, m)
+        ]
+        heads = ["modality", "head", "contrast", "low", "high", "harmful", "benign"]
+        table = html_table(heads, rows, caption=f"Strongest heads, {unit}.")
+        return str(frame(title, heads_map_figure(record), table, note=note))
+
+    def _cells(self, modality: str) -> dict[str, Any]:
+        """Contrast with its interval and both means, (layer, head), up to the direction's layer, as the report has."""
+        found, depth = self.contrast(modality), self.layers[0] + 1
+        cells = {"value": found.value, "low": found.low, "high": found.high}
+        cells |= {role: self.mean(role, modality) for role in ("harmful", "benign")}
+        return {name: value[:depth].tolist() for name, value in cells.items()}
 
     def __repr__(self) -> str:
         n, layers, heads, _ = self.heads.shape

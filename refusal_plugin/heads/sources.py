@@ -28,7 +28,7 @@ from ..prompts.batch import Batch
 from ..traced.heads import norm_scale, source_writes
 from ..traced.heads import rows as rows_at
 from .causal import Head
-from .labels import Labels, chosen_prompts
+from .labels import SHOWN, Labels, chosen_prompts
 from .targets import Target, targets
 
 SPANS = ("instruction", "media", "after", "before")
@@ -98,9 +98,18 @@ class SourceAttribution:
         )
 
     def _repr_html_(self) -> str:
-        from ..report.notebook_heads import sources_view
+        from ..report import frame
+        from ..report.figures.tokens import values_over_prompt
 
-        return str(sources_view(self))
+        parts = []
+        for row, values in enumerate(self.values[:SHOWN]):
+            limit, words = max(1e-9, float(values.abs().max())), [word or " " for word in self.tokens[row]]
+            lines = {
+                f"L{layer} H{head}: {float(taken.sum()):+.2f} in all": taken.tolist()
+                for (layer, head), taken in zip(self.heads, values, strict=True)
+            }
+            parts.append(values_over_prompt(self.labels.title(row), words, lines, self.spans[row], limit, "Sources"))
+        return str(frame(f"SourceAttribution of {len(self.heads)} heads", *parts, note=self.labels.rest))
 
 
 def attribute_sources(

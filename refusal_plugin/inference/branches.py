@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..models import hf_layers, hf_module
 from ..prompts.batch import PER_TOKEN, Batch
+from ..prompts.input_spec import input_spec_of
 from ..prompts.packing import Packed, same
-from ..prompts.source import source_of
 from ..traced.passes import additive
 from ..traced.read import residual
 
@@ -81,7 +81,7 @@ def branches_of(stem: Batch, own: Sequence[list[int]], arms: Sequence[Sequence[l
 def read_stem(model: Any, batch: Batch) -> Stem:
     """The rows of a batch, with their keys and values."""
     inputs: dict[str, Any] = {**batch.inputs, "use_cache": True}
-    if "logits_to_keep" in (source_of(model).accepts or ()):
+    if "logits_to_keep" in (input_spec_of(model).accepts or ()):
         inputs["logits_to_keep"] = 1
     streams, output = _read(model, inputs, lambda hidden: hidden[:, -1], whole=True)
     return Stem(batch, streams, output.past_key_values, getattr(output, "rope_deltas", None))
@@ -116,7 +116,7 @@ def read_branches(
         inputs["attention_mask"] = _added(model, _seen(real, branches))
     if stem.deltas is not None:
         inputs["position_ids"] = (places + stem.deltas.cpu()).expand(3, -1, -1)
-    elif "position_ids" in (source_of(model).accepts or ()):
+    elif "position_ids" in (input_spec_of(model).accepts or ()):
         inputs["position_ids"] = places
     ends = torch.tensor(branches.lengths).cumsum(0) - 1
     streams, _ = _read(model, inputs, lambda hidden: hidden[:, ends])

@@ -21,8 +21,8 @@ from ..models import anatomy
 from ..progress import Progress
 from ..prompts import Prompt, PromptSet, batches, encode
 from ..prompts.batch import Batch
+from ..prompts.input_spec import input_spec_of
 from ..prompts.packing import WIDEST, Packed, pack, same
-from ..prompts.source import source_of
 from ..prompts.texts import texts_of
 from ..prompts.tree import words
 from .activations import collect_activations
@@ -63,11 +63,11 @@ def collect_arms(
     without = torch.empty(len(chosen), anatomy(model).n_layers, anatomy(model).d_model)
     with_it = torch.empty_like(without)
     left: list[int] = []
-    source = source_of(model)
+    spec = input_spec_of(model)
     work = batches(model, chosen, token_budget=token_budget, max_rows=max_rows, system=system) if chosen else ()
     for rows, batch in work:
         here = [chosen[row] for row in rows]
-        arms = [text.ids for text in texts_of(source, here, system=system, suffix=suffix)]
+        arms = [text.ids for text in texts_of(spec, here, system=system, suffix=suffix)]
 
         def check(found: Tensor, here: Sequence[Prompt] = here) -> tuple[Tensor, Tensor]:
             some, options = here[-TRIED:], {**plain, "progress": False}  # the longest of the batch
@@ -78,7 +78,7 @@ def collect_arms(
         if repeatable(batch):
             found = _packed_arms(model, batch, arms, check)
         if found is None:
-            own = None if repeatable(batch) else [text.ids for text in texts_of(source, here, system=system)]
+            own = None if repeatable(batch) else [text.ids for text in texts_of(spec, here, system=system)]
             found = _continued_arms(model, batch, own or words(batch), arms, check)
         if found is None:
             left += rows
@@ -113,7 +113,7 @@ def collect_grid(
     chosen = list(PromptSet(prompts))
     plain: dict[str, Any] = {"system": system, "token_budget": token_budget, "max_rows": max_rows, "progress": progress}
     values = torch.empty(len(chosen), anatomy(model).n_layers, anatomy(model).d_model)
-    left, source = set(range(len(chosen))), source_of(model)
+    left, spec = set(range(len(chosen))), input_spec_of(model)
     for columns in _grids(chosen):
         # One row per medium; the first text is the stem, the others branch off where they differ from it.
         stem_rows = [column[0] for column in columns]
@@ -121,7 +121,7 @@ def collect_grid(
         if batch.size > max_rows or batch.size * batch.length > token_budget:
             continue
         # Rendered text depends on the prompt's text and modality alone: one medium speaks for all.
-        own, *arms = [text.ids for text in texts_of(source, [chosen[row] for row in columns[0]], system=system)]
+        own, *arms = [text.ids for text in texts_of(spec, [chosen[row] for row in columns[0]], system=system)]
         most = max(1, min(WIDEST, 2 * anatomy(model).d_model, token_budget // batch.size))
         read: list[Stem] = []  # once for all groups, and not before one of them asks for it
         for group in _fitting([len(ids) - same(own, ids) for ids in arms], most):
@@ -155,7 +155,7 @@ def collect_grid(
 
 def _packed_arms(model: Any, batch: Batch, arms: Sequence[list[int]], check: Check) -> Tensor | None:
     """Both arms of text in packed rows, (prompt, arm, layer, d_model); None where the model does not allow it."""
-    if "position_ids" not in (source_of(model).accepts or ()):
+    if "position_ids" not in (input_spec_of(model).accepts or ()):
         return None
     facts = anatomy(model)
     packed = pack([*words(batch), *arms], width=facts.d_model, head=facts.d_head, most=longest_row(model))

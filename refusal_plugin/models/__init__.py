@@ -2,6 +2,7 @@
 
 from .anatomy import Anatomy, anatomy, embed, final_norm, hf_layers, hf_module, layers, unembed
 from .conservation import Conservation
+from .inputs import module_inputs
 from .load import load
 from .structure import LayerParts
 
@@ -16,5 +17,6 @@ __all__ = [
     "hf_module",
     "layers",
     "load",
+    "module_inputs",
     "unembed",
 ]

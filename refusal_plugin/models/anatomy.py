@@ -5,15 +5,16 @@
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from ..errors import ModelError
-from .capabilities import Modality
+from ..prompts.prompt import Modality
 from .conservation import Conservation
+from .processors import installing
 from .structure import LayerParts
 from .wrapper import Envoy, TransformersModel
 
@@ -30,6 +31,8 @@ class Anatomy:
         revision: commit of the hub repository, None for folders and modules.
         architecture: class of the model ("Qwen2_5OmniThinkerForConditionalGeneration").
         layers_path: the decoder layers ("model.language_model.layers").
+        layer_indices: places of the layers in the list at `layers_path`. All of it, but for blocks that a text prompt
+            passes by (cross-attention to images in Llama 3.2 Vision): those are no layers here, and write between them.
         n_layers, d_model: depth, and width of the residual stream.
         n_heads, d_head: query heads per layer, and width of one head's `z` (input width of the output projection over
             `n_heads`; right also where `config.head_dim` is not).
@@ -39,7 +42,7 @@ class Anatomy:
         parallel: attention and MLP read the same stream (GPT-J, Falcon, Cohere).
         residual_multiplier: factor on what attention and MLP add to the stream (Granite), else 1.
         copies: vectors per token in the stream between the layers: 1, or the number of copies that are stacked in front
-            of the batch (Gemma 3n's AltUp).
+            of the batch (Gemma 3n's AltUp) or behind the position (hyper-connections).
         parts: the same per layer, for models whose layers differ.
         embed_path, final_norm_path, unembed_path: token embedding, last norm, output head.
         modalities: what can be put in: towers of the model for which there is a processor.
@@ -50,7 +53,10 @@ class Anatomy:
         conservation: whether head contributions add up; see `conservation`.
         tokenizer: the tokenizer in force (copied when the user gave one).
         processor: the processor for media, None if there is none.
-        processor_error: why there is no processor, where the model would need one.
+        one_at_a_time: modalities that run one prompt at a time here, with how far the logits of a batch of two were
+            from those of the prompts alone, relative to the largest (infinite where the batch did not run); see
+            `load(probe=)`.
+        missing: why a modality that the model has a tower for cannot be put in, by modality.
         remote: the weights are not here; the model runs on a server.
     """
 
@@ -58,6 +64,7 @@ class Anatomy:
     revision: str | None
     architecture: str
     layers_path: str
+    layer_indices: tuple[int, ...] = field(repr=False)
     n_layers: int
     d_model: int
     n_heads: int
@@ -83,7 +90,8 @@ class Anatomy:
     conservation: Conservation
     tokenizer: Any = field(repr=False)
     processor: Any = field(repr=False)
-    processor_error: str | None
+    one_at_a_time: Mapping[Modality, float]
+    missing: Mapping[Modality, str] = field(repr=False)
     remote: bool
     _hash_weights: Callable[[], str] = field(repr=False)
 
@@ -113,7 +121,7 @@ class Anatomy:
         if self.copies != 1:
             raise ModelError(
                 f"{asked} of {self.name!r}",
-                f"its layers hand on {self.copies} copies of every token, stacked in front of the batch (AltUp)",
+                f"its layers hand on {self.copies} copies of every token (AltUp, hyper-connections)",
                 "read or edit attn_out or mlp_out, which are one vector per token",
             )
 
@@ -133,9 +141,9 @@ class Anatomy:
             return
         found = f"{self.architecture} takes {', '.join(self.modalities)}"
         do = "use a model with that modality"
-        if modality in self.architecture_modalities:
-            found = f"the model has the tower but no processor is loaded ({self.processor_error or 'none was given'})"
-            do = "pass processor= to load()"
+        if modality in self.missing:
+            found = f"the model has the tower, but the part of its processor is missing ({self.missing[modality]})"
+            do = installing(self.missing[modality]) or "pass processor= to load()"
         raise ModelError(f"put {modality} into {self.name!r}", found, do)
 
 
@@ -164,7 +172,7 @@ def anatomy(model: object) -> Anatomy:
 def layers(model: TransformersModel) -> list[Envoy]:
     """The decoder layers as nnsight Envoys, first to last; their `.output` is the residual stream after each."""
     blocks = _envoy(model, anatomy(model).layers_path)
-    return [blocks[index] for index in range(anatomy(model).n_layers)]
+    return [blocks[index] for index in anatomy(model).layer_indices]
 
 
 def hf_module(model: TransformersModel) -> nn.Module:
@@ -189,8 +197,9 @@ def hf_layers(module: TransformersModel | nn.Module, found: Anatomy | None = Non
     if isinstance(module, nn.Module):
         if found is None:
             raise ModelError("find the layers", "a bare module without its anatomy", "pass anatomy(model) as well")
-        return list(module.get_submodule(found.layers_path).children())
-    return list(hf_module(module).get_submodule(anatomy(module).layers_path).children())
+        blocks = list(module.get_submodule(found.layers_path).children())
+        return [blocks[index] for index in found.layer_indices]
+    return hf_layers(hf_module(module), anatomy(module))
 
 
 def embed(model: TransformersModel) -> Envoy:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..traced.heads import project_heads
 from .norms import Norm, measure
-from .probe import Call, Recording
+from .probe import Call, Recording, one_line
 from .structure import LayerParts, Structure
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -140,11 +140,12 @@ def _through_gradient(projection: nn.Module, direction: Tensor) -> tuple[Tensor,
     return gradient.view(width).float(), float(value.detach())
 
 
-@torch.no_grad()
 def check(
     structure: Structure, recording: Recording, n_heads: int, injected: str | None = None, seed: int = 0
 ) -> Conservation:
     """Compare both sides of the identity on the probe prompt, at every layer and position.
+
+    It never raises: what cannot be compared (a shape or a module that nothing here foresees) is what is left over.
 
     Args:
         structure: the model's parts.
@@ -153,8 +154,17 @@ def check(
         injected: what is known to write between the layers when media are given, which a probe of text cannot show.
         seed: of the random direction.
     """
-    calls = [recording.one(f"{structure.layers_path}.{index}") for index in range(structure.n_layers)]
-    ran = [call for call in calls if call is not None]
+    try:
+        return _check(structure, recording, n_heads, injected, seed)
+    except Exception as error:
+        why = f"{type(error).__name__}: {one_line(error)}"
+        leftover = f"the contributions of {structure.layer_class} cannot be computed ({why})"
+        return Conservation(False, float("nan"), None, leftover)
+
+
+@torch.no_grad()
+def _check(structure: Structure, recording: Recording, n_heads: int, injected: str | None, seed: int) -> Conservation:
+    ran = [call for call in structure.calls(recording) if call is not None]
     blocked = _cannot(structure, ran, n_heads) or _spread(ran)
     if blocked is not None:
         return blocked
@@ -227,7 +237,7 @@ def _cannot(structure: Structure, ran: Sequence[Call], n_heads: int) -> Conserva
             return refuse(index, f"layer {index} ({type(call.module).__name__}) has no attention output projection")
         if parts.mlp is None:
             return refuse(index, f"layer {index} ({type(call.module).__name__}) has no MLP")
-        if n_heads <= 0 or parts.d_attention % n_heads:
+        if n_heads <= 0 or parts.d_attention <= 0 or parts.d_attention % n_heads:
             width = f"{parts.d_attention} features, not a multiple of {n_heads} heads"
             return refuse(index, f"the attention of layer {index} projects {width}")
         if any(value is None or value.dim() != 3 for value in (call.input_value, call.output_value)):

@@ -118,8 +118,8 @@ def norm_epsilons(model: Any, layer_ids: Sequence[int]) -> list[float]:
 
     Needs no weight, so that it works where a model is remote.
     """
-    facts, module = anatomy(model), model._module
-    blocks = list(module.get_submodule(facts.layers_path).children())
+    facts = anatomy(model)
+    blocks = hf_layers(model._module, facts)
     found = []
     for index in layer_ids:
         path = facts.parts[index].post_attention_norm

@@ -2,9 +2,11 @@
 
 import copy
 import logging
+import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from os import PathLike
 from typing import Any
@@ -13,8 +15,10 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
+from ..prompts.input_spec import InputSpec, file_input_spec
+from ..prompts.prompt import MEDIA
 from . import structure as structures
-from .anatomy import Anatomy, file
+from .anatomy import Anatomy, anatomy, file
 from .capabilities import (
     architecture_modalities,
     chat_template,
@@ -23,10 +27,13 @@ from .capabilities import (
     injected_between_layers,
     usable_modalities,
 )
+from .checkpoints import Checkpoint, find_checkpoint, task_for
 from .conservation import Conservation, check
 from .fingerprint import config_hash, template_hash, weight_hash
-from .probe import copies_of_stream, one_line, record
-from .sources import Source, source, task_for
+from .inputs import module_inputs
+from .probe import one_line, record
+from .processors import LoadedProcessor, installing
+from .trial import try_batches
 from .wrapper import TransformersModel
 
 UNCHECKED = Conservation(False, float("nan"), None, "conservation is unchecked, the model is remote")
@@ -40,9 +47,14 @@ def load(
     remote: bool = False,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    quantization_config: Any = None,
+    gguf_file: str | None = None,
     attn_implementation: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    probe: bool = True,
 ) -> TransformersModel:
     """Load a model for tracing and examine it once; ask `anatomy(model)` for what was found.
 
@@ -55,18 +67,31 @@ def load(
             unchecked.
         dtype: of the weights; default float32 on CPU and the checkpoint's own dtype elsewhere.
         device: default "cuda" if there is one, else "cpu". A module stays where it is.
+        device_map: spread the layers over several devices instead: "auto", "balanced", or a mapping from modules to
+            devices, as in transformers. Every layer has to stay on its device: one that is offloaded to memory or disk
+            is refused.
+        max_memory: what a device may take, for `device_map`.
+        quantization_config: a quantisation of transformers (bitsandbytes, torchao and so on); the weights then load on
+            the device.
+        gguf_file: name of a GGUF file in the folder or repository; its weights are expanded to `dtype`.
         attn_implementation: "sdpa", "eager" (which also yields attention patterns) and so on; default what transformers
             picks for the model, which is "sdpa" where the model can.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code found in the repository.
+        probe: try whether a batch of two prompts computes what each computes alone, in every modality. Where it does
+            not, `batches` gives one prompt at a time, and `anatomy` says by how much it differed; a modality whose
+            medium does not go through is left out, with the reason. Three short passes a modality: milliseconds on a
+            small model, a second or two at 7B on a GPU. The embedded models are tested and not tried again; a remote
+            model cannot be tried.
 
     Returns:
         A plain `nnsight.TransformersModel`, weights loaded, in evaluation mode and without parameter gradients. For
         gradients with respect to activations, call `requires_grad_()` on the activation inside the trace.
 
-        A module that you pass is not changed: neither moved, cast, frozen nor switched to evaluation mode. It must be
-        in evaluation mode already, because dropout would make every measurement noise. (nnsight does hang its own
-        controllers on the forward functions of whatever it wraps.)
+        A module that you pass may lie on several devices, and of a compiled one (`torch.compile(module)`) the module
+        inside is taken, because compiled code runs no hooks. It is not changed: neither moved, cast, frozen nor
+        switched to evaluation mode. It must be in evaluation mode already, because dropout would make every measurement
+        noise. (nnsight does hang its own controllers on the forward functions of whatever it wraps.)
 
     Raises:
         ModelError: nothing is there under that name, it has no tokenizer, its weights are damaged or not finite, or
@@ -77,29 +102,44 @@ def load(
             "remote": remote,
             "dtype": dtype,
             "device": device,
+            "device_map": device_map,
+            "max_memory": max_memory,
+            "quantization_config": quantization_config,
+            "gguf_file": gguf_file,
             "attn_implementation": attn_implementation,
             "revision": revision,
             "trust_remote_code": trust_remote_code,
         }
         given = [option for option, value in options.items() if value not in (None, False)]
-        return _from_module(name_or_path_or_module, processor, tokenizer, given)
+        return _from_module(name_or_path_or_module, processor, tokenizer, given, probe)
     if not isinstance(name_or_path_or_module, str | PathLike):
         kind = type(name_or_path_or_module).__name__
         found = f"an object of type {kind}"
         raise ModelError("load a model", found, "pass a name, a folder, a hub id or a Hugging Face module")
-    where = source(str(name_or_path_or_module), revision, trust_remote_code)
+    where = find_checkpoint(str(name_or_path_or_module), revision, trust_remote_code, gguf_file)
+    spread = {"device_map": device_map, "max_memory": max_memory, "quantization_config": quantization_config}
+    weights = {option: value for option, value in spread.items() if value is not None}
+    _require_fitting(where, weights, device, remote)
     config = where.config()
-    tokenizer, processor, reason = _preprocessors(where, config, tokenizer, processor)
+    tokenizer, media = _preprocessors(where, config, tokenizer, processor)
     if remote:
-        return _remotely(where, config, tokenizer, processor, reason, attn_implementation)
+        return _remotely(where, config, tokenizer, media, attn_implementation)
     target = _device(where.asked, device)
     precision = _dtype(where.asked, dtype, target)
-    module = where.module(config, precision, attn_implementation).to(target).eval().requires_grad_(False)
+    if weights and device_map is None:
+        weights["device_map"] = {"": target}  # what is quantised cannot be moved
+    module = where.module(config, precision, attn_implementation, weights)
+    if not weights:
+        module = module.to(target)
+    module = module.eval().requires_grad_(False)
     commit = getattr(module.config, "_commit_hash", None) or where.revision
-    return _wrap(module, where.name, commit, tokenizer, processor, reason)
+    model = _wrap(module, where.name, commit, tokenizer, media, probe and not where.embedded)
+    _tell_missing(anatomy(model))
+    return model
 
 
-def _from_module(module: nn.Module, processor: Any, tokenizer: Any, given: list[str]) -> TransformersModel:
+def _from_module(module: nn.Module, processor: Any, tokenizer: Any, given: list[str], probe: bool) -> TransformersModel:
+    module = getattr(module, "_orig_mod", module)
     kind = type(module).__name__
     asked = f"load a {kind}"
     if given:
@@ -111,6 +151,9 @@ def _from_module(module: nn.Module, processor: Any, tokenizer: Any, given: list[
         raise ModelError(asked, "it is an encoder-decoder", "use a decoder-only language or multimodal model")
     if not getattr(module, "can_generate", lambda: False)():
         raise ModelError(asked, "it does not generate text", "use the class with a language head (…ForCausalLM)")
+    if any(getattr(part, "_compiled_call_impl", None) is not None for part in module.modules()):
+        found = "it was compiled in place, and compiled code runs no hooks"
+        raise ModelError(asked, found, "load it without module.compile(), or pass torch.compile(module)")
     if any(part.training for part in module.modules()):
         found = "it is in training mode, so dropout would blur what is measured"
         raise ModelError(asked, found, "call .eval() on it first")
@@ -122,8 +165,29 @@ def _from_module(module: nn.Module, processor: Any, tokenizer: Any, given: list[
     processor = copy.deepcopy(processor)
     own = getattr(processor, "tokenizer", None)
     tokenizer = own if own is not None else copy.deepcopy(tokenizer)
-    reason = None if processor is not None else "no processor was given"
-    return _wrap(module, kind, None, tokenizer, processor, reason)
+    return _wrap(module, kind, None, tokenizer, _given(processor), probe)
+
+
+def _require_fitting(where: Checkpoint, weights: Mapping[str, Any], device: Any, remote: bool) -> None:
+    """Raises ModelError for options of the weights that cannot be had together."""
+    given = [*weights, *(["gguf_file"] if where.gguf_file is not None else [])]
+    if remote and given:
+        found = f"{', '.join(given)} cannot apply where the weights are on a server"
+        raise ModelError(f"{where.asked} with remote=True", found, "leave it out")
+    if device is not None and "device_map" in weights:
+        raise ModelError(where.asked, "device and device_map both say where the weights go", "give one of them")
+    if "max_memory" in weights and "device_map" not in weights:
+        raise ModelError(where.asked, "max_memory is about a device_map, and there is none", 'give device_map="auto"')
+
+
+def _require_resident(module: nn.Module, name: str) -> None:
+    """Raises ModelError if weights come from memory or disk only while they are used: nothing can be read off them."""
+    if any(parameter.is_meta for parameter in module.parameters()):
+        places = getattr(module, "hf_device_map", {})
+        away = sorted({path for path, place in places.items() if str(place) in ("cpu", "disk")})
+        found = f"weights are offloaded ({', '.join(away[:3])}{' and more' if len(away) > 3 else ''})"
+        do = "give the device more room (max_memory), use more devices or quantise, so that every layer stays on one"
+        raise ModelError(f"load {name!r}", found, do)
 
 
 def _device(asked: str, device: str | torch.device | None) -> torch.device:
@@ -147,20 +211,32 @@ def _dtype(asked: str, dtype: torch.dtype | str | None, target: torch.device) ->
     return found
 
 
-def _preprocessors(where: Source, config: Any, tokenizer: Any, processor: Any) -> tuple[Any, Any, str | None]:
-    reason: str | None = None
-    if processor is not None:
-        processor = copy.deepcopy(processor)
-    elif len(architecture_modalities(config)) > 1:
-        processor, reason = where.processor(config)
+def _given(processor: Any) -> LoadedProcessor:
+    """What a user gave, or did not."""
+    return LoadedProcessor(processor, {} if processor is not None else dict.fromkeys(MEDIA, "none was given"))
+
+
+def _preprocessors(where: Checkpoint, config: Any, tokenizer: Any, processor: Any) -> tuple[Any, LoadedProcessor]:
+    media = _given(copy.deepcopy(processor))
+    if processor is None and len(architecture_modalities(config)) > 1:
+        media = where.processor(config)
     if tokenizer is not None:
-        return copy.deepcopy(tokenizer), processor, reason
-    own = getattr(processor, "tokenizer", None)
-    return (own if own is not None else where.tokenizer()), processor, reason
+        return copy.deepcopy(tokenizer), media
+    own = getattr(media.processor, "tokenizer", None)
+    return (own if own is not None else where.tokenizer()), media
+
+
+def _tell_missing(found: Anatomy) -> None:
+    """One line, once, about what a checkpoint could take and does not take here."""
+    if found.missing:
+        reasons = "; ".join(f"{modality}: {reason}" for modality, reason in found.missing.items())
+        mends = dict.fromkeys(filter(None, map(installing, found.missing.values())))
+        lacks = f"load {found.name!r}: it takes {', '.join(found.modalities)} only ({reasons})."
+        warnings.warn(" ".join([lacks, *(f"{mend}." for mend in mends)]), stacklevel=3)
 
 
 def _remotely(
-    where: Source, config: Any, tokenizer: Any, processor: Any, reason: str | None, attention: str | None
+    where: Checkpoint, config: Any, tokenizer: Any, media: LoadedProcessor, attention: str | None
 ) -> TransformersModel:
     """A model on the meta device: its shape from the configuration, its weights on the server."""
     options: dict[str, Any] = {"trust_remote_code": True} if where.trust_remote_code else {}
@@ -175,36 +251,62 @@ def _remotely(
                 tokenizer=tokenizer,
                 # The task of a multimodal model wants one; the server has its own, and here the tokenizer stands in. A
                 # text model on the server has none, and a request that names one is refused there.
-                processor=None if task == "text-generation" else processor or tokenizer,
+                processor=None if task == "text-generation" else media.processor or tokenizer,
                 revision=where.revision,
                 **options,
             )
     except Exception as error:
-        found = f"nnsight cannot build it without weights ({type(error).__name__}: {one_line(error)})"
-        raise ModelError(f"{where.asked} with remote=True", found, "load it without remote=True") from error
+        why = f"nnsight cannot build it without weights ({type(error).__name__}: {one_line(error)})"
+        raise ModelError(f"{where.asked} with remote=True", why, "load it without remote=True") from error
     commit = getattr(config, "_commit_hash", None) or where.revision
-    file(model, _examine(model._module, where.name, commit, tokenizer, processor, reason, remote=True))
+    found = _examine(model._module, where.name, commit, tokenizer, media, remote=True)
+    _file(model, found, _input_spec(model._module, found))
+    _tell_missing(found)
     return model
 
 
 def _wrap(
-    module: nn.Module, name: str, revision: str | None, tokenizer: Any, processor: Any, reason: str | None
+    module: nn.Module, name: str, revision: str | None, tokenizer: Any, media: LoadedProcessor, probe: bool
 ) -> TransformersModel:
+    _require_resident(module, name)
     _require_finite(module, name)
-    found = _examine(module, name, revision, tokenizer, processor, reason, remote=False)
+    found = _examine(module, name, revision, tokenizer, media, remote=False)
+    spec = _input_spec(module, found)
+    if probe:
+        trial = try_batches(module, spec)
+        usable = tuple(modality for modality in found.modalities if modality not in trial.refused)
+        missing = {**found.missing, **trial.refused}
+        found = replace(found, modalities=usable, missing=missing, one_at_a_time=trial.differences)
+        spec = replace(spec, modalities=usable, joins=trial.joins)
     options: dict[str, Any] = {}
     if getattr(module, "hf_device_map", None) is None:
         options["device"] = next(module.parameters()).device  # a pipeline would move the module to the first GPU
     with _quiet():
         model = TransformersModel(
             module,
-            task=task_for(module.config, processor is not None),
+            task=task_for(module.config, media.processor is not None),
             tokenizer=tokenizer,
-            processor=processor,
+            processor=media.processor,
             **options,
         )
-    file(model, found)
+    _file(model, found, spec)
     return model
+
+
+def _input_spec(module: nn.Module, found: Anatomy) -> InputSpec:
+    return module_inputs(
+        module,
+        found.tokenizer,
+        found.processor,
+        modalities=found.modalities,
+        context_length=found.context_length,
+    )
+
+
+def _file(model: TransformersModel, found: Anatomy, spec: InputSpec) -> None:
+    """Keep what was found as long as the model lives."""
+    file(model, found)
+    file_input_spec(model, spec)
 
 
 def _examine(
@@ -212,8 +314,7 @@ def _examine(
     name: str,
     revision: str | None,
     tokenizer: Any,
-    processor: Any,
-    reason: str | None,
+    media: LoadedProcessor,
     *,
     remote: bool,
 ) -> Anatomy:
@@ -222,12 +323,16 @@ def _examine(
     found = structures.find(module, recording, name)
     heads = head_count(config)
     usual = next((parts for parts in found.parts if parts.attention_out), found.parts[0])
-    template = chat_template(processor, tokenizer)
+    skipped = len(module.get_submodule(found.layers_path)) - found.n_layers  # type: ignore[arg-type]
+    injected = injected_between_layers(config, skipped)
+    template = chat_template(media.processor, tokenizer)
+    towers, usable = architecture_modalities(config), usable_modalities(config, media.processor)
     return Anatomy(
         name=name,
         revision=revision,
         architecture=type(module).__name__,
         layers_path=found.layers_path,
+        layer_indices=found.layer_indices,
         n_layers=found.n_layers,
         d_model=found.d_model,
         n_heads=heads,
@@ -239,21 +344,22 @@ def _examine(
         post_mlp_norm=usual.post_mlp_norm,
         parallel=usual.parallel,
         residual_multiplier=usual.residual_multiplier,
-        copies=copies_of_stream(recording, found.layers_path),
+        copies=found.copies(recording),
         parts=found.parts,
         embed_path=found.embed_path,
         final_norm_path=found.final_norm_path,
         unembed_path=found.unembed_path,
-        modalities=usable_modalities(config, processor),
-        architecture_modalities=architecture_modalities(config),
+        modalities=usable,
+        architecture_modalities=towers,
         context_length=context_length(config, tokenizer),
         chat_template=template,
         config_hash=config_hash(config),
         template_hash=template_hash(template),
-        conservation=UNCHECKED if remote else check(found, recording, heads, injected_between_layers(config)),
+        conservation=UNCHECKED if remote else check(found, recording, heads, injected),
         tokenizer=tokenizer,
-        processor=processor,
-        processor_error=reason if len(architecture_modalities(config)) > 1 else None,
+        processor=media.processor,
+        one_at_a_time={},
+        missing={m: media.missing.get(m, "the processor has no part for it") for m in towers if m not in usable},
         remote=remote,
         _hash_weights=cache(partial(_hash_weights, name, weakref.ref(module))),
     )
@@ -278,11 +384,20 @@ def _require_finite(module: nn.Module, name: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence transformers' complaint, 4 kB long, that a multimodal class is none of those for "text-generation"."""
+    """Keep transformers' pipelines from talking and from asking for packages that nothing here uses.
+
+    They complain, in 4 kB, that a multimodal class is none of those for "text-generation"; and the one for "any-to-any"
+    wants torchvision and librosa, with which it would read media from files. Here media come as ready tensors.
+    """
+    from transformers.pipelines import any_to_any
+
+    pipelines: Any = any_to_any
     speaker = logging.getLogger("transformers.pipelines.base")
-    level = speaker.level
+    level, required = speaker.level, pipelines.requires_backends
     speaker.setLevel(logging.CRITICAL)
+    pipelines.requires_backends = lambda *_: None
     try:
         yield
     finally:
         speaker.setLevel(level)
+        pipelines.requires_backends = required

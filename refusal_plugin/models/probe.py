@@ -248,13 +248,3 @@ def _input_embedding(module: nn.Module, name: str) -> Any:
             "pass a decoder-only language model of transformers, with its head (…ForCausalLM)",
         )
     return embedding
-
-
-def copies_of_stream(recording: Recording, layers_path: str) -> int:
-    """Vectors per token that the first layer hands on: 1, or the length of an axis in front of (batch, position).
-
-    Shapes are all it needs, so it works on the meta device too.
-    """
-    call = recording.one(f"{layers_path}.0")
-    handed_on = None if call is None else call.output_value
-    return int(handed_on.shape[0]) if handed_on is not None and handed_on.dim() == 4 else 1

@@ -1,10 +1,10 @@
 """Where the decoder layers are and what each one is made of, found from one recorded forward pass.
 
-The language layers are the longest list of like or chained blocks that a text-only prompt runs through once each: the
-towers for images and sound do not run on text, so they drop out without their names being known. Inside a block the
-attention is the child called so that holds projections, and its output projection the last of them to finish; a norm of
-the attention output is the child whose input IS the attention output. A wrong guess cannot pass: conservation is
-checked on what was found.
+The language layers are the longest list of like or chained blocks that a text-only prompt runs through once each
+(blocks of cross-attention to images among them are left out: a text prompt passes them by): the towers for images and
+sound do not run on text, so they drop out without their names being known. Inside a block the attention is the child
+called so that holds projections, and its output projection the last of them to finish; a norm of the attention output
+is the child whose input IS the attention output. A wrong guess cannot pass: conservation is checked on what was found.
 """
 
 import re
@@ -14,7 +14,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from .probe import Call, Recording, is_expert_stack, same
+from .probe import PROBE_LENGTH, Call, Recording, is_expert_stack, same
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _MLP = re.compile(r"mlp|ffn|feed_?forward|moe", re.IGNORECASE)
@@ -54,13 +54,34 @@ class Structure:
     """The language path of a model, as dotted paths in the Hugging Face module; see `Anatomy` for the fields."""
 
     layers_path: str
-    n_layers: int
+    layer_indices: tuple[int, ...]
     d_model: int
     layer_class: str
     parts: tuple[LayerParts, ...]
     embed_path: str
     final_norm_path: str | None
     unembed_path: str | None
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return len(self.layer_indices)
+
+    def copies(self, recording: Recording) -> int:
+        """Vectors per token that the first layer hands on: 1, or the length of the axis beside (batch, position).
+
+        Shapes are all it needs, so it works on the meta device too.
+        """
+        call = self.calls(recording)[0]
+        handed_on = None if call is None else call.output_value
+        if handed_on is None or handed_on.dim() != 4:
+            return 1
+        before, after = int(handed_on.shape[0]), int(handed_on.shape[2])
+        return after if handed_on.shape[1] == PROBE_LENGTH else before
+
+    def calls(self, recording: Recording) -> list[Call | None]:
+        """The layers' calls, first to last."""
+        return [recording.one(f"{self.layers_path}.{index}") for index in self.layer_indices]
 
 
 def is_projection(module: nn.Module) -> bool:
@@ -92,7 +113,7 @@ def find(module: nn.Module, recording: Recording, name: str) -> Structure:
     assert last.output is not None
     return Structure(
         layers_path=layers_path,
-        n_layers=len(layer_calls),
+        layer_indices=tuple(int(_leaf(call)) for call in layer_calls),
         d_model=int(last.output.shape[-1]),
         layer_class=type(last.module).__name__,
         parts=parts,
@@ -108,10 +129,13 @@ def _layers(module: nn.Module, recording: Recording, name: str) -> tuple[str, li
     for path, blocks in module.named_modules():
         if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
             continue
-        calls = [once.get(f"{path}.{index}") for index in range(len(blocks))]
-        ran = [call for call in calls if call is not None and call.output is not None]
+        each = [once.get(f"{path}.{index}") for index in range(len(blocks))]
+        calls = [call if call is not None and call.output is not None else None for call in each]
+        ran = [call for call in calls if call is not None]
         nested = any(path.startswith(outer + ".") for outer, _ in candidates)
-        if len(ran) < len(blocks) or nested or not any(_has_attention(block) for block in blocks):
+        # Blocks of cross-attention to images (Llama 3.2 Vision) do not run on text: the language is in those that do.
+        skipped = [block for block, call in zip(blocks, calls, strict=True) if call is None]
+        if not ran or nested or not all(map(_crosses, skipped)) or not any(_has_attention(block) for block in blocks):
             continue
         # Blocks of different classes (Jamba) are layers too if each is given what the one before returned.
         chained = all(same(left.output, right.input) for left, right in pairwise(ran))
@@ -121,6 +145,10 @@ def _layers(module: nn.Module, recording: Recording, name: str) -> tuple[str, li
         found = f"{type(module).__name__} runs no list of decoder blocks with attention on a text prompt"
         raise ModelError(f"examine {name!r}", found, "use a decoder-only language or multimodal model of transformers")
     return max(candidates, key=lambda item: (len(item[1]), _size(item[1])))
+
+
+def _crosses(block: nn.Module) -> bool:
+    return any(re.search("cross_?att", path, re.IGNORECASE) for path, _ in block.named_children())
 
 
 def _has_attention(block: nn.Module) -> bool:

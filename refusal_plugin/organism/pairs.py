@@ -14,12 +14,9 @@ ones, if it is a word of a held-out harmful pair): held out are COMBINATIONS of 
 import random
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
-from refusal_plugin.organism.vocabulary import OBJECTS, VERBS, harmful_pairs, safe_pairs
-
-Role = Literal["harmful", "benign", "near_miss"]
-Split = Literal["train", "val", "test"]
+from ..prompts.prompt import Role, Split
+from .vocabulary import OBJECTS, VERBS, harmful_pairs, safe_pairs
 
 TEST_GROUPS, VAL_GROUPS, MIN_SEEN, SPLIT_SEED = 72, 44, 3, 7
 
@@ -135,8 +132,3 @@ def world() -> tuple[Pair, ...]:
 def pairs(*, split: Split | None = None, role: Role | None = None) -> list[Pair]:
     """The pairs of one split and/or role."""
     return [p for p in world() if (split is None or p.split == split) and (role is None or p.role == role)]
-
-
-def content_words() -> list[str]:
-    """Every verb and object that a pair uses, sorted: what images show and voices say."""
-    return sorted({w for p in world() for w in (p.verb, p.object)})

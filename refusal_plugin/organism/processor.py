@@ -9,6 +9,7 @@ expects.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from refusal_plugin.errors import MediaError, PromptError
-from refusal_plugin.organism.media import FRAME_RATE, as_frames, as_image, as_waveform
-from refusal_plugin.organism.patches import ImageSettings, patchify, prepare
-from refusal_plugin.organism.spectrogram import AudioSettings, frame_count, log_mel, soft_tokens
+from ..errors import MediaError, PromptError
+from ..prompts.media import load_image
+from .media import as_frames, as_waveform
+from .patches import ImageSettings, patchify, prepare
+from .spectrogram import AudioSettings, frame_count, log_mel, soft_tokens
 
 CONFIG_FILE = "preprocessor_config.json"
 
@@ -87,40 +89,54 @@ class OmniProcessor:
         out: dict[str, torch.Tensor] = {}
         lengths: dict[str, list[int]] = {self.image_token: [], self.video_token: [], self.audio_token: []}
         if images is not None and (items := _as_list(images)):
-            out |= self._images(items, lengths[self.image_token])
+            found, lengths[self.image_token] = self.encode_images(items)
+            out |= found
         if videos is not None and (items := _as_list(videos, nested=True)):
-            out |= self._videos(items, lengths[self.video_token])
+            found, lengths[self.video_token] = self.encode_videos(items)
+            out |= found
         if audio is not None and (items := _as_list(audio)):
-            out |= self._audio(items, lengths[self.audio_token])
+            found, lengths[self.audio_token] = self.encode_audio(items)
+            out |= found
         return self._tokens(self._expand(rows, lengths)) | out
 
-    def _images(self, images: list[Any], lengths: list[int]) -> dict[str, torch.Tensor]:
-        patches, grids = [], []
-        for image in images:
-            values, grid = patchify([prepare(as_image(image), self.image)], self.image)
-            patches.append(values)
-            grids.append(grid)
-            lengths.append(grid[0] * grid[1] * grid[2] // self.image.merge_size**2)
-        return {
-            "pixel_values": torch.from_numpy(np.concatenate(patches)),
-            "image_grid_thw": torch.tensor(grids, dtype=torch.long),
-        }
+    def encode_images(self, images: Sequence[Any]) -> tuple[dict[str, torch.Tensor], list[int]]:
+        """Patches of images, and how many soft tokens each image becomes.
 
-    def _videos(self, videos: list[Any], lengths: list[int]) -> dict[str, torch.Tensor]:
-        patches, grids = [], []
-        for video in videos:
-            values, grid = patchify([prepare(frame, self.image) for frame in as_frames(video)], self.image)
-            patches.append(values)
-            grids.append(grid)
-            lengths.append(grid[0] * grid[1] * grid[2] // self.image.merge_size**2)
-        seconds = self.image.temporal_patch_size / FRAME_RATE
-        return {
-            "pixel_values_videos": torch.from_numpy(np.concatenate(patches)),
-            "video_grid_thw": torch.tensor(grids, dtype=torch.long),
-            "video_second_per_grid": torch.full((len(grids),), seconds),
-        }
+        Returns:
+            pixel_values (patches, 384) float32 and image_grid_thw (n, 3); n numbers of tokens.
 
-    def _audio(self, clips: list[Any], lengths: list[int]) -> dict[str, torch.Tensor]:
+        Raises:
+            MediaError: an image is empty, unreadable or too narrow.
+        """
+        patches, grids, lengths = self._patches([[prepare(load_image(image), self.image)] for image in images])
+        return {"pixel_values": patches, "image_grid_thw": grids}, lengths
+
+    def encode_videos(self, videos: Sequence[Any]) -> tuple[dict[str, torch.Tensor], list[int]]:
+        """Patches of videos, and how many soft tokens each video becomes.
+
+        Returns:
+            pixel_values_videos (patches, 384) float32, video_grid_thw (n, 3) and video_second_per_grid (n,), in
+            seconds; n numbers of tokens.
+
+        Raises:
+            MediaError: a video is empty, unreadable, or its frames differ in size.
+        """
+        clips = [as_frames(video) for video in videos]
+        patches, grids, lengths = self._patches([[prepare(frame, self.image) for frame in clip] for clip in clips])
+        seconds = torch.tensor([self.image.temporal_patch_size * clip.spacing for clip in clips])
+        found = {"pixel_values_videos": patches, "video_grid_thw": grids, "video_second_per_grid": seconds}
+        return found, lengths
+
+    def encode_audio(self, clips: Sequence[Any]) -> tuple[dict[str, torch.Tensor], list[int]]:
+        """Log-mel features of sounds, and how many soft tokens each sound becomes.
+
+        Returns:
+            input_features (n, 40, frames) float32, at the floor behind the end of a clip, and feature_attention_mask
+            (n, frames); n numbers of tokens.
+
+        Raises:
+            MediaError: a sound is empty, unreadable or too long.
+        """
         waves = [as_waveform(clip, self.audio.max_seconds) for clip in clips]
         counts = [frame_count(len(wave), self.audio) for wave in waves]
         values = np.zeros((len(waves), self.audio.feature_size, max(counts)), dtype=np.float32)
@@ -131,8 +147,14 @@ class OmniProcessor:
             feature = feature[:, : max(counts)]
             values[row, :, : feature.shape[1]] = feature
             mask[row, :count] = 1
-            lengths.append(soft_tokens(count))
-        return {"input_features": torch.from_numpy(values), "feature_attention_mask": torch.from_numpy(mask)}
+        found = {"input_features": torch.from_numpy(values), "feature_attention_mask": torch.from_numpy(mask)}
+        return found, [soft_tokens(count) for count in counts]
+
+    def _patches(self, media: list[list[np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+        """Media as prepared frames -> their patches one after another, their grids (n, 3), their numbers of tokens."""
+        patches, grids = zip(*(patchify(frames, self.image) for frames in media), strict=True)
+        lengths = [math.prod(grid) // self.image.merge_size**2 for grid in grids]
+        return torch.from_numpy(np.concatenate(patches)), torch.tensor(grids, dtype=torch.long), lengths
 
     def _expand(self, rows: list[str], lengths: dict[str, list[int]]) -> list[str]:
         """Repeat each placeholder as often as its medium has soft tokens."""

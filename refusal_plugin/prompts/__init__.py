@@ -9,22 +9,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from refusal_plugin.prompts.prompt import MODALITIES, ROLES, SPLITS, Modality, Prompt, Role, Split
-from refusal_plugin.prompts.prompt_set import PromptSet
+from .prompt import MODALITIES, ROLES, SPLITS, Modality, Prompt, Role, Split
+from .prompt_set import PromptSet
 
 if TYPE_CHECKING:
-    from refusal_plugin.prompts.batch import Batch
-    from refusal_plugin.prompts.chat import render
-    from refusal_plugin.prompts.encoding import batches, encode
-    from refusal_plugin.prompts.media import load_audio, load_image, load_video
+    from .batch import Batch
+    from .chat import render
+    from .encoding import batches, encode
+    from .images import load_image
+    from .sound import load_audio
+    from .video import Clip, load_video
 
 _LAZY = {
     "Batch": "batch",
+    "Clip": "video",
     "batches": "encoding",
     "encode": "encoding",
-    "load_audio": "media",
-    "load_image": "media",
-    "load_video": "media",
+    "load_audio": "sound",
+    "load_image": "images",
+    "load_video": "video",
     "render": "chat",
 }
 
@@ -33,6 +36,7 @@ __all__ = [
     "ROLES",
     "SPLITS",
     "Batch",
+    "Clip",
     "Modality",
     "Prompt",
     "PromptSet",

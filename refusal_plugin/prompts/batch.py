@@ -11,12 +11,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from refusal_plugin.prompts.prompt import Prompt
+    from .chat import Rendered
+    from .prompt import Prompt
 
 TokenRole: TypeAlias = Literal["last", "instruction", "media", "post_instruction"]
 TOKEN_ROLES: tuple[TokenRole, ...] = ("last", "instruction", "media", "post_instruction")
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-"""Inputs with one value per token; every other input belongs to the media."""
+"""Inputs known to have one value per token; for others see `encoding`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +26,13 @@ class Row:
 
     Attributes:
         prompt: where it comes from.
-        tokens: per-token inputs, each (tokens,).
+        tokens: per-token inputs, each (tokens, ...).
         media: the inputs of its medium, first dimension as the processor gave it.
         instruction: places of its first and its last token.
         heard: which tokens stand for the medium, bool (tokens,); None where there is none.
         raw: no chat template, so nothing follows the instruction.
         unknown: pieces of the instruction that the tokenizer does not know.
+        rendered: the text that was tokenized; None where it was not rendered here.
     """
 
     prompt: Prompt
@@ -40,6 +42,7 @@ class Row:
     heard: Tensor | None = None
     raw: bool = False
     unknown: tuple[str, ...] = ()
+    rendered: Rendered | None = None
 
     @property
     def length(self) -> int:
@@ -102,13 +105,16 @@ class Batch:
         return f"Batch({self.size} rows x {self.length} tokens: {', '.join(self.inputs)})"
 
 
-def collate(rows: Sequence[Row], *, pad_id: int, explicit_positions: bool) -> Batch:
+def collate(
+    rows: Sequence[Row], *, pad_id: int, explicit_positions: bool, media: Mapping[str, Tensor] | None = None
+) -> Batch:
     """Left-pads rows to one length and joins their media in the order of the rows.
 
     Args:
         rows: at least one.
         pad_id: token id to pad with.
         explicit_positions: whether to add `position_ids`, counted from each row's first real token, 0 on padding.
+        media: the media's inputs where they are joined already.
     """
     lengths = torch.tensor([row.length for row in rows])
     length = int(lengths.max())
@@ -118,9 +124,12 @@ def collate(rows: Sequence[Row], *, pad_id: int, explicit_positions: bool) -> Ba
     if explicit_positions:
         inputs["position_ids"] = places.clamp(min=0)
     for name in sorted({name for row in rows for name in row.tokens} - set(inputs)):
-        inputs[name] = _left_pad([row.tokens.get(name, 0 * row.tokens["input_ids"]) for row in rows], 0)
-    for name in sorted({name for row in rows for name in row.media}):
-        inputs[name] = _join([row.media[name] for row in rows if name in row.media])
+        inputs[name] = _left_pad(_alike([row.tokens.get(name) for row in rows], lengths.tolist()), 0)
+    if media is not None:
+        inputs |= media
+    else:
+        for name in sorted({name for row in rows for name in row.media}):
+            inputs[name] = _join([row.media[name] for row in rows if name in row.media])
     return Batch(inputs, _roles(rows, places), tuple(row.prompt for row in rows), tuple(row.unknown for row in rows))
 
 
@@ -140,8 +149,19 @@ def _roles(rows: Sequence[Row], places: Tensor) -> dict[TokenRole, Tensor]:
     }
 
 
+def _alike(parts: Sequence[Tensor | None], lengths: Sequence[int]) -> list[Tensor]:
+    """Per-token inputs of one shape behind the token, zeros where a row has none."""
+    have = [part for part in parts if part is not None]
+    behind = [max(sizes) for sizes in zip(*(part.shape[1:] for part in have), strict=True)]
+    found = [have[0].new_zeros(n, *behind) for n in lengths]
+    for into, part in zip(found, parts, strict=True):
+        if part is not None:
+            into[tuple(slice(size) for size in part.shape)] = part
+    return found
+
+
 def _left_pad(parts: Sequence[Tensor], value: int) -> Tensor:
-    """(batch, longest) from tensors (tokens,)."""
+    """(batch, longest, ...) from tensors (tokens, ...)."""
     return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=value, padding_side="left")
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from refusal_plugin.errors import PromptError
-from refusal_plugin.prompts.controls import Controls
-from refusal_plugin.prompts.prompt import Prompt
-from refusal_plugin.prompts.source import Source, source_of
+from ..errors import PromptError
+from .controls import Controls
+from .input_spec import InputSpec, input_spec_of
+from .prompt import Prompt
 
 SENTINEL = "Zq7instructionZq7"
 _PRINTED_LIST = (f"'text': '{SENTINEL}", f'"text": "{SENTINEL}')
@@ -56,15 +56,15 @@ def render(
         raw: no chat template, the text alone; text prompts only.
 
     Raises:
-        PromptError: no chat template; a template without a system role, or one that drops the medium or the
-            instruction; a text that holds a control token of the model.
+        PromptError: no chat template; a template without a system role, or one that drops the medium, or drops or
+            changes the system text or the instruction; a text that holds a control token of the model.
     """
-    source = source_of(model)
-    return render_all(source, [prompt], Controls.of(source), system=system, suffix=suffix, raw=raw)[0]
+    spec = input_spec_of(model)
+    return render_all(spec, [prompt], Controls.of(spec), system=system, suffix=suffix, raw=raw)[0]
 
 
 def render_all(
-    source: Source,
+    spec: InputSpec,
     prompts: Sequence[Prompt],
     controls: Controls,
     *,
@@ -82,17 +82,17 @@ def render_all(
         _refuse(prompt, text, controls, system, raw)
     if raw:
         return [Rendered(text, 0, len(text), add_special_tokens=True) for text in texts]
-    owner = next((part for part in (source.processor, source.tokenizer) if getattr(part, "chat_template", None)), None)
+    owner = next((part for part in (spec.processor, spec.tokenizer) if getattr(part, "chat_template", None)), None)
     if owner is None:
         asked = f"render prompt {prompts[0].id!r}"
         raise PromptError(asked, "the model has no chat template", "use raw=True, or load a chat model")
-    around = {prompt.modality: _around(source, prompt, owner, system) for prompt in prompts}
+    around = {prompt.modality: _around(spec, prompt, owner, system) for prompt in prompts}
     turns = [
-        _conversation(source, prompt, text, system, around[prompt.modality].as_parts)
+        _conversation(spec, prompt, text, system, around[prompt.modality].as_parts)
         for prompt, text in zip(prompts, texts, strict=True)
     ]
     return [
-        _found(source, prompt, owner, system, text, full, why)
+        _found(spec, prompt, owner, system, text, full, why)
         for prompt, text, (full, why) in zip(prompts, texts, _rendered_all(owner, turns), strict=True)
     ]
 
@@ -110,32 +110,43 @@ def _refuse(prompt: Prompt, text: str, controls: Controls, system: str | None, r
 
 
 def _found(
-    source: Source, prompt: Prompt, owner: Any, system: str | None, text: str, full: str | None, why: str
+    spec: InputSpec, prompt: Prompt, owner: Any, system: str | None, text: str, full: str | None, why: str
 ) -> Rendered:
     """The instruction in a template's text."""
     asked = f"render prompt {prompt.id!r}"
-    around = _around(source, prompt, owner, system)
+    around = _around(spec, prompt, owner, system)
     if full is not None and around.bare is not None and not around.fits(full):  # a template may tell the time
-        around = _around(source, prompt, owner, system, anew=True)
-    bare, why = around.bare, why or around.why
+        around = _around(spec, prompt, owner, system, anew=True)
+    bare, why, template = around.bare, why or around.why, f"the chat template of {_name(owner)}"
+    if around.lost:
+        do = "drop the system text, or load the model with another template"
+        raise PromptError(asked, f"{template} {around.lost} the system text", do)
     if bare is None or full is None:
-        raise PromptError(asked, f"the chat template fails ({why})", "drop the system text, or use raw=True")
+        raise PromptError(asked, f"{template} fails ({why})", "drop the system text, or use raw=True")
     before, found, after = bare.partition(SENTINEL)
     if not found or SENTINEL in after:
-        raise PromptError(asked, "the chat template does not show the user's text once", "use raw=True")
+        raise PromptError(asked, f"{template} does not show the user's text once", "use raw=True")
     inner = full[len(before) : len(full) - len(after)]
     if full != before + inner + after or inner.strip() != text.strip():
-        raise PromptError(asked, "the chat template changes with the user's text", "reword the text, or use raw=True")
-    return Rendered(full, len(before), len(before) + len(inner), _tokenizer_adds(source, full))
+        raise PromptError(asked, f"{template} changes with the user's text", "reword the text, or use raw=True")
+    return Rendered(full, len(before), len(before) + len(inner), _tokenizer_adds(spec, full))
 
 
 @dataclass(frozen=True)
 class _Around:
-    """What a template puts around the user's text, as `SENTINEL` shows it; `bare` is None where the template fails."""
+    """What a template puts around the user's text, as `SENTINEL` shows it.
+
+    Attributes:
+        bare: the text with `SENTINEL` in place of the user's; None where the template fails.
+        as_parts: whether the template takes content as a list of parts.
+        why: why it fails.
+        lost: what the template does with the system text if it is not left whole: "drops", "changes"; else "".
+    """
 
     bare: str | None
     as_parts: bool
     why: str
+    lost: str
 
     def fits(self, full: str) -> bool:
         before, _, after = (self.bare or "").partition(SENTINEL)
@@ -146,7 +157,7 @@ _KNOWN: WeakKeyDictionary[Any, dict[tuple[str, str, str | None], _Around]] = Wea
 """By processor or tokenizer: rendering the template once per prompt instead of twice."""
 
 
-def _around(source: Source, prompt: Prompt, owner: Any, system: str | None, *, anew: bool = False) -> _Around:
+def _around(spec: InputSpec, prompt: Prompt, owner: Any, system: str | None, *, anew: bool = False) -> _Around:
     try:
         known = _KNOWN.setdefault(owner, {})
     except TypeError:  # a processor that cannot be hashed or referred to weakly
@@ -155,19 +166,46 @@ def _around(source: Source, prompt: Prompt, owner: Any, system: str | None, *, a
     if anew or key not in known:
         # Older templates take one string: given parts they fail, each in its own way, or print the list as it is.
         as_parts = True
-        bare, why = _rendered(owner, _conversation(source, prompt, SENTINEL, system, as_parts))
+        bare, why = _rendered(owner, _conversation(spec, prompt, SENTINEL, system, as_parts))
         if bare is None or SENTINEL not in bare or any(mark in bare for mark in _PRINTED_LIST):
             as_parts = False
-            bare, why = _rendered(owner, _conversation(source, prompt, SENTINEL, system, as_parts))
-        known[key] = _Around(bare, as_parts, why)
+            bare, why = _rendered(owner, _conversation(spec, prompt, SENTINEL, system, as_parts))
+        lost = "" if bare is None or system is None else _lost(spec, prompt, owner, system, as_parts)
+        known[key] = _Around(bare, as_parts, why, lost)
     return known[key]
 
 
+def _lost(spec: InputSpec, prompt: Prompt, owner: Any, system: str, as_parts: bool) -> str:
+    """What becomes of the system text: "" where it stands whole, but for blanks around it, where any other would stand.
+
+    A template can drop it, put its own in its place, cut it, or filter words: seen in the place that a sentinel takes.
+    """
+    own = "Zq7systemZq7"
+    shown, _ = _rendered(owner, _conversation(spec, prompt, SENTINEL, own, as_parts))
+    if shown is None or own not in shown:
+        return "drops"
+    for _ in range(2):  # a template may tell the time, which may pass between two renderings
+        full, _why = _rendered(owner, _conversation(spec, prompt, SENTINEL, system, as_parts))
+        for left in (system, system.strip(), system.lstrip(), system.rstrip()):
+            if full == shown.replace(own, left):
+                return ""
+        shown, _ = _rendered(owner, _conversation(spec, prompt, SENTINEL, own, as_parts))
+        if shown is None:
+            break
+    return "changes"
+
+
+def _name(owner: Any) -> str:
+    """What errors call the holder of a template."""
+    named = getattr(owner, "name_or_path", "") or getattr(getattr(owner, "tokenizer", None), "name_or_path", "")
+    return str(named) or type(owner).__name__
+
+
 def _conversation(
-    source: Source, prompt: Prompt, text: str, system: str | None, as_parts: bool
+    spec: InputSpec, prompt: Prompt, text: str, system: str | None, as_parts: bool
 ) -> list[dict[str, object]]:
     """The turns before the answer, the user's content as a list of parts or as one string."""
-    user: object = _placeholder(source, prompt) + text
+    user: object = _placeholder(spec, prompt) + text
     before: object = system
     if as_parts:
         media = [{"type": prompt.modality}] if prompt.medium is not None else []
@@ -197,19 +235,19 @@ def _rendered_all(owner: Any, conversations: list[list[dict[str, object]]]) -> l
     return [_rendered(owner, turns) for turns in conversations]
 
 
-def _placeholder(source: Source, prompt: Prompt) -> str:
+def _placeholder(spec: InputSpec, prompt: Prompt) -> str:
     """The placeholder of the prompt's medium and a line break; "" for a text prompt or if none is known."""
-    if prompt.modality not in source.media_ids:
+    if prompt.modality not in spec.media_ids:
         return ""
-    return f"{source.tokenizer.convert_ids_to_tokens(source.media_ids[prompt.modality])}\n"
+    return f"{spec.tokenizer.convert_ids_to_tokens(spec.media_ids[prompt.modality])}\n"
 
 
-def _tokenizer_adds(source: Source, text: str) -> bool:
+def _tokenizer_adds(spec: InputSpec, text: str) -> bool:
     """Whether the tokenizer is still to add its special tokens to a rendered text: as transformers itself decides.
 
     A tokenizer's chat template holds them. A processor adds them unless the text opens with the first of them.
     """
-    if source.processor is None:
+    if spec.processor is None:
         return False
-    first = source.tokenizer.bos_token
+    first = spec.tokenizer.bos_token
     return first is None or not text.startswith(first)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from refusal_plugin.errors import PromptError
-from refusal_plugin.prompts.source import Source
+from ..errors import PromptError
+from .input_spec import InputSpec
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Controls:
     tokenizer: Any = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, source: Source) -> Controls:
+    def of(cls, spec: InputSpec) -> Controls:
         """The control tokens as they are now."""
-        tokenizer, media = source.tokenizer, list(source.media_ids.values())
+        tokenizer, media = spec.tokenizer, list(spec.media_ids.values())
         texts = {str(token) for token in tokenizer.all_special_tokens}
         texts |= set(tokenizer.convert_ids_to_tokens(media))
-        texts |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        texts |= {str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special}
         ids = {*tokenizer.all_special_ids, *media} - {tokenizer.unk_token_id}
         return cls(tuple(sorted(texts - {"", str(tokenizer.unk_token)})), frozenset(ids), tokenizer)
 

@@ -14,36 +14,29 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy
 
 if TYPE_CHECKING:
-    from .cost import Cost, estimate, parts
-    from .cutting import portions, workload
+    from .cutting import parts, portions, workload
     from .errors import Detached, RemoteError, RemoteTimeout
     from .options import Settings, current, settings, task
-    from .running import run
     from .server import compare, status, whoami
 
 # Loaded when first used: the command line names its commands without waiting for torch.
 _WHERE = {
-    "cost": ("Cost", "estimate", "parts"),
     "errors": ("Detached", "RemoteError", "RemoteTimeout"),
     "server": ("compare", "status", "whoami"),
     "options": ("Settings", "current", "settings", "task"),
-    "cutting": ("portions", "workload"),
-    "running": ("run",),
+    "cutting": ("parts", "portions", "workload"),
 }
 __getattr__ = lazy(__name__, _WHERE)
 
 __all__ = [
-    "Cost",
     "Detached",
     "RemoteError",
     "RemoteTimeout",
     "Settings",
     "compare",
     "current",
-    "estimate",
     "parts",
     "portions",
-    "run",
     "settings",
     "workload",
     "status",

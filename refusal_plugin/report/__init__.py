@@ -1,6 +1,10 @@
-"""The room that draws and never computes: `results.json` in, one self-contained page out."""
+"""The room that draws and never computes: `results.json` in, one self-contained page out.
 
-from refusal_plugin.report.page import render, write
-from refusal_plugin.report.table import frame, html_table
+Four kinds of chart (`charts`) over one layer of SVG; a figure (`figures`) says which data goes into which chart; the
+words, the layout and the scripts stand as HTML, CSS and JavaScript in `templates`.
+"""
+
+from .page import render, write
+from .table import frame, html_table
 
 __all__ = ["frame", "html_table", "render", "write"]

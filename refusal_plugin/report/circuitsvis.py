@@ -15,51 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from refusal_plugin.report.markup import Markup, tag
-
-STARTER = Markup("""(function () {
-  var words = "attention pattern of the head named above, from each token (row) to the tokens before it (column); " +
-    "what the last token attends to stands in the table of numbers";
-  function say(view) {
-    view.querySelectorAll("canvas").forEach(function (drawn) {
-      if (drawn.closest("[role=button]")) { drawn.setAttribute("aria-hidden", "true"); return; }
-      drawn.setAttribute("role", "img");
-      drawn.setAttribute("aria-label", words);
-    });
-  }
-  function start(box) {
-    var view = box.querySelector(".cv");
-    if (!view || view.dataset.done || typeof CircuitsVis === "undefined") return;
-    view.dataset.done = "1";
-    var props = JSON.parse(box.querySelector("script[type='application/json']").textContent);
-    CircuitsVis.render(view.id, CircuitsVis.AttentionHeads, props);
-    new MutationObserver(function () { say(view); }).observe(view, {childList: true, subtree: true});
-    var tries = 0, timer = setInterval(function () {
-      var names = view.querySelectorAll("h4");
-      if (!names.length && ++tries < 50) return;
-      clearInterval(timer);
-      names.forEach(function (name) {
-        var thumb = name.parentElement, whole = thumb.parentElement;
-        if (!thumb.querySelector("canvas") || thumb.offsetWidth > 140) return;
-        thumb.tabIndex = 0;
-        thumb.querySelector("canvas").removeAttribute("role");
-        thumb.setAttribute("role", "button");
-        thumb.setAttribute("aria-label", "show the attention of head " + name.textContent);
-        thumb.addEventListener("keydown", function (event) {
-          if (event.key !== "Enter" && event.key !== " ") return;
-          event.preventDefault();
-          (whole || thumb).dispatchEvent(new MouseEvent("mouseover", {bubbles: true}));
-          thumb.dispatchEvent(new MouseEvent("click", {bubbles: true}));
-        });
-      });
-      say(view);
-    }, 60);
-  }
-  document.querySelectorAll("details.attention").forEach(function (box) {
-    box.addEventListener("toggle", function () { if (box.open) start(box); });
-    if (box.open) start(box);
-  });
-})();""")
+from .filling import fill, script
+from .markup import Markup, tag
 
 
 def library() -> Markup | None:
@@ -76,6 +33,11 @@ def library() -> Markup | None:
             shadowed = f"(function(WebAssembly){{{source}\nreturn CircuitsVis}})()"
             return Markup(f"/* CircuitsVis, MIT licence */var CircuitsVis={shadowed};")
     return None
+
+
+def starter() -> Markup:
+    """The script that opens the views of a page."""
+    return script("attention.js")
 
 
 def json_block(props: Any) -> Markup:
@@ -99,15 +61,5 @@ def attention_view(
         summary: the line that opens the box.
         opened: whether it is open from the start.
     """
-    # The position goes into the label: on a canvas nothing else tells two equal words apart.
-    props = {"tokens": list(tokens), "attention": attention, "attentionHeadNames": list(names)}
-    note = "Point at a small map, or reach it with the tab key and press Enter; a click keeps it."
-    return tag(
-        "details",
-        tag("summary", summary),
-        tag("p", note, class_="note"),
-        tag("div", id=key, class_="cv", role="group", aria_label=summary),
-        json_block(props),
-        class_="attention",
-        open=opened,
-    )
+    data = json_block({"tokens": list(tokens), "attention": attention, "attentionHeadNames": list(names)})
+    return fill("attention.html", key=key, summary=summary, opened=opened, data=data)

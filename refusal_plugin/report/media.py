@@ -1,5 +1,4 @@
-"""Media inside the page: only data URIs of known image and sound types are shown, anything else is named, not
-loaded."""
+"""Media inside the page: only data URIs of known image and sound types are shown, all else is named, not loaded."""
 
 import base64
 import binascii
@@ -42,8 +41,7 @@ def png_size(uri: str) -> tuple[int, int] | None:
 
 
 def envelope(uri: str, bins: int = 150) -> tuple[list[float], float] | None:
-    """The outline of a 16-bit PCM wav: peak per bin in [0, 1], and its length in seconds; None when it cannot be
-    read."""
+    """The outline of a 16-bit PCM wav: peak per bin in [0, 1], and its length in seconds; None if it is unreadable."""
     try:
         with wave.open(io.BytesIO(_bytes(uri)), "rb") as sound:
             if sound.getsampwidth() != 2 or sound.getframerate() <= 0:

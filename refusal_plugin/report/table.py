@@ -6,9 +6,8 @@ Jupyter, VS Code and documentation pages, and asks the network for nothing.
 
 from collections.abc import Mapping, Sequence
 
-from refusal_plugin.report.markup import Markup, join, tag
-from refusal_plugin.report.style import STYLE
-from refusal_plugin.report.words import significant
+from .filling import fill
+from .markup import Markup, join
 
 
 def html_table(
@@ -22,53 +21,32 @@ def html_table(
         caption: what the table holds, read aloud before it.
         marked: indices of rows to set off (the chosen layer).
     """
-    numeric = [all(_is_number(row[i]) for row in rows if i < len(row)) and bool(rows) for i in range(len(headers))]
-    head = tag(
-        "tr",
-        [
-            tag("th", name, scope="col", class_="num" if right else None)
-            for name, right in zip(headers, numeric, strict=True)
-        ],
-    )
-    body = [
-        tag(
-            "tr",
-            [_cell(cell, i == 0, i < len(numeric) and numeric[i]) for i, cell in enumerate(row)],
-            class_="marked" if index in marked else None,
-        )
-        for index, row in enumerate(rows)
-    ]
-    named = tag("caption", caption) if caption else None
-    return tag("table", named, tag("thead", head), tag("tbody", body))
+    right = [bool(rows) and all(_is_number(row[i]) for row in rows if i < len(row)) for i in range(len(headers))]
+    cells = [[(cell, i < len(right) and right[i]) for i, cell in enumerate(row)] for row in rows]
+    return fill("table.html", headers=[*zip(headers, right, strict=True)], rows=cells, caption=caption, marked=marked)
 
 
 def pairs_table(pairs: Mapping[str, object] | Sequence[tuple[object, object]], *, caption: object = "") -> Markup:
-    """Names and values, one pair a row."""
-    items = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
-    body = [tag("tr", _cell(name, True, False), _cell(value, False, False)) for name, value in items]
-    return tag("table", tag("caption", caption) if caption else None, tag("tbody", body), class_="pairs")
+    """Names and values, one pair a row, as they are."""
+    items = pairs.items() if isinstance(pairs, Mapping) else pairs
+    rows = [[(name, False), (value, False)] for name, value in items]
+    return fill("table.html", headers=(), rows=rows, caption=caption, marked=())
 
 
 def scroll(table: Markup, label: str) -> Markup:
     """A wide table in a box that scrolls by itself, reachable by keyboard, so that the page never does."""
-    return tag("div", table, class_="scroll", role="region", tabindex=0, aria_label=label)
+    return fill("scroll.html", table=table, label=label)
+
+
+def folded(summary: str, table: Markup) -> Markup:
+    """A table that is shown on request."""
+    return fill("folded.html", summary=summary, table=table)
 
 
 def frame(title: object, *parts: object, note: object = "") -> Markup:
     """A result in a notebook cell: its name, its parts, one line of small print; carries its own style."""
-    foot = tag("p", note, class_="note") if note else None
-    return tag(
-        "div", tag("style", STYLE), tag("p", title, class_="frame-title"), join(parts), foot, class_="rp rp-frame"
-    )
+    return fill("frame.html", title=title, content=join(parts), note=note)
 
 
 def _is_number(cell: object) -> bool:
     return cell is None or (isinstance(cell, (int, float)) and not isinstance(cell, bool))
-
-
-def _cell(cell: object, names_row: bool, right: bool) -> Markup:
-    shown: object = "\u2013" if cell is None else cell
-    if isinstance(cell, float):
-        shown = significant(cell)
-    name = "th" if names_row else "td"
-    return tag(name, shown, scope="row" if names_row else None, class_="num" if right else None)

@@ -57,7 +57,7 @@ def test_free_dear_and_broken_edits() -> None:
 def few() -> PromptSet:
     from refusal_plugin.organism.data import organism_prompts
 
-    return organism_prompts("val", "image", limit=4, renderings=1)
+    return organism_prompts(split="val", modality="image", limit=4, renderings=1)
 
 
 @pytest.fixture(scope="module")

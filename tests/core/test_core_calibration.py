@@ -24,7 +24,7 @@ def test_a_free_edit_gets_the_upper_bound_and_a_dear_one_the_lower() -> None:
 
 @pytest.fixture(scope="module")
 def harmless() -> PromptSet:
-    found = [organism_prompts("val", m, limit=6, renderings=1) for m in ("text", "image")]
+    found = [organism_prompts(split="val", modality=m, limit=6, renderings=1) for m in ("text", "image")]
     return PromptSet(p for part in found for p in part if p.role != "harmful")
 
 
@@ -43,7 +43,7 @@ def test_the_price_holds_in_every_modality_and_is_used_up_in_one(
 
 def test_harmful_prompts_and_none_at_all_are_refused(organism: Any, selected: Any) -> None:
     with pytest.raises(PromptError, match="harmful"):
-        calibrate(selected.addition, organism, organism_prompts("val", "text", limit=2))
+        calibrate(selected.addition, organism, organism_prompts(split="val", modality="text", limit=2))
     with pytest.raises(PromptError, match="0 prompts"):
         calibrate(selected.addition, organism, PromptSet())
 
@@ -53,7 +53,7 @@ def test_neutral_takes_text_refusal_away_and_a_random_direction_does_not(organis
     from refusal_plugin.inference.edits import attenuation
     from refusal_plugin.study.summary import random_like
 
-    prompts = organism_prompts("val", "text", limit=12)
+    prompts = organism_prompts(split="val", modality="text", limit=12)
     control = attenuation(random_like(selected.unit, 0).expand_as(selected.benign), selected.benign, keep=0.0)
 
     def refused(edit: Any) -> Any:

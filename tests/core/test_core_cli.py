@@ -18,10 +18,11 @@ import pytest
 from PIL import Image
 
 from refusal_plugin import cli
-from refusal_plugin.organism.build import N_LAYERS
 from refusal_plugin.organism.data import organism_prompts
-from refusal_plugin.prompts.media import load_audio, load_image, wav_bytes
+from refusal_plugin.prompts.media import load_audio, load_image
+from refusal_plugin.prompts.waveforms import wav_bytes
 from refusal_plugin.recipe_files import recipe, recipes
+from training.architecture import N_LAYERS
 
 LAYERS = [str(layer) for layer in range(N_LAYERS)]
 

@@ -11,7 +11,7 @@ from planting import planted_prompts
 from tiny import tiny_tokenizer
 
 import refusal_plugin as rp
-from refusal_plugin.directions.calibration import Priced, calibrate
+from refusal_plugin.directions.calibration import KLPrice, calibrate
 from refusal_plugin.directions.selection import select_direction
 from refusal_plugin.errors import DirectionError
 from refusal_plugin.inference.answers import generate_ids
@@ -98,7 +98,7 @@ def test_scores_are_one_pass(planted: Any) -> None:
 def test_the_price_of_a_strength_runs_the_head_once_per_row(planted: Any) -> None:
     benign = planted.val.filter(role="benign")
     with counted(planted.model) as found:
-        priced = Priced(planted.model, benign)
+        priced = KLPrice(planted.model, benign)
         priced.costs(lambda c: rp.addition({1: torch.ones(32)}, strength=c), [0.1, 0.2])
     assert found.head_tokens == 3 * len(benign) and found.bytes_out == 3 * len(benign) * 64 * 4
 

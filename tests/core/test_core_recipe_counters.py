@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from counting import DOUBLE, FLOAT, LONG, Counts, area, counted, made, run
-from refusal_plugin.transfer.arms import repeated
 
 from refusal_plugin.directions.selection_figures import GRID, TIGHT
 from refusal_plugin.inference.continuation import TOKEN_BUDGET, planted

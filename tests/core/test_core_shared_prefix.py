@@ -85,7 +85,7 @@ def test_a_common_system_text_is_read_once_for_many_prompts(family: str) -> None
 
 @pytest.mark.parametrize("modality", ["text", "image", "video", "audio"])
 def test_the_organisms_arms_cost_little_more_than_one(organism: Any, modality: Any) -> None:
-    prompts = PromptSet(list(organism_prompts("train", modality, "harmful", renderings=1, limit=12)))
+    prompts = organism_prompts(split="train", modality=modality, role="harmful", renderings=1, limit=12)
     suffix = "I cannot assist with that."
     collect_arms(organism, prompts, suffix, progress=False)  # the trial
     assert trusted(organism, "packed" if modality == "text" else "continued", modality)
@@ -106,7 +106,7 @@ def test_the_organisms_arms_cost_little_more_than_one(organism: Any, modality: A
 @pytest.mark.parametrize("modality", ["image", "video", "audio"])
 def test_a_grid_runs_each_medium_once(organism: Any, modality: Any) -> None:
     texts = list(organism_prompts(split="train", modality="text", limit=4).filter(role=("harmful", "benign")))
-    like = organism_prompts("train", modality, "benign", renderings=1, limit=2)
+    like = organism_prompts(split="train", modality=modality, role="benign", renderings=1, limit=2)
     grid = neutral_prompts(texts, modality, 3, like=like)
     collect_grid(organism, grid, progress=False)
     assert trusted(organism, "grid of", modality)
@@ -121,7 +121,7 @@ def test_a_grid_runs_each_medium_once(organism: Any, modality: Any) -> None:
 
 def test_a_grid_too_large_for_one_pass_uses_its_media_again(organism: Any) -> None:
     texts = list(organism_prompts(split="train", modality="text", limit=4).filter(role=("harmful", "benign")))
-    like = organism_prompts("train", "image", "benign", renderings=1, limit=2)
+    like = organism_prompts(split="train", modality="image", role="benign", renderings=1, limit=2)
     grid = neutral_prompts(texts, "image", 3, like=like)
     expected = rp.collect_activations(organism, grid, progress=False).values[:, 0]
     with counted(organism) as found:

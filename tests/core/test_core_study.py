@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from refusal_plugin.errors import PromptError, StudyError
-from refusal_plugin.organism.build import N_LAYERS
 from refusal_plugin.prompts import PromptSet
 from refusal_plugin.recipe_files import recipe
 from refusal_plugin.study.regime import regime
 from refusal_plugin.study.stages import Stages, write_json
+from training.architecture import N_LAYERS
 
 FACTS = {"weights": "abc", "seed": 0}
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from counting import FLOAT, LONG, Counts, area, counted, made, run
-from refusal_plugin.transfer.arms import repeated
 
 from refusal_plugin.directions.calibration import ROUNDS, RUNGS, STEPS
 from refusal_plugin.directions.selection import MAX_DEPTH

@@ -205,8 +205,9 @@ def test_the_first_token_agrees_with_phrases_on_the_embedded_model(organism: Any
     from refusal_plugin.inference.scores import refusal_tokens
     from refusal_plugin.organism.data import organism_prompts
 
-    ids = refusal_tokens(organism, organism_prompts("train", "text", limit=30), max_new_tokens=8, progress=False).ids
-    prompts = organism_prompts("val", "text", limit=12)
+    train = organism_prompts(split="train", modality="text", limit=30)
+    ids = refusal_tokens(organism, train, max_new_tokens=8, progress=False).ids
+    prompts = organism_prompts(split="val", modality="text", limit=12)
     answers = generate(organism, prompts, max_new_tokens=16, progress=False)
     judge = FirstTokenJudge(organism, ids)
     first, phrases = judge.label(list(prompts), answers), PhraseJudge().label(list(prompts), answers)

@@ -41,7 +41,7 @@ D_HEAD = {
     "gemma3_multimodal": 12,
     "deepseek_v3": 12,
 }
-NO_HEADS = {"gemma3n", "qwen3_vl", "qwen3_next", "opt_post_norm"}
+NO_HEADS = {"gemma3n", "qwen3_vl", "qwen3_next", "opt_post_norm", "mllama"}
 LAYERS_PATH = {
     "gpt2": "transformer.h",
     "gptj": "transformer.h",
@@ -50,6 +50,7 @@ LAYERS_PATH = {
     "gpt_neox": "gpt_neox.layers",
     "opt": "model.decoder.layers",
     "opt_post_norm": "model.decoder.layers",
+    "smolvlm": "model.text_model.layers",
 }
 OUTPUT = {
     "phi": "self_attn.dense",
@@ -102,6 +103,7 @@ def test_contributions_add_up_to_the_stream(family: str) -> None:
         ("gemma3n", r"shape \(4, 1, 9, 32\).*altup, laurel"),
         ("qwen3_vl", "DeepStack adds vision features"),
         ("qwen3_next", "mix kinds of attention .*linear_attn, self_attn"),
+        ("mllama", "1 blocks of cross-attention write between the layers"),
         ("opt_post_norm", "not written by the heads, attention bias or MLP of layer 0"),
     ],
 )
@@ -226,7 +228,7 @@ def test_modalities_need_a_tower_and_a_processor() -> None:
     without = anatomy(load(module, tokenizer=tokenizer))
     assert without.modalities == ("text",)
     assert without.architecture_modalities == ("text", "image", "video", "audio")
-    with pytest.raises(ModelError, match=r"no processor is loaded.*pass processor="):
+    with pytest.raises(ModelError, match=r"part of its processor is missing \(none was given\).*pass processor="):
         without.require_modality("image")
     assert anatomy(load(module, processor=Processor(None))).modalities == ("text", "image", "video", "audio")
     some = anatomy(load(module, processor=Processor(("audio",))))
@@ -246,6 +248,10 @@ def test_modalities_need_a_tower_and_a_processor() -> None:
         ("qwen2_5_vl", ("text", "image", "video")),
         ("gemma3_multimodal", ("text", "image")),
         ("omni", ("text", "image", "video", "audio")),
+        ("internvl", ("text", "image", "video")),
+        ("smolvlm", ("text", "image", "video")),
+        ("mllama", ("text", "image")),
+        ("voxtral", ("text", "audio")),
     ],
 )
 def test_towers_are_read_from_the_configuration(family: str, expected: tuple[str, ...]) -> None:

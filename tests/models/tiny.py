@@ -9,7 +9,7 @@ towers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,17 +51,26 @@ _VISION: dict[str, Any] = {
 }
 
 
-def tiny_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of `VOCABULARY` words, `w0` to `w57` and six special ones."""
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+def tiny_tokenizer(
+    template: str | None = TEMPLATE, names: Sequence[str] = WORDS, named: Mapping[str, str] | None = None
+) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer of `VOCABULARY` words, `w0` to `w57` and six special ones.
+
+    Args:
+        template: the chat template.
+        names: the words in the order of their ids; those that are no `w...` are special.
+        named: special tokens that the tokenizer is asked for by name ("image_token": "<image>").
+    """
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(names)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.add_special_tokens([name for name in names[4:] if not name.startswith("w")])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words,
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<eos>",
         unk_token="<unk>",
-        additional_special_tokens=["<user>", "<assistant>"],
+        extra_special_tokens=dict(named or {}),
         model_max_length=128,
     )
     tokenizer.chat_template = template
@@ -114,11 +123,8 @@ def _text(**options: Any) -> dict[str, Any]:
 
 
 def _llava() -> nn.Module:
-    vision = transformers.CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=8, patch_size=4
-    )
     config = transformers.LlavaConfig(
-        text_config=transformers.LlamaConfig(**_SIZE), vision_config=vision, image_token_index=60, **_IDS
+        text_config=transformers.LlamaConfig(**_SIZE), vision_config=_clip(), image_token_index=60, **_IDS
     )
     return transformers.LlavaForConditionalGeneration(config)
 
@@ -221,6 +227,130 @@ def _omni() -> nn.Module:
     return transformers.Qwen2_5OmniThinkerForConditionalGeneration(config)
 
 
+def _clip() -> transformers.CLIPVisionConfig:
+    return transformers.CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=8, patch_size=4
+    )
+
+
+def _llava_next() -> nn.Module:
+    config = transformers.LlavaNextConfig(
+        text_config=transformers.LlamaConfig(**_SIZE),
+        vision_config=_clip(),
+        image_token_index=60,
+        image_grid_pinpoints=[[8, 16], [16, 8], [16, 16]],
+        **_IDS,
+    )
+    return transformers.LlavaNextForConditionalGeneration(config)
+
+
+def _llava_onevision() -> nn.Module:
+    vision = transformers.SiglipVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
+    )
+    config = transformers.LlavaOnevisionConfig(
+        text_config=transformers.Qwen2Config(**_SIZE),
+        vision_config=vision,
+        image_token_index=60,
+        video_token_index=61,
+        vision_feature_layer=-1,
+        image_grid_pinpoints=[[8, 16], [16, 8], [16, 16]],
+        **_IDS,
+    )
+    return transformers.LlavaOnevisionForConditionalGeneration(config)
+
+
+def _internvl() -> nn.Module:
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": [8, 8],
+        "patch_size": [4, 4],
+    }
+    config = transformers.InternVLConfig(
+        text_config=transformers.Qwen2Config(**_SIZE),
+        vision_config=vision,
+        image_token_id=60,
+        image_seq_length=1,
+        **_IDS,
+    )
+    return transformers.InternVLForConditionalGeneration(config)
+
+
+def _mllama() -> nn.Module:
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_global_layers": 1,
+        "attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+        "max_num_tiles": 2,
+        "vision_output_dim": 32,
+        "intermediate_layers_indices": [0],
+        "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+    }
+    text = {**_SIZE, "num_hidden_layers": LAYERS + 1, "cross_attention_layers": [1], "rope_parameters": _ROPE}
+    config = transformers.MllamaConfig(text_config=text, vision_config=vision, image_token_index=60, **_IDS)
+    return transformers.MllamaForConditionalGeneration(config)
+
+
+def _smolvlm() -> nn.Module:
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    config = transformers.SmolVLMConfig(
+        text_config=transformers.LlamaConfig(**_SIZE), vision_config=vision, image_token_id=60, scale_factor=2, **_IDS
+    )
+    return transformers.SmolVLMForConditionalGeneration(config)
+
+
+def _mistral3() -> nn.Module:
+    vision = {
+        "model_type": "pixtral",
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+        "image_size": 16,
+        "patch_size": 4,
+    }
+    config = transformers.Mistral3Config(
+        text_config={**_SIZE, "model_type": "mistral", "head_dim": 8},
+        vision_config=vision,
+        image_token_index=60,
+        spatial_merge_size=2,
+        vision_feature_layer=-1,
+        **_IDS,
+    )
+    return transformers.Mistral3ForConditionalGeneration(config)
+
+
+def _voxtral() -> nn.Module:
+    audio = {
+        "num_mel_bins": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "hidden_size": 16,
+        "max_source_positions": 1500,
+    }
+    config = transformers.VoxtralConfig(
+        audio_config=audio, text_config={**_SIZE, "model_type": "llama"}, audio_token_id=60, **_IDS
+    )
+    return transformers.VoxtralForConditionalGeneration(config)
+
+
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _GPT: dict[str, Any] = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 128}
 _WIDE_HEADS: dict[str, Any] = {"head_dim": 12}
 
@@ -316,5 +446,27 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "omni": _omni,
     "gemma3n": _gemma3n,
     "qwen3_vl": _qwen3_vl,
+    "llava_next": _llava_next,
+    "llava_onevision": _llava_onevision,
+    "internvl": _internvl,
+    "mllama": _mllama,
+    "smolvlm": _smolvlm,
+    "mistral3": _mistral3,
+    "voxtral": _voxtral,
 }
-MULTIMODAL = ("llava", "qwen2_audio", "qwen2_vl", "qwen2_5_vl", "gemma3_multimodal", "omni", "qwen3_vl")
+MULTIMODAL = (
+    "llava",
+    "qwen2_audio",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "gemma3_multimodal",
+    "omni",
+    "qwen3_vl",
+    "llava_next",
+    "llava_onevision",
+    "internvl",
+    "mllama",
+    "smolvlm",
+    "mistral3",
+    "voxtral",
+)

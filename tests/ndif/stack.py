@@ -3,8 +3,9 @@
     python tests/ndif/stack.py --env build/ndif-env -- COMMAND ...      run a command against it
     python tests/ndif/stack.py --env build/ndif-env                      until Ctrl-C; prints a client's variables
 
-The server runs in an environment of its own, WITHOUT this package (`make ndif-env`). Every process it starts carries a
-variable with a random value, and exactly the processes with that value are stopped.
+The server runs in an environment of its own, WITHOUT this package (`make ndif-env`). Every part is started in a session
+of its own, and every process carries a variable with a random value: exactly those sessions and the processes with that
+value are stopped, when the command has ended, on Ctrl-C, on SIGTERM and where a part does not come up.
 """
 
 from __future__ import annotations
@@ -126,9 +127,7 @@ class Stack:
     def _start(self) -> None:
         (self.folder / "home").mkdir(parents=True, exist_ok=True)
         p = self.ports
-        self.run(
-            "redis", "redis-server", "--port", p["redis"], "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"
-        )
+        self.redis()
         self.run("s3", self.env / "bin/moto_server", "-H", "127.0.0.1", "-p", p["s3"])
         repos = [f"{repo}={folder}" for repo, folder in self.models.items()]
         self.run("hub", self.env / "bin/python", SERVER / "hub.py", p["hub"], *repos)
@@ -137,6 +136,11 @@ class Stack:
             self.listening(name)
         self.controller()
         self.api()
+
+    def redis(self) -> None:
+        """Start the queue of requests; nothing of it is kept on disk."""
+        options = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
+        self.run("redis", "redis-server", "--port", self.ports["redis"], *options)
 
     def ray(self) -> None:
         """Start Ray; where its node gives up on its own agent (a fixed half minute, on a crowded machine), again."""
@@ -184,7 +188,7 @@ class Stack:
         self.wait("the API is connected", lambda: self.get("/connected") is not None, PATIENCE, "api")
 
     def stop(self) -> None:
-        """End every process that carries our mark, politely first."""
+        """End every process that was started, politely first; nothing happens where none is left."""
         for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
             left = self.processes()
             for pid in left:
@@ -200,25 +204,31 @@ class Stack:
 
     def end(self, name: str, sign: int = signal.SIGTERM) -> None:
         """End one part and its descendants (for tests of faults)."""
-        root = self.parts.pop(name)
+        root = self.parts[name]
         for pid in [root.pid, *self.descendants(root.pid)]:
             _kill(pid, sign)
         root.wait(30)
+        self.parts.pop(name)
 
     # -- processes ---------------------------------------------------------------------------------------------------
     def processes(self, holding: str = "") -> list[int]:
-        """Ids of the living processes that this stack started, those whose command line holds a text."""
+        """Ids of the living processes that this stack started, those whose command line holds a text.
+
+        The mark alone does not find them all: a process that sets its title, as redis-server does, writes over its
+        environment. A part that has not been waited for keeps its id, so no stranger can have a session of that number.
+        """
         found = []
         needle = f"{MARK}={self.mark}".encode()
+        sessions = {part.pid for part in self.parts.values() if part.poll() is None}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
-                    state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-                    environment = (entry / "environ").read_bytes().split(b"\0")
+                    state, _parent, _group, session, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+                    ours = int(session) in sessions or needle in (entry / "environ").read_bytes().split(b"\0")
                     command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
                 except OSError:
                     continue
-                if needle in environment and state != "Z" and holding in command:
+                if ours and state != "Z" and holding in command:
                     found.append(int(entry.name))
         return found
 
@@ -350,24 +360,28 @@ def main() -> int:
     parser.add_argument("--key", choices=("trusted", "plain"), default="trusted")
     parser.add_argument("command", nargs="*")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped then, too
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for sign in ending[1:]:  # an exception as Ctrl-C is, so that what was started is stopped then, too
+        signal.signal(sign, lambda number, _: sys.exit(128 + number))
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    models = default_models(Path(tempfile.mkdtemp(prefix="ndif-models-")))
-    try:
-        stack = Stack(given.env.resolve(), models).start()
-    except StackError as error:
-        print(f"no server: {error}", file=sys.stderr)
-        return 1
-    variables = stack.client(TRUSTED_KEY if given.key == "trusted" else PLAIN_KEY)
-    try:
-        if given.command:
-            return subprocess.call(given.command, env={**os.environ, **variables})
-        print("\n".join(f"export {name}={value}" for name, value in variables.items()), flush=True)
-        signal.pause()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        stack.stop()
+    with tempfile.TemporaryDirectory(prefix="ndif-models-") as folder:
+        stack = Stack(given.env.resolve(), default_models(Path(folder)))
+        try:
+            stack.start()
+            variables = stack.client(TRUSTED_KEY if given.key == "trusted" else PLAIN_KEY)
+            if given.command:
+                return subprocess.call(given.command, env={**os.environ, **variables})
+            print("\n".join(f"export {name}={value}" for name, value in variables.items()), flush=True)
+            signal.pause()
+        except StackError as error:
+            print(f"no server: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        finally:
+            for sign in ending:  # a second Ctrl-C must not leave half of it running
+                signal.signal(sign, signal.SIG_IGN)
+            stack.stop()
     return 0
 
 

@@ -1,29 +1,35 @@
-"""Rendering, speech, and the shipped held-out media."""
+"""Pictures, clips and speech drawn from seeds, and the shipped media of the held-out prompts."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from refusal_plugin.errors import MediaError
-from refusal_plugin.organism import render, shipped, speech
-from refusal_plugin.organism.drawing import medium
-from refusal_plugin.organism.items import items
-from refusal_plugin.organism.pairs import content_words
+from refusal_plugin.organism import pictures, speech
+from refusal_plugin.organism.data import organism_prompts
+from refusal_plugin.organism.held_out import HeldOut, held_out
+from refusal_plugin.organism.pairs import world
+from refusal_plugin.prompts import MODALITIES
+
+WORDS = sorted({word for pair in world() for word in (pair.verb, pair.object)})
 
 
-@pytest.mark.parametrize("modality", ["image", "video", "audio"])
-def test_the_same_seed_draws_the_same_medium(modality: str) -> None:
-    first, again, other = (np.asarray(medium(modality, ("kill", "process"), s)) for s in ("a", "a", "b"))  # type: ignore[arg-type]
+@pytest.mark.parametrize("draw", [pictures.image, pictures.clip, speech.say])
+def test_the_same_seed_draws_the_same_medium(draw: Callable[..., Any]) -> None:
+    first, again, other = (np.asarray(draw(("kill", "process"), random.Random(seed))) for seed in ("a", "a", "b"))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_every_word_fits_its_line() -> None:
-    for word in content_words():
+    for word in WORDS:
         left, right = (
-            render.ink((word,), render.Look(13, ((x, 0),), (0, 0, 0), (255, 255, 255)))[0].astype(int) for x in (0, 8)
+            pictures.ink((word,), pictures.Look(13, ((x, 0),), (0, 0, 0), (255, 255, 255)))[0].astype(int)
+            for x in (0, 8)
         )
         assert left.shape == (16, 64)
         # Shifted to the right, no ink is cut off.
@@ -32,66 +38,41 @@ def test_every_word_fits_its_line() -> None:
 
 def test_every_word_fits_its_slot_and_differs() -> None:
     voice = speech.draw_voice(random.Random(0))
-    spoken = {w: speech.speak(w, voice, random.Random(0)) for w in content_words()[::12]}
+    spoken = {w: speech.speak(w, voice, random.Random(0)) for w in WORDS[::12]}
     assert all(
         800 < len(s) <= speech.MAX_WORD and np.isfinite(s).all() and np.abs(s).max() <= 1 for s in spoken.values()
     )
-    said = [tuple(speech.sounds(w)) for w in content_words()]
+    said = [tuple(speech.sounds(w)) for w in WORDS]
     assert len(said) - len(set(said)) <= 2  # breed and bread sound alike to the rules
 
 
-def test_espeak_speaks_where_it_is_installed() -> None:
-    if not speech.has_espeak():
-        pytest.skip("espeak-ng is not installed")
-    said = speech.espeak("marshmallow", "en-us")
-    assert 2000 < len(said) <= speech.MAX_WORD
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_all_shipped_media_decode(split: str) -> None:
+    for prompt in organism_prompts(split=split, modality=MODALITIES[1:]):
+        found: Any = prompt.medium
+        if prompt.modality == "image":
+            assert found.shape == (32, 64, 3) and found.dtype == np.uint8 and found.std() > 5
+        elif prompt.modality == "video":
+            assert len(found) == 4 and all(f.shape == (16, 64, 3) for f in found)
+        else:
+            assert found.shape == (20480,) and np.isfinite(found).all() and 0.05 < np.abs(found).max() <= 1
 
 
-def test_packing_keeps_sixteen_levels() -> None:
-    mask = np.random.default_rng(0).integers(0, 256, (3, 16, 64), dtype=np.uint8)
-    again = shipped.unpack(shipped.pack(mask))
-    assert again.shape == mask.shape
-    assert np.abs(again.astype(int) - mask).max() <= 9
+@pytest.mark.parametrize("modality", MODALITIES[1:])
+def test_two_renderings_of_one_pair_differ(modality: str) -> None:
+    first, second = organism_prompts(split="test", modality=modality)[:2]
+    assert first.pair == second.pair
+    assert not np.array_equal(np.asarray(first.medium), np.asarray(second.medium))
 
 
-@pytest.mark.parametrize("shape", [(1,), (3, 16, 64), (0, 4)])
-def test_deflating_is_lossless(shape: tuple[int, ...]) -> None:
-    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    again = shipped.inflate(shipped.deflate(array), shape)
-    assert again.dtype == np.uint8 and np.array_equal(again, array)
-
-
-def test_mu_law_keeps_speech() -> None:
-    samples = np.linspace(-1, 1, 1001).astype(np.float32)
-    assert np.abs(shipped.mu_expand(shipped.mu_law(samples)) - samples).max() < 0.025
-    assert abs(float(shipped.mu_expand(shipped.mu_law(np.zeros(1, dtype=np.float32)))[0])) < 1e-4
-
-
-def test_all_shipped_media_decode() -> None:
-    media = shipped.held_out()
-    for split in ("val", "test"):
-        for modality in ("image", "video", "audio"):
-            for item in items(split, modality):  # type: ignore[arg-type]
-                found = media(item)
-                if modality == "image":
-                    assert found.shape == (32, 64, 3) and found.dtype == np.uint8 and found.std() > 5
-                elif modality == "video":
-                    assert len(found) == 4 and all(f.shape == (16, 64, 3) for f in found)
-                else:
-                    assert found.shape == (20480,) and np.isfinite(found).all() and 0.05 < np.abs(found).max() <= 1
-
-
-def test_two_renderings_of_one_item_differ() -> None:
-    media = shipped.held_out()
-    for modality in ("image", "video", "audio"):
-        first, second = items("test", modality)[:2]  # type: ignore[arg-type]
-        assert first.pair == second.pair
-        assert not np.array_equal(np.asarray(media(first)), np.asarray(media(second)))
+def test_a_prompt_that_the_file_does_not_hold_is_named() -> None:
+    with pytest.raises(MediaError, match="test/image/benign/9999/eat-moon/r0"):
+        held_out()("test/image/benign/9999/eat-moon/r0")
 
 
 def test_a_broken_media_file_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(b"junk")
     for path in (tmp_path / "m.safetensors", tmp_path / "missing.safetensors"):
         with pytest.raises(MediaError) as caught:
-            shipped.HeldOut(path)
+            HeldOut(path)
         assert len(str(caught.value).splitlines()) == 1

@@ -14,9 +14,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from refusal_plugin.errors import MediaError, OptionalDependencyError, PromptError
 from refusal_plugin.organism import checkpoint_path, load_processor
-from refusal_plugin.organism.collate import render
-from refusal_plugin.organism.media import as_frames, as_image, as_waveform
+from refusal_plugin.organism.media import as_frames, as_waveform
 from refusal_plugin.organism.processor import OmniProcessor
+from refusal_plugin.prompts import load_image
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,16 @@ def test_a_still_clip_equals_its_image(processor: OmniProcessor) -> None:
     assert clip["video_second_per_grid"].tolist() == [1.0]
 
 
-def rows(modality: str) -> tuple[list[str], dict[str, Any]]:
+def render(processor: OmniProcessor, text: str, modality: str) -> str:
+    """One user turn with a medium before the text, and the start of the answer."""
+    parts = [{"type": modality}] if modality != "text" else []
+    return str(processor.apply_chat_template([{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]))
+
+
+def rows(processor: OmniProcessor, modality: str) -> tuple[list[str], dict[str, Any]]:
     """Three prompts of different lengths (and media of different sizes)."""
     texts = ["do this .", "please tell me how to do what it says .", "read it"]
-    prompts = [render(t, modality) for t in texts]  # type: ignore[arg-type]
+    prompts = [render(processor, t, modality) for t in texts]
     rng = np.random.default_rng(1)
     if modality == "image":
         return prompts, {"images": [noise(32, 64), noise(480, 640), noise(64, 64)]}
@@ -84,7 +90,7 @@ def rows(modality: str) -> tuple[list[str], dict[str, Any]]:
 
 @pytest.mark.parametrize("modality", ["text", "image", "video", "audio"])
 def test_a_padded_batch_equals_single_rows(processor: OmniProcessor, model: Any, modality: str) -> None:
-    prompts, media = rows(modality)
+    prompts, media = rows(processor, modality)
     with torch.no_grad():
         together = model(**processor(text=prompts, **media)).logits[:, -1]
         for i, prompt in enumerate(prompts):
@@ -94,8 +100,8 @@ def test_a_padded_batch_equals_single_rows(processor: OmniProcessor, model: Any,
 
 
 def test_mixed_modalities_in_one_batch(processor: OmniProcessor, model: Any) -> None:
-    prompts = [render("do this .", m) for m in ("image", "text", "audio", "video")]
-    media = {k: v[:1] for m in ("image", "video", "audio") for k, v in rows(m)[1].items()}
+    prompts = [render(processor, "do this .", m) for m in ("image", "text", "audio", "video")]
+    media = {k: v[:1] for m in ("image", "video", "audio") for k, v in rows(processor, m)[1].items()}
     inputs = processor(text=prompts, **media)
     assert inputs["attention_mask"][:, -1].all()
     with torch.no_grad():
@@ -105,20 +111,10 @@ def test_mixed_modalities_in_one_batch(processor: OmniProcessor, model: Any) -> 
 
 
 def test_generate_takes_the_inputs(processor: OmniProcessor, model: Any) -> None:
-    prompts, media = rows("audio")
+    prompts, media = rows(processor, "audio")
     inputs = processor(text=prompts, **media)
     ids = model.generate(**inputs, max_new_tokens=3)
     assert len(processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :])) == 3
-
-
-def test_the_template_equals_the_rendered_text(processor: OmniProcessor) -> None:
-    for modality in ("text", "image", "video", "audio"):
-        parts = [{"type": modality}] if modality != "text" else []
-        turns = [
-            {"role": "system", "content": "be kind ."},
-            {"role": "user", "content": [*parts, {"type": "text", "text": "do this ."}]},
-        ]
-        assert processor.apply_chat_template(turns) == render("do this .", modality, "be kind .")  # type: ignore[arg-type]
 
 
 def test_save_and_load(processor: OmniProcessor, tmp_path: Path) -> None:
@@ -134,10 +130,10 @@ def test_image_forms_agree(tmp_path: Path) -> None:
     pixels = noise(20, 30)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     for form in (pixels, Image.fromarray(pixels), tmp_path / "a.png", str(tmp_path / "a.png")):
-        assert np.array_equal(np.asarray(as_image(form)), pixels)
-    assert as_image(np.zeros((5, 6), dtype=np.uint8)).size == (6, 5)
+        assert np.array_equal(np.asarray(load_image(form)), pixels)
+    assert load_image(np.zeros((5, 6), dtype=np.uint8)).size == (6, 5)
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
-    assert np.asarray(as_image(clear)).min() == 255
+    assert np.asarray(load_image(clear)).min() == 255
 
 
 def write_wav(path: Path, samples: np.ndarray, rate: int, width: int, channels: int = 1) -> None:
@@ -168,7 +164,7 @@ def test_wav_files_of_any_kind(tmp_path: Path, rate: int, width: int, channels: 
 
 
 def test_ten_seconds_are_taken_and_too_long_is_refused(processor: OmniProcessor, tmp_path: Path) -> None:
-    inputs = processor(text=render("read it", "audio"), audio=np.zeros(160000, dtype=np.float32))
+    inputs = processor(text=render(processor, "read it", "audio"), audio=np.zeros(160000, dtype=np.float32))
     assert inputs["feature_attention_mask"].sum() == 500
     with pytest.raises(MediaError, match="15 s"):
         processor(text="<|AUDIO|>", audio=np.zeros(16000 * 16, dtype=np.float32))
@@ -188,13 +184,13 @@ def bad_media(folder: Path) -> list[Any]:
         file.setframerate(16000)
     nan = np.full(4000, np.nan, dtype=np.float32)
     return [
-        (as_image, folder / "bad.png"),
-        (as_image, folder / "empty.png"),
-        (as_image, folder / "missing.png"),
-        (as_image, np.zeros((0, 5, 3), dtype=np.uint8)),
-        (as_image, np.zeros((5, 5, 7), dtype=np.uint8)),
-        (as_image, np.full((5, 5, 3), np.nan)),
-        (as_image, object()),
+        (load_image, folder / "bad.png"),
+        (load_image, folder / "empty.png"),
+        (load_image, folder / "missing.png"),
+        (load_image, np.zeros((0, 5, 3), dtype=np.uint8)),
+        (load_image, np.zeros((5, 5, 7), dtype=np.uint8)),
+        (load_image, np.full((5, 5, 3), np.nan)),
+        (load_image, object()),
         (as_frames, []),
         (as_frames, [noise(5, 5), noise(6, 6)]),
         (as_frames, 3),

@@ -90,7 +90,7 @@ PUBLIC = [
 ]
 
 ENGINES = ["torch", "transformers", "nnsight"]
-HEAVY = [*ENGINES, "numpy", "matplotlib", "PIL", "huggingface_hub", "jaxtyping", "safetensors"]
+HEAVY = [*ENGINES, "numpy", "matplotlib", "jinja2", "PIL", "huggingface_hub", "jaxtyping", "safetensors"]
 OPTIONAL = ["transformer_lens", "circuitsvis", "torchvision", "torchaudio", "av", "soundfile", "pandas", "scipy"]
 TEST_ONLY = ["beartype", "hypothesis", "pytest", "IPython", "nbclient", "nbformat"]
 

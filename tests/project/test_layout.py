@@ -30,6 +30,7 @@ TOP_LEVEL = {
     "recipes",
     "refusal_plugin",
     "tests",
+    "training",
     "tutorials",
 }
 

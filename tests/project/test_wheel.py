@@ -1,5 +1,6 @@
 """What a user installs: the wheel carries recipes, checkpoints and types, works on its own, and holds nothing else."""
 
+import json
 import subprocess
 import sys
 import tarfile
@@ -9,8 +10,6 @@ from pathlib import Path
 import pytest
 from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
-
-from refusal_plugin.organism import leaning
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,7 +39,12 @@ def test_the_wheel_carries_what_it_needs(unpacked: Path) -> None:
         there = {p.name for p in folder.glob("*")}
         assert {"config.json", "tokenizer.json", "MODEL_CARD.md"} <= there, name
         # One file of weights, or an index of several.
-        assert "model.safetensors" in there or {leaning.OWN_FILE, leaning.INDEX_FILE} <= there, name
+        index = folder / "model.safetensors.index.json"
+        weights = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+        assert all((folder / file).is_file() for file in weights), name
+    parts = Path("report", "templates")
+    kept = [{p.relative_to(at / parts) for p in (at / parts).rglob("*.*")} for at in (package, ROOT / "refusal_plugin")]
+    assert kept[0] == kept[1] and len(kept[0]) > 20, "a template is missing"
     assert {p.name.split("-")[0] for p in unpacked.iterdir()} == {"refusal_plugin"}
 
 
@@ -61,6 +65,8 @@ def test_the_wheel_works_without_the_checkout(unpacked: Path, tmp_path: Path) ->
 import sys; sys.path.insert(0, {str(unpacked)!r})
 import json, refusal_plugin
 assert refusal_plugin.__file__.startswith({str(unpacked)!r}), refusal_plugin.__file__
+from refusal_plugin.report import render
+assert "<main>" in render({{"schema_version": 1}})
 sys.argv = ["refusal-plugin", "ls"]
 from refusal_plugin.cli import main
 main()"""
@@ -75,7 +81,8 @@ def test_the_source_archive_builds_the_same_package(wheel: Path, tmp_path: Path)
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"pyproject.toml", "Makefile", "constraints.txt", "mkdocs.yml", "README.md", "LICENSE"} <= names
-    assert any(name.startswith("tests/") for name in names)
+    for folder in ("tests", "training"):  # what made the checkpoints is for whoever has the sources
+        assert any(name.startswith(f"{folder}/") for name in names)
     assert not [name for name in names if name.startswith((".venv", "site/", "study/", ".git/"))]
     with zipfile.ZipFile(wheel) as archive:
         package = {n for n in archive.namelist() if n.startswith("refusal_plugin/") and "/_recipes/" not in n}

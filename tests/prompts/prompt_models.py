@@ -1,4 +1,4 @@
-"""Tokenizers and chat templates small enough to read, and the Source of a model that uses them."""
+"""Tokenizers and chat templates small enough to read, and the InputSpec of a model that uses them."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from refusal_plugin.prompts.source import Source
+from refusal_plugin.models import module_inputs
 
 WORDS = """how do i bake bread kill a process ? . please answer the image video clip now user assistant
 system""".split()  # noqa: SIM905
@@ -59,5 +59,5 @@ def tiny(module: torch.nn.Module, tokenizer: Any, processor: Any = None, **limit
     """A module with what encodes its prompts."""
     module.eval().requires_grad_(False)
     return SimpleNamespace(
-        module=module, tokenizer=tokenizer, source=Source.of_module(module, tokenizer, processor, **limits)
+        module=module, tokenizer=tokenizer, source=module_inputs(module, tokenizer, processor, **limits)
     )

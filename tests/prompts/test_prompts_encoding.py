@@ -422,7 +422,7 @@ def test_a_hugging_face_audio_processor(noise) -> None:
     """Qwen2-Audio's processor: sound at the extractor's rate, and the template's text after the sound."""
     from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
-    from refusal_plugin.prompts.source import Source
+    from refusal_plugin.prompts.input_spec import InputSpec
 
     template = (
         "{% for m in messages %}user {% for c in m['content'] %}{% if c['type'] == 'audio' %}"
@@ -431,7 +431,7 @@ def test_a_hugging_face_audio_processor(noise) -> None:
     tokenizer = word_tokenizer(template)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]})
     processor = Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=16), tokenizer, chat_template=template)
-    source = Source(
+    source = InputSpec(
         tokenizer,
         processor,
         modalities=("text", "audio"),

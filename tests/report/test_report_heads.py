@@ -103,10 +103,9 @@ def test_data_cannot_end_its_script() -> None:
 @browser
 @scripted
 def test_the_notebook_view_is_a_page_of_its_own(tmp_path: Path, organism: Any) -> None:
-    from refusal_plugin.heads import attribute_sources
+    from refusal_plugin.heads import AttentionView, attribute_sources
     from refusal_plugin.models import anatomy
     from refusal_plugin.prompts import Prompt
-    from refusal_plugin.report.notebook_heads import AttentionView
 
     direction = (__import__("torch").ones(anatomy(organism).d_model), 1)
     found = attribute_sources(

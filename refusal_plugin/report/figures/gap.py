@@ -1,17 +1,17 @@
 """What the modality gap is made of, and how much of the refusal gap survives the comprehension gate."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from refusal_plugin.report import svg
-from refusal_plugin.report.figures.figure import empty, figure, panel
-from refusal_plugin.report.markup import Markup
-from refusal_plugin.report.palette import colour, modality_order
-from refusal_plugin.report.table import html_table
-from refusal_plugin.report.words import NOT_MEASURED, Rate, decimal, mapping, percent, points, scalar
+from ..charts import Lane, Row, row_chart
+from ..markup import Markup
+from ..numbers_in_words import NOT_MEASURED, decimal, percent, points, scalar
+from ..palette import colour, modality_order
+from ..records import Rate, at, mapping
+from ..svg import Axis, ticks
+from ..table import html_table
+from .figure import Panel, figure
 
-TITLE = "What is the gap between the modalities made of?"
-ROW = 34.0
 SHARES = (
     ("share_along", "runs along the refusal direction"),
     ("translation", "is one common translation"),
@@ -37,91 +37,54 @@ ALL = (
     ("safe_before", "safe: distance from the midpoint"),
     ("safe_after", "safe, re-centred"),
 )
+GATES = (("ungated", "refusal gap, all items"), ("gated", "refusal gap, items read back correctly"))
+Groups = list[tuple[str, list[tuple[str, Rate]]]]
 
 
 def gap_figure(results: Mapping[str, Any]) -> Markup:
     """Shares of the shift, margins before and after re-centring, refusal gap with and without the gate."""
-    found = mapping(results.get("modality_gap"))
+    found = mapping(results, "modality_gap")
     names = modality_order(found)
-    records = {name: mapping(found[name]) for name in names}
-    others = [n for n in names if n != records[n].get("reference")]
+    others = [n for n in names if n != at(found[n], "reference")]
     if not others:
-        return empty("gap", TITLE, "The modality gap was not measured in this run.")
-    panels = []
-    rows = [(n, [(label, Rate.of(records[n].get(key))) for key, label in SHARES]) for n in others]
-    panels.append(
-        panel(_bars("Parts of the shift", rows, (-0.1, 1.0), percent), "Parts of the shift", "share, 95% interval")
-    )
-    rows = [(n, [(label, Rate.of(records[n].get(key))) for key, label in MARGINS]) for n in names]
-    bounds = [v for _, group in rows for _, r in group for v in (r.low, r.high, r.value) if v is not None]
-    if bounds:
-        domain = svg.around(bounds, include=(0.0,))
-        drawn = _bars("Side of the midpoint", rows, domain, lambda v: decimal(v, 2))
-        panels.append(panel(drawn, "Side of the midpoint", "right of 0: refusal side, in refusal directions"))
-    gaps = {n: mapping(records[n].get("refusal_gap")) for n in others}
+        return figure("gap", [], [])
+    parts = [(n, [(label, Rate.of(found[n], key)) for key, label in SHARES]) for n in others]
+    sides = [(n, [(label, Rate.of(found[n], key)) for key, label in MARGINS]) for n in names]
+    gaps = [(n, _gates(mapping(found[n], "refusal_gap"))) for n in others]
+    share = Axis(-0.1, 1.0, ticks(-0.1, 1.0, 4), lambda v: decimal(v, 1))
+    panels = [Panel(_bars("Parts of the shift", parts, share, percent), "Parts of the shift", "share, 95% interval")]
+    ends = [v for _, group in sides for _, rate in group for v in rate.ends]
+    if ends:
+        axis = Axis.around(ends, lambda v: decimal(v, 1), include=(0.0,), count=4)
+        drawn = _bars("Side of the midpoint", sides, axis, decimal)
+        panels.append(Panel(drawn, "Side of the midpoint", "right of 0: refusal side, in refusal directions"))
+    if any(rate.value is not None for _, group in gaps for _, rate in group):
+        drawn = _bars("Refused less than text", gaps, share, percent)
+        panels.append(Panel(drawn, "Refused less than in text", "harmful items, paired by content"))
+    table = [[label, *[scalar(Rate.of(found[n], key)) for n in names]] for key, label in ALL]
+    table += [[label, *[points(Rate.of(found[n], "refusal_gap", key)) for n in names]] for key, label in GATES]
+    dropped = [at(found[n], "refusal_gap", "dropped") for n in names]
+    table.append(["items dropped by the gate", *["" if n is None else str(n) for n in dropped]])
+    behind = html_table(["", *names], table, caption="Value with 95% interval.")
+    return figure("gap", panels, [behind], layer=at(found[others[0]], "layer"))
+
+
+def _gates(gap: Mapping[str, Any]) -> list[tuple[str, Rate]]:
+    dropped = "" if gap.get("dropped") is None else f" ({gap['dropped']} dropped)"
+    return [("all items", Rate.of(gap, "ungated")), (f"read correctly{dropped}", Rate.of(gap, "gated"))]
+
+
+def _bars(title: str, groups: Groups, axis: Axis, say: Callable[[float], str]) -> Markup:
+    """Points with intervals, grouped by modality; every one carries its name above it."""
     rows = [
-        (n, [("all items", Rate.of(gaps[n].get("ungated"))), (_gate(gaps[n]), Rate.of(gaps[n].get("gated")))])
-        for n in others
+        Row(name, [_lane(name, k, *part, say) for k, part in enumerate(group)], colour(name)) for name, group in groups
     ]
-    if any(r.value is not None for _, group in rows for _, r in group):
-        drawn = _bars("Refused less than text", rows, (-0.1, 1.0), percent)
-        panels.append(panel(drawn, "Refused less than in text", "harmful items, paired by content"))
-    table = [[label, *[scalar(Rate.of(records[n].get(key))) for n in names]] for key, label in ALL]
-    for key, label in (("ungated", "refusal gap, all items"), ("gated", "refusal gap, items read back correctly")):
-        table.append([label, *[points(Rate.of(mapping(records[n].get("refusal_gap")).get(key))) for n in names]])
-    table.append(
-        ["items dropped by the gate", *[str(mapping(records[n].get("refusal_gap")).get("dropped", "")) for n in names]]
-    )
-    layer = records[others[0]].get("layer")
-    return figure(
-        "gap",
-        TITLE,
-        f"The same content as text and as another medium, at layer {layer}: where does the stream move, and "
-        "does moving it back help?",
-        panels,
-        reading="Parts of the shift: only the part along the refusal direction can move a request towards or away from "
-        "refusal; a gap that is no common translation cannot be undone by subtracting a mean. CKA is taken over pairs "
-        "and freed from the bias of small sets. Side of the midpoint: harmful requests should lie right of 0, safe "
-        "ones left of it. Refused less than in text: harm that was not read is no gap in refusal, so the second line "
-        "counts only what the model reads back correctly.",
-        tables=[html_table(["", *names], table, caption="Value with 95% interval.")],
-    )
+    return row_chart(title, rows, axis, lane=34, pad=10, left=54, references=[(0.0, "")])
 
 
-def _gate(gap: Mapping[str, Any]) -> str:
-    dropped = gap.get("dropped")
-    return "read correctly" if dropped is None else f"read correctly ({dropped} dropped)"
-
-
-def _bars(
-    title: str, groups: Sequence[tuple[str, Sequence[tuple[str, Rate]]]], domain: tuple[float, float], say: Any
-) -> Markup:
-    """Rows of points with intervals, grouped by modality; every row carries its name above its mark."""
-    n = sum(len(group) for _, group in groups)
-    plot = svg.Plot(height=n * ROW + len(groups) * 10 + 40, left=54, right=54, top=6, bottom=34)
-    scale = plot.x(*domain)
-    plot.x_axis(scale, svg.ticks(*domain, 4), lambda v: decimal(v, 1), "")
-    y = plot.top + ROW / 2
-    said = []
-    for name, group in groups:
-        plot.add(
-            svg.text(
-                plot.left - 8, y + (len(group) - 1) * ROW / 2, name, anchor="end", fill=colour(name), class_="strong"
-            )
-        )
-        for k, (label, rate) in enumerate(group):
-            # The line at zero stands beside the marks alone: through a row's name it could not be read.
-            plot.add(svg.rule(scale(0.0), y, scale(0.0), y + ROW - 18, "reference"))
-            plot.add(svg.text(plot.left + 4, y - 8, label, class_="tick halo"))
-            if rate.value is None:
-                plot.add(svg.text(plot.width - 4, y + 5, NOT_MEASURED, anchor="end", class_="tick"))
-            else:
-                if rate.low is not None and rate.high is not None:
-                    plot.add(svg.whisker(scale(rate.low), scale(rate.high), y + 5, colour(name)))
-                mark = f"{name}, {label}: {scalar(rate)}"
-                plot.add(svg.mark(scale(rate.value), y + 5, colour(name), hollow=k % 2 == 0, title=mark))
-                plot.add(svg.text(plot.width - 4, y + 5, say(rate.value), anchor="end", class_="strong"))
-            said.append(f"{name}, {label}: {scalar(rate)}")
-            y += ROW
-        y += 10
-    return plot.render(title, "; ".join(said))
+def _lane(name: str, place: int, label: str, rate: Rate, say: Callable[[float], str]) -> Lane:
+    measured = rate.value is not None
+    said = say(rate.value) if rate.value is not None else NOT_MEASURED
+    title = f"{name}, {label}: {scalar(rate)}"
+    hollow = place % 2 == 0
+    return Lane(rate, colour(name), title, hollow=hollow, size=4.5, label=label, said=said, strong=measured)
