@@ -16,18 +16,17 @@ from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from refusal_plugin.prompts import Clip, Prompt, encode
-from refusal_plugin.prompts.source import Source
-from tests.support.torchvision import enable
+from refusal_plugin.prompts.input_spec import InputSpec
+from tests.support.vision import torchvision_ready
 
-MISSING = enable()
-if not MISSING and not is_torchvision_available():  # transformers looks once, when it is first imported
-    MISSING = "torchvision was not there when transformers was imported: name its folder in PYTHONPATH"
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING or "torchvision is there")
+# transformers looks for torchvision once, when it is first imported.
+READY = torchvision_ready() and is_torchvision_available()
+pytestmark = pytest.mark.skipif(not READY, reason="torchvision is not installed: pip install 'refusal-plugin[vision]'")
 
 
-def source(family: str) -> Source:
+def source(family: str) -> InputSpec:
     processor = FAMILIES[family]()
-    return Source(processor.tokenizer, processor, ("text", "video"), None)
+    return InputSpec(processor.tokenizer, processor, ("text", "video"), None)
 
 
 def own(processor: Any, file: Path, text: str, rate: float, seconds: float) -> dict[str, Any]:
