@@ -30,6 +30,7 @@ from ..traced.write import edit_blocks
 from .answers import generate
 from .edits import NO_EDIT, Edit, site_modules
 from .loop import Item, ReEncode, re_encoder, run_batches
+from .prefix import shared_logits
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,11 @@ def next_token(
 
     def measure(group: list[Item]) -> list[tuple[Tensor, Tensor | None]]:
         """Logits and streams of some batches in one session."""
+        if not (remote or facts.remote or keep_residual):
+            ((rows, batch),) = group
+            shared = shared_logits(model, batch, edit_of(rows), again)
+            if shared is not None:
+                return [(shared, None)]
         planned = []
         for rows, batch in group:
             edit = edit_of(rows) or NO_EDIT

@@ -121,7 +121,7 @@ def test_the_random_control_has_the_same_layers_and_size(bench: HeadAblation) ->
 
 
 def test_bad_requests(bench: HeadAblation, organism: Any, prompts: PromptSet, tokens: RefusalTokens) -> None:
-    with pytest.raises(DirectionError, match="layers of"):
+    with pytest.raises(DirectionError, match="layers, and"):
         bench.scores([(0, 99)])
     with pytest.raises(DirectionError, match="kind"):
         bench.scores([(0, 0)], "median")
