@@ -42,6 +42,7 @@ def main() -> None:
         raise SystemExit(f"no such family: {', '.join(strange)}; there are {', '.join(known)}")
     rows = {} if asked.again else _rows()
     todo = names or [name for name in known if name not in rows]
+    todo.sort(key=lambda name: not known[name].placeholders)  # those with media take longest: they come first
     begun = time.monotonic()
     for row in _run(_tried, todo, asked.jobs, begun):
         rows[row["family"]] = row
