@@ -65,7 +65,7 @@ _WHERE = {
     "inference.answers": ("Answer", "generate"),
     "directions.calibration": ("Calibration", "calibrate"),
     "comparison": ("compare_defences",),
-    "analyse_transfer": ("ModalityGap", "TransferReport", "load_transfer", "analyse_transfer"),
+    "transfer": ("ModalityGap", "TransferReport", "load_transfer", "analyse_transfer"),
     "defences": ("Defence", "DefenceData", "fit_defence", "load_defence"),
     "directions.direction": ("Candidates", "Direction", "fit_direction", "load_direction"),
     "inference.edits": ("Edit", "ablation", "addition"),

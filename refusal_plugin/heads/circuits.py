@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError
+from ..storage import frame
 from .intervals import Intervals
 from .result import HeadAttribution
 
@@ -86,8 +87,6 @@ class CircuitComparison:
 
     def to_frame(self) -> Any:
         """One row per pair of modalities as a pandas DataFrame; OptionalDependencyError without pandas."""
-        from .tables import frame
-
         return frame([vars(row) for row in self.agreements])
 
     def __repr__(self) -> str:

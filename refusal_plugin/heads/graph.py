@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..statistics import Estimate
+from ..storage import frame
 from .result import HeadAttribution
 from .sources import SPANS, SourceAttribution
 
@@ -52,8 +53,6 @@ class Circuit:
 
     def to_frame(self) -> Any:
         """One row per modality and head as a pandas DataFrame; OptionalDependencyError without pandas."""
-        from .tables import frame
-
         return frame([{**{k: v for k, v in vars(e).items() if k != "sources"}, **e.sources} for e in self.edges])
 
     def __repr__(self) -> str:

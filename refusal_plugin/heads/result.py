@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError, DirectionError
-from ..storage import read_tensors, write_tensors
+from ..storage import frame, read_tensors, write_tensors
 from .intervals import Intervals, difference_intervals
 from .labels import Labels
 
@@ -163,8 +163,6 @@ class HeadAttribution:
         Raises:
             OptionalDependencyError: pandas is not installed.
         """
-        from .tables import frame
-
         prompts, layers, heads = self.heads.shape[:3]
         index = torch.cartesian_prod(torch.arange(prompts), torch.arange(layers), torch.arange(heads))
         row = index[:, 0].tolist()

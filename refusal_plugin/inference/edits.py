@@ -7,7 +7,6 @@ hooks (`with edit.attached(hf_model): hf_model.generate(...)`, no nnsight in the
 `with`, also when setting them up failed half-way; no weight is touched.
 """
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,11 +24,13 @@ from ..traced.read import residual
 Site = Literal["resid_pre", "attn_out", "mlp_out", "resid_post"]
 Where = Literal["last", "all"]
 When = Literal["prefill", "every_step"]
+Operator = Literal["project_out", "benign_mean"]
+"""How a direction is taken away, see `removal`."""
 
 WIDE = ("vector", "unit", "centre", "safe", "unsafe", "target", "matrix")
 """Names of the tensors whose last dimension is the model's width."""
-
-_ATTACHED: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+BOUND = ("strength", "vector", "centre", "value", "unit", "keep")
+"""Names of the tensors that may have one entry per row of the batch: (row, 1, d_model) or (row, 1, 1)."""
 
 # The order in which a block runs its sites; nnsight reads them in execution order only.
 SITE_ORDER: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
@@ -78,12 +79,11 @@ class Edit:
     @property
     def rows(self) -> int | None:
         """Rows of the batch that its tensors are bound to, in that order; None if any batch will do."""
-        bound = ("strength", "vector", "centre", "value", "unit", "origin")
         sizes = {
             len(value)
             for part in self.parts
             for key, value in _flat(part.tensors)
-            if key in bound and isinstance(value, Tensor) and value.ndim == (2 if key == "value" else 3)
+            if key in BOUND and isinstance(value, Tensor) and value.ndim == 3
         }
         return max(sizes, default=1) if sizes - {1} else None
 
@@ -145,21 +145,18 @@ class Edit:
         blocks = hf_layers(module, found)
         handles: list[Any] = []
         memories: dict[str, dict[str, Any]] = {}
-        _ATTACHED[module] = _ATTACHED.get(module, 0) + 1
         try:
             for part in self.ordered:
                 where = site_module(blocks[part.layer], part.layer, part.site, found)
                 handles.append(_hook(where, part, _tensors(part, memories), self.when))
             yield module
         finally:
-            _ATTACHED[module] -= 1
             for handle in handles:
                 handle.remove()
 
 
-def has_attached(module: nn.Module) -> bool:
-    """Whether an edit hangs on a Hugging Face module at this moment, see `Edit.attached`."""
-    return _ATTACHED.get(module, 0) > 0
+NO_EDIT = Edit("none", ())
+"""The model as it is."""
 
 
 def _places(parts: Iterable[SiteEdit]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -257,7 +254,7 @@ def ablation(unit: Float[Tensor, "d_model"], layer_ids: Iterable[int], *, name: 
     As in the reference code of Arditi et al. 2024: at the input of every block and at what attention and MLP write, all
     positions. A causal test inside a run; nothing of it can be saved.
     """
-    parts = [SiteEdit(layer, site, write.ablate, {"unit": unit}) for layer in layer_ids for site in SITE_ORDER]
+    parts = [SiteEdit(layer, site, write.set_coordinate, {"unit": unit}) for layer in layer_ids for site in SITE_ORDER]
     return Edit(name, tuple(parts))
 
 
@@ -281,10 +278,34 @@ def attenuation(
         name: shown in tables.
     """
     parts = [
-        SiteEdit(layer, "resid_post", write.shrink, {"unit": unit, "origin": float(mean @ unit), "keep": keep}, "last")
+        SiteEdit(
+            layer, "resid_post", write.set_coordinate, {"unit": unit, "value": float(mean @ unit), "keep": keep}, "last"
+        )
         for layer, (unit, mean) in enumerate(zip(units, benign, strict=True))
     ]
     return Edit(name, tuple(parts), "prefill")
+
+
+def removal(
+    vector: Float[Tensor, "d_model"],
+    benign: Float[Tensor, "layer d_model"],
+    operator: Operator,
+    *,
+    name: str = "removal",
+) -> Edit:
+    """A direction taken away in every layer.
+
+    Args:
+        vector: of any length.
+        benign: mean benign stream of every layer, at the last prompt token.
+        operator: "benign_mean" sets the coordinate of the last prompt token to that of `benign`, in prefill;
+            "project_out" sets it to zero at every site, position and step.
+        name: shown in tables.
+    """
+    unit = vector / vector.norm()
+    if operator == "project_out":
+        return ablation(unit, range(len(benign)), name=name)
+    return attenuation(unit.expand_as(benign), benign, keep=0.0, name=name)
 
 
 def together(name: str, *edits: Edit) -> Edit:

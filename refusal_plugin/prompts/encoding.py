@@ -55,7 +55,7 @@ def encode(
         MediaError: a medium that cannot be read.
     """
     spec = input_spec_of(model)
-    chosen = _as_prompts(prompts)
+    chosen = as_prompts(prompts)
     if not chosen:
         raise PromptError("encode", "0 prompts", "give at least one")
     lonely = [prompt for prompt in chosen if spec.joins.get(prompt.modality) == "alone"]
@@ -93,7 +93,7 @@ def batches(
     if token_budget < 1 or max_rows < 1:
         raise PromptError(f"batches of {token_budget} tokens and {max_rows} rows", "fewer than 1", "give at least 1")
     spec = input_spec_of(model)
-    chosen = _as_prompts(prompts)
+    chosen = as_prompts(prompts)
     for modality in MODALITIES:
         most = 1 if spec.joins.get(modality) == "alone" else max_rows
         # A prompt that comes several times is encoded once, and its rows stay together.
@@ -116,7 +116,8 @@ def batches(
                 yield indices, _collate(spec, [rows.pop(place) for place in indices])
 
 
-def _as_prompts(prompts: Prompt | str | Iterable[Prompt | str]) -> list[Prompt]:
+def as_prompts(prompts: Prompt | str | Iterable[Prompt | str]) -> list[Prompt]:
+    """One prompt, a text, or several of them, as a list."""
     several = [prompts] if isinstance(prompts, (Prompt, str)) else prompts
     return [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in several]
 

@@ -18,7 +18,6 @@ from refusal_plugin.prompts import Batch, PromptSet, batches, encode
 from refusal_plugin.prompts.neutral import neutral_prompts
 from refusal_plugin.recipe_files import recipe, recipes
 from refusal_plugin.traced import selecting
-from refusal_plugin.transfer.arms import repeated
 from refusal_plugin.transfer.effects import some_pairs
 
 ROLES = ("harmful", "benign")

@@ -22,7 +22,6 @@ from refusal_plugin.study.defences import NAMES
 from refusal_plugin.study.heads import DRAWS
 from refusal_plugin.study.stages import Stages
 from refusal_plugin.study.summary import answers_from_json
-from refusal_plugin.transfer.arms import repeated
 from refusal_plugin.transfer.effects import some_pairs
 
 ROLES = ("harmful", "benign")

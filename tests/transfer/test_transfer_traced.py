@@ -4,21 +4,7 @@ import torch
 
 from refusal_plugin.geometry import pca
 from refusal_plugin.traced.measure import group_moments
-from refusal_plugin.traced.transfer import class_means, opening_tokens, safe_bases, toward
-
-
-def test_every_row_is_moved_along_its_own_direction() -> None:
-    x = torch.randn(3, 2, 4)
-    unit = torch.eye(4)[:3].unsqueeze(1)
-    origin = torch.tensor([[1.0], [2.0], [0.0]])
-    found = toward(x, unit, origin)
-    for row in range(3):
-        assert torch.allclose(found[row, :, row], origin[row].expand(2), atol=1e-6)
-        others = [k for k in range(4) if k != row]
-        assert torch.equal(found[row][:, others], x[row][:, others])
-    assert torch.allclose(toward(found, unit, origin), found, atol=1e-6), "setting it twice changes nothing"
-    half = toward(x.bfloat16(), unit, origin)
-    assert half.dtype == torch.bfloat16
+from refusal_plugin.traced.transfer import class_means, opening_tokens, safe_bases
 
 
 def test_means_by_group_leave_negative_groups_out() -> None:
