@@ -12,9 +12,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .comparison import compare_defences
-    from .defences import Defence, DefenceData, fit_defence, load_defence
+    from .defences import Defence, DefenceData, fit_defence
     from .directions.calibration import Calibration, calibrate
-    from .directions.direction import Candidates, Direction, fit_direction, load_direction
+    from .directions.direction import Candidates, Direction, fit_direction
     from .directions.selection import select_direction
     from .errors import (
         DataError,
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
         attribute_logits,
         attribute_sources,
         head_agreement,
-        load_heads,
     )
     from .inference.activations import Activations, collect_activations, collect_moments
     from .inference.answers import Answer, generate
@@ -55,9 +54,9 @@ if TYPE_CHECKING:
     from .models import Anatomy, anatomy, layers, load
     from .prompts import Batch, Prompt, PromptSet, batches, encode
     from .recipe_files import copy_recipe, recipe, recipes
-    from .safe_space import SafeSpace, SafeSpaceReport, analyse_safe_space, load_safe_space
+    from .safe_space import SafeSpace, SafeSpaceReport, analyse_safe_space
     from .statistics import Estimate
-    from .transfer import ModalityGap, TransferReport, analyse_transfer, load_transfer
+    from .transfer import ModalityGap, TransferReport, analyse_transfer
 
 
 _WHERE = {
@@ -65,9 +64,9 @@ _WHERE = {
     "inference.answers": ("Answer", "generate"),
     "directions.calibration": ("Calibration", "calibrate"),
     "comparison": ("compare_defences",),
-    "transfer": ("ModalityGap", "TransferReport", "load_transfer", "analyse_transfer"),
-    "defences": ("Defence", "DefenceData", "fit_defence", "load_defence"),
-    "directions.direction": ("Candidates", "Direction", "fit_direction", "load_direction"),
+    "transfer": ("ModalityGap", "TransferReport", "analyse_transfer"),
+    "defences": ("Defence", "DefenceData", "fit_defence"),
+    "directions.direction": ("Candidates", "Direction", "fit_direction"),
     "inference.edits": ("Edit", "ablation", "addition"),
     "errors": (
         "DataError",
@@ -99,12 +98,11 @@ _WHERE = {
         "attribute_logits",
         "attribute_sources",
         "head_agreement",
-        "load_heads",
     ),
     "models": ("Anatomy", "anatomy", "layers", "load"),
     "prompts": ("Batch", "Prompt", "PromptSet", "batches", "encode"),
     "recipe_files": ("copy_recipe", "recipe", "recipes"),
-    "safe_space": ("SafeSpace", "SafeSpaceReport", "load_safe_space", "analyse_safe_space"),
+    "safe_space": ("SafeSpace", "SafeSpaceReport", "analyse_safe_space"),
     "inference.scores": ("Encoded", "RefusalTokens", "refusal_tokens", "refusal_scores"),
     "directions.selection": ("select_direction",),
     "statistics": ("Estimate",),
@@ -169,11 +167,6 @@ __all__ = [
     "judge_agreement",
     "layers",
     "load",
-    "load_defence",
-    "load_direction",
-    "load_heads",
-    "load_safe_space",
-    "load_transfer",
     "label_answers",
     "statistical_power",
     "refusal_rates",

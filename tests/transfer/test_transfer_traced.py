@@ -1,10 +1,10 @@
 """What travels with the recipes: hand-computed cases of `traced.transfer`."""
 
 import torch
+from refusal_plugin.traced.transfer import class_means, opening_tokens, safe_bases
 
 from refusal_plugin.geometry import pca
 from refusal_plugin.traced.measure import group_moments
-from refusal_plugin.traced.transfer import class_means, opening_tokens, safe_bases
 
 
 def test_means_by_group_leave_negative_groups_out() -> None:
