@@ -4,13 +4,11 @@ from .comparison import compare_defences as compare_defences
 from .defences import Defence as Defence
 from .defences import DefenceData as DefenceData
 from .defences import fit_defence as fit_defence
-from .defences import load_defence as load_defence
 from .directions.calibration import Calibration as Calibration
 from .directions.calibration import calibrate as calibrate
 from .directions.direction import Candidates as Candidates
 from .directions.direction import Direction as Direction
 from .directions.direction import fit_direction as fit_direction
-from .directions.direction import load_direction as load_direction
 from .directions.selection import select_direction as select_direction
 from .errors import DataError as DataError
 from .errors import DirectionError as DirectionError
@@ -37,7 +35,6 @@ from .heads import attribute_heads as attribute_heads
 from .heads import attribute_logits as attribute_logits
 from .heads import attribute_sources as attribute_sources
 from .heads import head_agreement as head_agreement
-from .heads import load_heads as load_heads
 from .inference.activations import Activations as Activations
 from .inference.activations import collect_activations as collect_activations
 from .inference.activations import collect_moments as collect_moments
@@ -65,9 +62,7 @@ from .recipe_files import recipes as recipes
 from .safe_space import SafeSpace as SafeSpace
 from .safe_space import SafeSpaceReport as SafeSpaceReport
 from .safe_space import analyse_safe_space as analyse_safe_space
-from .safe_space import load_safe_space as load_safe_space
 from .statistics import Estimate as Estimate
 from .transfer import ModalityGap as ModalityGap
 from .transfer import TransferReport as TransferReport
 from .transfer import analyse_transfer as analyse_transfer
-from .transfer import load_transfer as load_transfer
