@@ -29,6 +29,8 @@ from .evaluation import paired_test as paired_test
 from .evaluation import rate_changes as rate_changes
 from .evaluation import refusal_rates as refusal_rates
 from .evaluation import statistical_power as statistical_power
+from .evaluation.refusal_tokens import RefusalTokens as RefusalTokens
+from .evaluation.refusal_tokens import refusal_tokens as refusal_tokens
 from .geometry import Moments as Moments
 from .heads import HeadAttribution as HeadAttribution
 from .heads import attribute_heads as attribute_heads
@@ -44,9 +46,7 @@ from .inference.edits import Edit as Edit
 from .inference.edits import ablation as ablation
 from .inference.edits import addition as addition
 from .inference.scores import Encoded as Encoded
-from .inference.scores import RefusalTokens as RefusalTokens
 from .inference.scores import refusal_scores as refusal_scores
-from .inference.scores import refusal_tokens as refusal_tokens
 from .models import Anatomy as Anatomy
 from .models import anatomy as anatomy
 from .models import layers as layers

@@ -16,8 +16,9 @@ from torch import Tensor
 from ..directions.direction import SAME, Candidates, Direction
 from ..directions.selection import select_direction
 from ..errors import DirectionError, PromptError
+from ..evaluation.refusal_tokens import RefusalTokens, refusal_tokens
+from ..inference.activations import collect_activations
 from ..inference.prefix import collect_variants
-from ..inference.scores import RefusalTokens, refusal_tokens
 from ..models import anatomy
 from ..models.provenance import provenance
 from ..progress import Progress

@@ -19,8 +19,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError, DirectionError
-from ..inference.edits import Edit
+from ..inference.arm_sets import repeated
+from ..inference.edits import Edit, site_modules
+from ..inference.loop import re_encoder, run_batches
+from ..inference.scores import refusal_scores
+from ..models import anatomy
+from ..models.wrapper import save
 from ..prompts.batch import PER_TOKEN, Batch
+from ..prompts.light import next_token_inputs
+from ..traced.measure import opening_score
+from ..traced.write import edit_blocks
 
 Opening: TypeAlias = tuple[int, ...]
 LONGEST = 4
@@ -94,7 +102,6 @@ def opening_scores(
         DirectionError: the edit does not fit the model, or it is one that tells the newest token or the prompt from the
             rest: it would edit what follows the prompt otherwise than when the model answers.
     """
-    from ..inference.scores import refusal_scores
 
     nodes, paths = tree(openings)
     if len(nodes) == 1:
@@ -136,12 +143,6 @@ def tree(openings: Sequence[Opening]) -> tuple[list[Node], list[Opening]]:
 def _measured(
     model: Any, prompts: Any, nodes: list[Node], paths: list[Opening], edit: Edit | None, remote: bool | str
 ) -> Float[Tensor, " prompt"]:
-    from ..inference.edits import site_modules
-    from ..inference.loop import re_encoder, run_batches
-    from ..models import anatomy
-    from ..models.wrapper import save
-    from ..traced.measure import opening_score
-    from ..traced.write import edit_blocks
 
     facts = anatomy(model)
     asked = f"score openings on {facts.name}"
@@ -163,30 +164,28 @@ def _measured(
                     found.append(opening_score(model.output.logits, nodes))
         return found
 
-    found = torch.empty(len(prompts.prompts))
+    scores = torch.empty(len(prompts.prompts))
     row_bytes = 4 * len(facts.tokenizer) * len(nodes)
     batches = run_batches(prompts.batches, measure, re_encoder(model), asked=asked, remote=remote, row_bytes=row_bytes)
     for (rows, _batch), values in batches:
-        found[rows] = values.cpu()
-    if not bool(torch.isfinite(found).all()):
+        scores[rows] = values.cpu()
+    if not bool(torch.isfinite(scores).all()):
         raise DataError(asked, "NaN or infinite logits", "check the edit's strength and the dtype")
-    return found
+    return scores
 
 
 def _led(model: Any, batch: Batch, paths: Sequence[Opening]) -> dict[str, Any]:
     """Inputs of a batch, one copy per path, each followed by its path; a shorter path is filled up behind its end, where
     a causal model's logits before it do not see it.
     """
-    from ..prompts.light import next_token_inputs
-
     longest = max(map(len, paths))
-    inputs = next_token_inputs(model, batch, copies=len(paths))
+    inputs: dict[str, Any] = next_token_inputs(model, repeated(batch, len(paths)))
     led = torch.tensor([[*path, *[path[-1]] * (longest - len(path))] for path in paths])
     led = led.repeat_interleave(batch.size, 0).to(inputs["input_ids"].device)
     for name in (*PER_TOKEN, "position_ids"):
         if name in inputs:
             value = inputs[name]
-            new = {"input_ids": led, "attention_mask": torch.ones_like(led)}.get(name, torch.zeros_like(led))
+            new: Tensor = {"input_ids": led, "attention_mask": torch.ones_like(led)}.get(name, torch.zeros_like(led))
             if name == "position_ids":
                 new = value[:, -1:] + 1 + torch.arange(longest, device=value.device)
             inputs[name] = torch.cat([value, new.to(value.dtype)], 1)

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from ..errors import DirectionError
 from ..evaluation import REFUSALS, label_answers
+from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.answers import Answer, decoded
-from ..inference.scores import Encoded, RefusalTokens
+from ..inference.scores import Encoded
 from ..models import anatomy
 from ..models.heads import Site, head_sites
 from ..progress import Progress, track

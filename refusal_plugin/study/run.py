@@ -19,10 +19,10 @@ from ..directions.direction import Direction, fit_direction
 from ..directions.selection import select_direction
 from ..errors import DirectionError, PromptError
 from ..evaluation import Outcomes, label_answers, rate_changes, refusal_rates
+from ..evaluation.refusal_tokens import RefusalTokens, refusal_tokens
 from ..inference.activations import Activations, collect_activations
 from ..inference.answers import Answer, generate
 from ..inference.edits import Edit, addition, attenuation
-from ..inference.scores import RefusalTokens, refusal_tokens
 from ..models import anatomy, load
 from ..models.provenance import versions
 from ..progress import Progress, track

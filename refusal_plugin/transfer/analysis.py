@@ -21,11 +21,11 @@ from torch import Tensor
 from ..errors import DataError, PromptError
 from ..evaluation import read_exactly
 from ..evaluation.judge import Judge
+from ..evaluation.refusal_tokens import refusal_tokens
 from ..inference.activations import known_layers
 from ..inference.answers import Answer, generate
 from ..inference.arm_sets import ArmSet, score_arm_sets
 from ..inference.edits import Operator, addition
-from ..inference.scores import refusal_tokens
 from ..inference.streams import Streams, collect_streams, has_both, need_disjoint, some_pairs
 from ..models.provenance import provenance
 from ..progress import Progress, track

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from refusal_plugin.errors import DataError, DirectionError
+from refusal_plugin.evaluation.refusal_tokens import RefusalTokens
 from refusal_plugin.heads.causal import HeadAblation
-from refusal_plugin.inference.scores import RefusalTokens
 from refusal_plugin.models import anatomy, hf_layers, hf_module
 from refusal_plugin.prompts import PromptSet, encode
 from refusal_plugin.traced.measure import refusal_score

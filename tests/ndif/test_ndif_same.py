@@ -101,7 +101,7 @@ def test_candidate_selection(organism: Any, same: Callable[..., Any]) -> None:
     """`select_direction` by itself: the same candidate, strength and table, in one request."""
     from refusal_plugin.directions.direction import fit_direction
     from refusal_plugin.directions.selection import select_direction
-    from refusal_plugin.inference.scores import refusal_tokens
+    from refusal_plugin.evaluation.refusal_tokens import refusal_tokens
     from refusal_plugin.organism.data import organism_prompts
 
     train = organism_prompts(split="train", modality="text", limit=24)
