@@ -94,16 +94,6 @@ def is_projection(module: nn.Module) -> bool:
     return has_matrix or isinstance(module, nn.Linear) or hasattr(module, "base_layer")
 
 
-def input_width(module: nn.Module) -> int:
-    """Number of inputs of a projection, whichever way its weight is laid out."""
-    width = getattr(module, "in_features", None)
-    if isinstance(width, int):
-        return width
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return int(weight.shape[0])  # Conv1D keeps (in, out)
-
-
 def find(module: nn.Module, recording: Recording, name: str) -> Structure:
     """Find the language path of `module` in a recording of its probe.
 
@@ -194,7 +184,7 @@ def _parts(layer: Call, recording: Recording) -> LayerParts:
         mlp=_below(layer, writer),
         post_mlp_norm=_below(layer, after_mlp),
         parallel=_is_parallel(layer, attention, block[0] if block else None, children),
-        d_attention=input_width(out.module) if out is not None else 0,
+        d_attention=int(out.input.shape[-1]) if out is not None and out.input is not None else 0,
         residual_multiplier=float(multiplier) if isinstance(multiplier, int | float) else 1.0,
         others=tuple(rest),
     )
