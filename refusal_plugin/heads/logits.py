@@ -89,7 +89,7 @@ def attribute_logits(
     output, n = unembed(model), len(chosen)
     parts: dict[str, Tensor] = {}
     for rows, batch in batches(model, chosen, token_budget=token_budget, max_rows=max_rows):
-        last = batch.roles["last"].int().argmax(1, keepdim=True)
+        last = batch.last
         with torch.no_grad(), model.trace(**batch.inputs):
             written = nnsight.save(direct_writes(sites, reads, w, last))
             stream = rows_at(sites[-1]["layer"].output, last)[:, 0].cpu().save()
@@ -97,7 +97,7 @@ def attribute_logits(
             logits = next_logits(model.output).float().cpu().save()
         scale = torch.ones(len(rows)) if norm is None else _scale(norm, stream)
         factor = logit_factors(raw[:, ids], logits[:, ids]) * weight  # (batch, token)
-        mix = factor * scale[:, None]
+        mix = factor * scale[:, None] * written["carry"][-1]
         mixed = {
             "heads": torch.einsum("blhk,bk->blh", written["heads"][:, 0], mix),
             **{name: torch.einsum("blk,bk->bl", written[name][:, 0], mix) for name in ("bias", "mlp")},

@@ -9,7 +9,7 @@ from tiny import FAMILIES
 
 from refusal_plugin.errors import DirectionError, ModelError, PromptError
 from refusal_plugin.heads import HeadAttribution, attribute_heads, load_heads
-from refusal_plugin.heads.attribution import run_session
+from refusal_plugin.heads.attribution import direct_contributions
 from refusal_plugin.heads.targets import targets
 from refusal_plugin.inference.activations import collect_activations
 from refusal_plugin.models import anatomy
@@ -57,15 +57,14 @@ def test_contributions_add_up_to_the_stream(family: str, tiny: Any) -> None:
 @pytest.mark.parametrize("family", [*CONSERVING])
 def test_read_vectors_without_weights_equal_those_from_weights(family: str, tiny: Any) -> None:
     """Calling the projection with the identity inside a trace is what a remote run does."""
-    model, facts = tiny(family), anatomy(tiny(family))
+    model = tiny(family)
     r = torch.stack([unit(32), unit(32, 4)], dim=-1)
     sites, epsilons = head_sites(model, range(3)), norm_epsilons(model, range(3))
     batch, called = encode(model, list(WORDS)), []
-    width = facts.n_heads * facts.d_head
     with torch.no_grad(), model.trace(**batch.inputs) as tracer:
         like = residual(sites[0]["layer"].output)
         for site, epsilon in zip(sites, epsilons, strict=True):
-            called.append(read_by_calling(site, r, facts.n_heads, width, epsilon, like))
+            called.append(read_by_calling(site, r, epsilon, like))
         called.save()
         tracer.stop()
     for one, other in zip(head_reads(model, r, range(3)), called, strict=True):
@@ -172,9 +171,8 @@ def test_a_mixture_of_layers_is_masked_but_measured_once(organism: Any, directio
     assert isinstance(both, HeadAttribution) and both.heads[:, 1:, :, 1].abs().max() == 0
 
 
-def test_the_session_gives_one_dict_a_batch(organism: Any, direction: Any, prompts: Any) -> None:
+def test_the_measurement_gives_one_dict_a_batch(organism: Any, direction: Any, prompts: Any) -> None:
     aims = targets(organism, direction)
     batch = encode(organism, list(prompts.filter(modality="text")))
-    index = batch.roles["last"].int().argmax(1, keepdim=True)
-    found = run_session(organism, head_sites(organism, range(aims.depth)), aims.units, [([0], batch.inputs, index)])
-    assert found[0]["heads"].shape[:2] == (batch.size, 1)
+    ((_, found),) = direct_contributions(organism, aims, [(list(range(batch.size)), batch)], None)
+    assert found["heads"].shape[:2] == (batch.size, 1)

@@ -102,17 +102,17 @@ def test_the_embedded_model_is_not_tried_again() -> None:
 @pytest.mark.parametrize(
     ("build", "mixers"),
     [
-        (_lfm2, ("conv", None, "conv")),
-        (_jamba, ("mamba", None, "mamba")),
-        (_recurrent_gemma, ("temporal_block", "temporal_block", None)),
-        (_nemotron_h, (None, None, None)),
+        (_lfm2, ("conv", "self_attn", "conv")),
+        (_jamba, ("mamba", "self_attn", "mamba")),
+        (_recurrent_gemma, ("temporal_block", "temporal_block", "temporal_block")),
+        (_nemotron_h, ("mixer", None, "mixer")),
     ],
 )
 def test_a_direction_is_removed_from_layers_without_attention_too(build, mixers: tuple[str | None, ...]) -> None:
     model = load(build(), tokenizer=tiny_tokenizer())
     found = anatomy(model)
     assert found.n_layers == LAYERS
-    assert tuple(parts.mixer for parts in found.parts) == mixers
+    assert tuple(parts.writers.mixer for parts in found.parts) == mixers
     unit = torch.randn(found.d_model)
     unit /= unit.norm()
     seen: list[Tensor] = []
