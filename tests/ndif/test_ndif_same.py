@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from refusal_plugin.inference.activations import collect_activations, collect_moments
+from refusal_plugin.inference.activations import collect_activations
+from refusal_plugin.inference.streaming import collect_moments
 from refusal_plugin.inference.answers import generate
 from refusal_plugin.inference.cost import estimate
 from refusal_plugin.inference.edits import addition
