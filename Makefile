@@ -19,10 +19,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 
 # Tests, notebooks and docs fetch nothing: the embedded model is part of the package.
-test check notebooks docs bench: export HF_HUB_OFFLINE = 1
+test check fuzz notebooks docs bench: export HF_HUB_OFFLINE = 1
 test docs: export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help study test test-remote ndif-env lint types check docs notebooks screenshots bench zoo organism clean
+.PHONY: help study test fuzz test-remote ndif-env lint types check docs notebooks screenshots bench zoo organism clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -39,6 +39,9 @@ test: $(VENV)/.dev lint types docs ## lint, types, docs, then every test: units,
 
 check: $(VENV)/.dev lint types ## the quick half of `test`: lint, types, tests that are not marked slow
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+fuzz: $(VENV)/.dev ## 10,000 random inputs to the loaders and encoders, new ones every time (FUZZ_EXAMPLES=n)
+	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),10000) $(BIN)/python -m pytest -m fuzz $(ARGS)
 
 # A real NDIF server on loopback, in an environment of its own; needs redis-server. NDIF_TABLE=docs/data/remote.json
 # writes the table of the documentation.

@@ -19,9 +19,8 @@ import torch
 from torch import nn
 
 import refusal_plugin as rp
-from refusal_plugin.heads.attribution import run_session
+from refusal_plugin.heads.attribution import direct_contributions
 from refusal_plugin.heads.targets import targets
-from refusal_plugin.models.heads import head_sites
 
 from .clock import Job, Row, against, faster, summary
 from .memory import answers, reset, status
@@ -77,11 +76,10 @@ def attribute_job(size: str) -> Job:
     module = random_qwen(size).eval().requires_grad_(False)
     model = rp.load(module, tokenizer=words_tokenizer())
     batch, aims = batch_of(model), targets(model, direction_of(module))
-    last = batch.roles["last"].int().argmax(1, keepdim=True)
-    work = [(list(range(batch.size)), batch.inputs, last)]
+    work = [(list(range(batch.size)), batch)]
 
     def attribute() -> object:
-        return run_session(model, head_sites(model, range(aims.depth)), aims.units, work, progress=False)
+        return list(direct_contributions(model, aims, work, None))
 
     return attribute
 

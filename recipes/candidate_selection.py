@@ -1,50 +1,30 @@
 """Which layer's refusal direction, and how strong? Chosen on held-out text by what adding and removing each one does.
 
-Read top to bottom. ONE nnsight session, hence one request with `remote=True`: streams of the training text, a direction
-of every layer from them beside the weights, then on held-out text per layer: the direction taken out everywhere, its
-full vector added behind its own layer, and a search for the strength that costs 0.1 nats on harmless text. The passes
-are spelled out in `refusal_plugin.traced.selecting`; additions begin behind their own layer.
-
     bypass   refusal score of harmful text without the direction      induce   of benign text with the full vector
     gain     what the vector at that strength adds to the score of harmful text whose direction was halved
 
-The layer with the largest gain is chosen (see `refusal_plugin.directions.selection`, which has more objectives). The
-refusal score is the log odds of the model's own refusal tokens: those that open answers to harmful text more often than
-to benign.
+The layer with the largest gain is chosen at the strength that costs 0.1 nats on harmless text (see
+`refusal_plugin.directions.selection`, which has more objectives). The refusal score is the log odds of the model's own
+refusal tokens: those with which its refusals of harmful text open.
 What it does NOT show: that the vector works on media; and text of a few prompts gives wide figures.
 
     refusal-plugin run candidate_selection            on the embedded model
     refusal-plugin cp candidate_selection .           to change it
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
-import nnsight
-import torch
-
-from refusal_plugin.directions.direction import Candidates, Direction
-from refusal_plugin.directions.selection import Search, choose
-from refusal_plugin.directions.selection_remote import Asked, Measured, bench, sites_of, work_of
-from refusal_plugin.inference.scores import RefusalTokens
-from refusal_plugin.models import anatomy, layers
-from refusal_plugin.models.provenance import provenance
-from refusal_plugin.prompts import PromptSet, batches
-from refusal_plugin.prompts.light import next_token_inputs
-from refusal_plugin.remote import portions, workload
-from refusal_plugin.traced.read import residuals
-from refusal_plugin.traced.selecting import measure_candidates
-from refusal_plugin.traced.transfer import class_means, opening_tokens
+from refusal_plugin.directions.direction import Direction, fit_direction
+from refusal_plugin.directions.selection import select_direction
+from refusal_plugin.inference.scores import refusal_tokens
+from refusal_plugin.prompts import PromptSet
 
 FIT, HELD_OUT = "train", "val"
 MOST = 120  # held-out prompts
-POSITIONS = (-1,)  # the last prompt token
 TARGET_KL = 0.1  # nats per harmless prompt that the strength may cost
-MAX_DEPTH = 0.8  # layers that may be chosen
+MAX_DEPTH = 0.8  # layers that may be chosen, as a share of the depth
 SEED = 0
-SHARE = 0.05  # of the answers to harmful text that a refusal token opens
 
 
 @dataclass(frozen=True)
@@ -63,61 +43,23 @@ class Selection:
     n_held_out: int
 
 
-def run(model: Any, prompts: PromptSet, *, remote: bool = False) -> Selection:
+def run(model: Any, prompts: PromptSet, *, remote: bool | str = False) -> Selection:
     """Fit on the `train` split and choose on the `val` split.
 
     Args:
         model: a loaded model.
         prompts: text prompts with roles and splits.
-        remote: run the session on NDIF.
+        remote: run on NDIF, one request per step.
     """
-    facts, text = anatomy(model), prompts.filter(modality="text")
+    text = prompts.filter(modality="text")
     fit = text.filter(split=FIT, role=("harmful", "benign")).require(asked="fit directions on text of 'train'")
     held_out = text.filter(split=HELD_OUT).limit(MOST, SEED).require(asked="choose a direction on text of 'val'")
-
-    # Prepare on this side: render, tokenise, pad. Only tensors go into the session.
-    fit_work, order = [], []
-    for rows, batch in batches(model, fit):
-        fit_work.append((next_token_inputs(model, batch), batch.roles["last"].int().argmax(1, keepdim=True)))
-        order += rows
-    harmful = torch.tensor([fit[row].role == "harmful" for row in order])
-    groups, work = harmful.long(), bench(model, held_out, POSITIONS)
-    units = Asked.of(POSITIONS, facts.n_layers, target_kl=TARGET_KL, max_depth=MAX_DEPTH).units(POSITIONS)
-    blocks, sites = layers(model), sites_of(model)
-
-    # Measure beside the weights. One turn, hence one request, unless the job is too large for one.
-    fitted: list[torch.Tensor] = []
-    opened: list[torch.Tensor] = []
-    measured: list[Any] = []
-    for reading, trying in portions(workload(fit_work), work_of(model, work, units), remote=remote):
-        with torch.no_grad(), model.session(remote=remote):
-            streams, first, found = nnsight.save([]), nnsight.save([]), nnsight.save([])
-            for inputs, last in reading:
-                with model.trace(**inputs):
-                    streams.append(residuals(blocks, last)[:, 0].cpu())
-                    first.append(model.output.logits[:, -1].argmax(-1).cpu())
-            if trying:
-                means = class_means(torch.cat(fitted + streams), groups, 2).float()
-                ids = opening_tokens(torch.cat(opened + first), harmful, SHARE)
-                found.append(measure_candidates(model, blocks, sites, work, means[1:], means[:1], ids, trying))
-        fitted, opened, measured = fitted + streams, opened + first, measured + found
-        del streams, first, found  # or the next request would carry them, too
-
-    # Conclude on this side.
-    means, answers = class_means(torch.cat(fitted), groups, 2).float(), torch.cat(opened)
-    refusal_ids = opening_tokens(answers, harmful, SHARE)
-    refused = torch.isin(answers, refusal_ids)
-    shares = [float(refused[part].float().mean()) for part in (harmful, ~harmful)]
-    words = tuple(facts.tokenizer.decode([token]).strip() for token in refusal_ids.tolist())
-    tokens = RefusalTokens(
-        refusal_ids, words, *shares, frozenset(fit[row].id for row, no in zip(order, refused, strict=True) if no)
+    tokens = refusal_tokens(model, fit, remote=remote)
+    candidates = fit_direction(model, fit, remote=remote)
+    direction = select_direction(
+        model, candidates, held_out, tokens, target_kl=TARGET_KL, max_depth=MAX_DEPTH, remote=remote
     )
-    counts = (int(harmful.sum()), int((~harmful).sum()))
-    candidates = Candidates(means[1:], means[:1], POSITIONS, *counts, provenance(model, fit))
-    figures = Measured(candidates, held_out, units, measured, source=(model, tokens, remote))
-    search = Search(figures, "interventions", "defence", "project_out", TARGET_KL)
-    direction = choose(search, candidates, facts.name, max_depth=MAX_DEPTH, progress=False)
-    return Selection(direction, words, len(fit), len(held_out))
+    return Selection(direction, tokens.words, len(fit), len(held_out))
 
 
 def show(result: Selection) -> None:

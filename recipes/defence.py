@@ -70,7 +70,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool = False, strength: float
     some = [p for role in ("harmful", "benign") for p in list(fit.filter(role=role))[: N_TEXTS // 2]]  # type: ignore[arg-type]
     neutral = {m: neutral_prompts(some, m, N_MEDIA, like=prompts.filter(modality=m)) for m in media}
     chosen: list[Prompt] = [*fit, *held, *(p for m in media for p in neutral[m])]
-    reading = [(rows, b.inputs, b.roles["last"].int().argmax(1, keepdim=True)) for rows, b in batches(model, chosen)]
+    reading = [(rows, b.inputs, b.last) for rows, b in batches(model, chosen)]
     asking = [(rows, b.inputs, b.prompts[0].modality, b.length) for rows, b in batches(model, test)]
     calls = [(inputs, modality) for _rows, inputs, modality, _length in asking]
 

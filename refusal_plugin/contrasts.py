@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import DataError
-from .statistics import Estimate, percentile_interval
+from .statistics import Estimate, paired_difference, percentile_interval
 
 LOST = 0.05
 """Share of the resamples in which a squared length may vanish in noise before the figure counts as not measurable."""
@@ -182,3 +182,35 @@ def _estimate(value: float, drawn: Tensor, kept: float, groups: int, n: int, bou
     cut = [min(bounds[1], max(bounds[0], v)) for v in (value, low, high)]
     # Skewed resamples of a figure at its bound can leave it just outside their own interval.
     return Estimate(cut[0], min(cut[1], cut[0]), max(cut[2], cut[0]), n)
+
+
+# -- tables of estimates: the last axis is (value, low, high, n) -------------------------------------------------------
+
+
+def empty(*shape: int) -> Float[Tensor, "..."]:
+    """A table of estimates with nothing measured yet: NaN values, last axis (value, low, high, n)."""
+    found = torch.full((*shape, 4), float("nan"), dtype=torch.float64)
+    found[..., 3] = 0
+    return found
+
+
+def row(estimate: Estimate) -> Float[Tensor, "4"]:
+    """(value, low, high, n) of an estimate; NaN for what was not measured."""
+    known = [float("nan") if v is None else v for v in (estimate.value, estimate.low, estimate.high)]
+    return torch.tensor([*known, float(estimate.n)], dtype=torch.float64)
+
+
+def estimate(found: Float[Tensor, "4"]) -> Estimate:
+    """Back from a row of a table."""
+    value, low, high, n = found.tolist()
+    return Estimate.missing(int(n)) if value != value else Estimate(value, low, high, int(n))
+
+
+def change(
+    after: Sequence[float] | Tensor, before: Sequence[float] | Tensor, pairs: Sequence[Hashable], seed: int
+) -> Estimate:
+    """Mean paired change with an interval over pair groups; not measurable with fewer than two groups."""
+    if len(set(pairs)) < 2:
+        return Estimate.missing(len(pairs))
+    a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (after, before))
+    return paired_difference(a, b, pairs, rng=np.random.default_rng(seed))

@@ -6,8 +6,11 @@ They lie in `recipes/` of the repository and travel inside the wheel as `refusal
 import ast
 import importlib.util
 import sys
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from .errors import DataError
 
@@ -84,3 +87,50 @@ def copy_recipe(name: str, to: str | Path = ".") -> Path:
         found = f"{target}: {error.strerror or error}"
         raise DataError(f"copy recipe '{name}'", found, "choose another folder") from None
     return target
+
+
+class CutSmaller(UserWarning):
+    """A request ran longer than the server allows: the job goes on in smaller requests."""
+
+
+def run_remotely(recipe: Any, model: Any, prompts: Any, *, how: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    """Run a recipe with `remote=True`: continued where it stopped, cut smaller where the server's time runs out.
+
+    Finished requests are on disk under the run's name (`remote.task`), so the same call after an interruption sends
+    only what is missing. A request that the server ended for its time is cut in half, and so are those behind it.
+
+    Args:
+        recipe: a module with `run(model, prompts, *, remote)`, see `recipe`.
+        model: a loaded model.
+        prompts: as the recipe takes them.
+        how: how to run it again, for `refusal-plugin jobs resume`.
+        options: further arguments of the recipe.
+
+    Returns:
+        what the recipe returns.
+
+    Raises:
+        RemoteTimeout: a single batch is too long for the server.
+        RemoteError: the server refuses or fails; says why and what to do.
+        Detached: after sending, under `settings(detach=True)`.
+    """
+    from .models import anatomy  # the command line lists recipes without waiting for torch
+    from .remote.errors import RemoteTimeout
+    from .remote.options import current, settings, task
+
+    name = recipe.__name__.removeprefix("refusal_plugin_recipe_")
+    facts = anatomy(model)
+    said = [f"{key}={options[key]!r}" for key in sorted(options)]
+    limit = current().max_tokens
+    while True:
+        named = task(name, facts.name, facts.config_hash, prompts.hash, *said, how=how)
+        with settings(max_tokens=limit), named as going:
+            try:
+                return recipe.run(model, prompts, remote=True, **options)
+            except RemoteTimeout as error:
+                if going.heaviest <= 1:
+                    raise
+                limit = max(1, int(min(going.heaviest, limit) // 2))
+                warnings.warn(
+                    f"{error.found}. It goes on in requests of at most {limit} tokens.", CutSmaller, stacklevel=2
+                )

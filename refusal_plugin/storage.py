@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import DirectionError
+from .errors import DirectionError, OptionalDependencyError
 
 KEY = "refusal_plugin"
 
@@ -64,3 +64,16 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except KeyError:
         raise DirectionError(f"read {source}", "it has no record of ours", "give a file written by save()") from None
     return tensors, record
+
+
+def frame(rows: Iterable[Mapping[str, Any]]) -> Any:
+    """Rows of a result as a pandas DataFrame.
+
+    Raises:
+        OptionalDependencyError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise OptionalDependencyError("make a table", "pandas is not installed", "pip install pandas") from None
+    return pandas.DataFrame([dict(row) for row in rows])

@@ -13,7 +13,8 @@ from io import BytesIO
 import numpy as np
 
 from refusal_plugin.organism.speech import MAX_WORD, draw_voice, speak, utterance
-from refusal_plugin.prompts.media import SAMPLE_RATE, resample
+from refusal_plugin.prompts.media import SAMPLE_RATE
+from refusal_plugin.prompts.waveforms import resample
 
 ESPEAK_VOICES = (
     "en-us",

@@ -277,14 +277,10 @@ def ask(
 
 
 def _prompt_set(path: Path | None) -> Any:
-    """Prompts from a file or folder; None if none was named."""
-    if path is None:
-        return None
-    from ..prompts.io import from_csv, from_folder, from_jsonl
+    """Prompts from a file or folder, every one in a split; None if none was named."""
+    from ..prompts import PromptSet
 
-    if path.is_dir():
-        return from_folder(path)
-    return from_csv(path) if path.suffix == ".csv" else from_jsonl(path)
+    return None if path is None else PromptSet.from_path(path).assigned()
 
 
 def _show(results: dict[str, Any], out: Path) -> None:

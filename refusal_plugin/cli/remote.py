@@ -64,9 +64,10 @@ def show_identity() -> None:
 
     [dim]refusal-plugin remote whoami[/dim]
     """
+    from ..remote.errors import api_key
     from ..remote.options import current
     from ..remote.server import whoami
-    from ..remote.transport import api_key, host
+    from ..remote.transport import host
 
     found = whoami()
     tags = [str(tag) for tag in found.get("tags") or []]
@@ -149,15 +150,15 @@ def run_recipe(module: Any, how: dict[str, Any], model: Any, prompts: Any, *, de
     Raises:
         typer.Exit: after sending, if `detach`.
     """
-    from ..remote.cost import estimate
+    from ..inference.cost import estimate
+    from ..recipe_files import run_remotely
     from ..remote.errors import Detached
     from ..remote.options import settings
-    from ..remote.running import run
 
     typer.echo(f"all prompts, read once: {estimate(model, prompts)}", err=True)
     try:
         with settings(detach=detach):
-            return run(module, model, prompts, how=how)
+            return run_remotely(module, model, prompts, how=how)
     except Detached as left:
         typer.echo(str(left))
         raise typer.Exit from None

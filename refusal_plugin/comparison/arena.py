@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..defences import Defence
 from ..directions.calibration import KLPrice, price
-from ..inference.answers import Answer, decoded, generate_ids
+from ..inference.answers import Answer, decoded, generate_batches
 from ..models import anatomy
 from ..models.provenance import versions
 from ..prompts import Modality, Prompt, PromptSet, batches
@@ -179,8 +179,8 @@ class DefenceRun:
         edit = None if defence is None else defence.edit(torch.tensor(strengths), modality=modality)
         if edit is not None:
             edit.check(anatomy(self.model))
-        ids: Tensor = generate_ids(self.model, batch.inputs, edit, max_new_tokens=self.max_new_tokens)
-        said = [decoded(self.model, "", new) for new in ids[:, batch.length :].tolist()]
+        (new,) = generate_batches(self.model, [(batch, edit)], self.max_new_tokens)
+        said = [decoded(self.model, "", ids) for ids in new]
         return [[answer.text, list(answer.ids), answer.finished] for answer in said]
 
     def _batches(self, modality: Modality, times: int, system: str | None) -> list[tuple[list[int], Batch]]:

@@ -39,7 +39,7 @@ def edit_size(model: Any, prompts: Iterable[Prompt], edit: Edit) -> list[float]:
     late = {layer: [p for p in plan if p[0] == layer and p[1] == "resid_post"] for layer in range(facts.n_layers)}
     total, n = torch.zeros(facts.n_layers), 0
     for rows, batch in batches(model, list(prompts)):
-        last = batch.roles["last"].int().argmax(1, keepdim=True)
+        last = batch.last
         with torch.no_grad(), model.trace(**batch.inputs):
             sizes = []
             for layer, block in enumerate(blocks):

@@ -42,9 +42,8 @@ class Ace(Defence):
     norms: Float[Tensor, " layer"]
 
     def parts(self, strength: Any, modality: Modalities) -> Iterator[SiteEdit]:
-        c = strength.reshape(-1, 1) if isinstance(strength, Tensor) else strength
         for place, layer in enumerate(self.layers):
-            value = float(self.origins[place]) + c * float(self.norms[place])
+            value = float(self.origins[place]) + strength * float(self.norms[place])
             tensors = {"unit": self.units[place], "value": value}
             yield SiteEdit(layer, "resid_post", write.set_coordinate, tensors, self.where)
 

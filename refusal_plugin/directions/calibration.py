@@ -9,6 +9,7 @@ that falls again far out (a broken model can look cheap) is never used. Methods 
 equal alpha.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -18,14 +19,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import PromptError
-from ..inference.edits import Edit, site_modules
-from ..models import anatomy
-from ..prompts import Modality, Prompt, PromptSet, batches
-from ..prompts.batch import Batch
-from ..prompts.light import next_token_inputs
-from ..traced.measure import kl_divergence, refusal_score
-from ..traced.read import next_logits
-from ..traced.write import edit_blocks
+from ..inference.arms import Arms, Strengths, encode_arms, score_arms
+from ..inference.edits import Edit
+from ..inference.loop import Item
+from ..inference.scores import Encoded, refusal_scores
+from ..prompts import Modality, PromptSet
+from ..traced.measure import refusal_score
 
 RUNGS = 6
 """Strengths tried in one pass, as rows of one batch."""
@@ -144,7 +143,7 @@ def price(
             found = {m: part.costs(defence, new) for m, part in parts.items()}
             for k, c in enumerate(new):
                 seen[c] = ({m: found[m][k][0] for m in parts}, {m: found[m][k][1] for m in parts})
-        return [max(seen[c][1 if over else 0].values()) for c in strengths]
+        return [_dearest(seen[c][1 if over else 0]) for c in strengths]
 
     if isinstance(defence, HasStrength):
         strength = first_too_dear(look, float(target), (low, high))
@@ -162,6 +161,11 @@ def price(
         target_over_refusal,
         at_bound=strength == high,
     )
+
+
+def _dearest(costs: Costs) -> float:
+    """The largest; infinite where one is NaN: a broken model is not a cheap one."""
+    return max(math.inf if math.isnan(cost) else cost for cost in costs.values())
 
 
 def first_too_dear(
@@ -185,7 +189,7 @@ def first_too_dear(
     low, high = bounds
     ladder = [low + (high - low) / 2**k for k in reversed(range(rungs))]
     for _ in range(rounds):
-        dear = [cost > target for cost in look(ladder)]
+        dear = [not cost <= target for cost in look(ladder)]
         if not any(dear):
             low = ladder[-1]
             if low == high:
@@ -242,11 +246,15 @@ class KLPrice:
         token_budget: int = 8192,
     ) -> None:
         self.model, self.refusal_ids = model, refusal_ids
-        self.max_rows, self.token_budget = max_rows, token_budget
+        self.limits = {"max_rows": max_rows, "token_budget": token_budget}
         self.prompts = list(prompts)
         self.modality: Modality = self.prompts[0].modality
-        self._encoded: dict[tuple[int, str | None], list[tuple[list[int], Batch]]] = {}
-        self.plain = self._logits(None, 1, None)
+        self._encoded: dict[tuple[int, str | None], list[Item]] = {}
+        none = torch.zeros(0, dtype=torch.long)
+        encoded = Encoded(prompts, tuple(self._encoded_for(1, None)))
+        plain = refusal_scores(model, encoded, none, keep_logits=True).logits
+        assert plain is not None
+        self.plain: Float[Tensor, "prompt vocab"] = plain
 
     @property
     def n(self) -> int:
@@ -254,48 +262,25 @@ class KLPrice:
         return len(self.prompts)
 
     def costs(self, defence: Priceable, strengths: Sequence[float]) -> list[tuple[float, float]]:
-        """Mean KL, and growth of first-token refusals, at each strength."""
-        if isinstance(defence, HasStrength):
-            logits = self._logits(defence, len(strengths), defence.system, strengths)
-        else:
-            logits = torch.cat([self._logits(defence(c), 1, None) for c in strengths])
-        kl = kl_divergence(logits, self.plain.repeat(len(strengths), 1)).reshape(len(strengths), -1).mean(1)
+        """Mean KL, and growth of first-token refusals, at each strength; NaN where the model breaks."""
+        arms: Arms = (
+            [defence(c) for c in strengths]
+            if not isinstance(defence, HasStrength)
+            else Strengths(lambda rows: defence.edit(rows, modality=self.modality), strengths)
+        )
+        system = defence.system if isinstance(defence, HasStrength) else None
+        options: dict[str, Any] = {"reference": self.plain, "system": system, "lenient": True}
+        work = self._encoded_for(len(strengths), system)
+        found = score_arms(self.model, self.prompts, self.refusal_ids, arms, work=work, **options)
         grown = torch.zeros(len(strengths))
         if self.refusal_ids is not None:
             before = (refusal_score(self.plain, self.refusal_ids) > 0).float().mean()
-            after = (refusal_score(logits, self.refusal_ids) > 0).float().reshape(len(strengths), -1).mean(1)
-            grown = after - before
-        return [(float(k), float(g)) for k, g in zip(kl, grown, strict=True)]
+            grown = (found.score > 0).float().mean(1) - before + 0 * found.kl.mean(1)  # NaN stays NaN
+        return [(float(k), float(g)) for k, g in zip(found.kl.mean(1), grown, strict=True)]
 
-    def _logits(
-        self, defence: Any, times: int, system: str | None, strengths: Sequence[float] = ()
-    ) -> Float[Tensor, "row vocab"]:
-        """Next-token logits of the prompts, `times` times over, row k * n + i being prompt i at strength k."""
-        found: Tensor | None = None
-        for rows, batch in self._batches(times, system):
-            edit = defence
-            if isinstance(defence, HasStrength):
-                per_row = torch.tensor([strengths[row // self.n] for row in rows])
-                edit = defence.edit(per_row, modality=self.modality)
-            if edit is not None:
-                edit.check(anatomy(self.model))
-            plan = [] if edit is None else edit.plan()
-            sites = [] if edit is None else site_modules(self.model, edit)
-            with torch.no_grad(), self.model.trace(**next_token_inputs(self.model, batch)):
-                edit_blocks(sites, plan)
-                logits = next_logits(self.model.output).save()
-            values = logits.float().cpu()
-            if found is None:
-                found = torch.empty(times * self.n, values.shape[-1])
-            found[rows] = values
-        assert found is not None
-        return found
-
-    def _batches(self, times: int, system: str | None) -> list[tuple[list[int], Batch]]:
+    def _encoded_for(self, times: int, system: str | None) -> list[Item]:
         """The prompts `times` times over, encoded once and kept."""
         key = (times, system)
         if key not in self._encoded:
-            rows: list[Prompt] = self.prompts * times
-            made = batches(self.model, rows, token_budget=self.token_budget, max_rows=self.max_rows, system=system)
-            self._encoded[key] = list(made)
+            self._encoded[key] = encode_arms(self.model, self.prompts, times, system=system, **self.limits)
         return self._encoded[key]

@@ -259,6 +259,7 @@ def fit_direction(
     *,
     positions: tuple[int, ...] = (-1,),
     keep: Callable[[Prompt], bool] | None = None,
+    remote: bool | str = False,
     progress: Progress = None,
 ) -> Candidates:
     """Difference in means of every layer and position, in one pass over the prompts.
@@ -270,6 +271,7 @@ def fit_direction(
         positions: negative offsets from the prompt's end; the last prompt token by default. `template_positions` gives
             every token of the template behind the instruction, the reference's candidates.
         keep: optional filter, e.g. harmful prompts that the model refuses and benign ones that it answers.
+        remote: run on NDIF: one request, or several where one would exceed `remote.Settings.max_tokens`.
         progress: None shows a bar where somebody can see it.
 
     Raises:
@@ -285,7 +287,7 @@ def fit_direction(
             raise PromptError(
                 "fit a refusal direction", f"{len(used)} prompts, none of them {role}", f"add {role} prompts"
             )
-    moments = collect_moments(model, used, positions=positions, progress=progress)
+    moments = collect_moments(model, used, positions=positions, remote=remote, progress=progress)
     harmful, benign = moments["harmful"], moments["benign"]
     difference = (harmful.mean - benign.mean).norm(dim=-1)
     scale = harmful.mean.norm(dim=-1).clamp_min(1e-30)

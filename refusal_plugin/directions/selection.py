@@ -107,9 +107,9 @@ def select_direction(
         objective: "defence" or "causal".
         method: "interventions" or "cosmic" (then `objective` only sets the filters).
         operator: how bypass and KL of ablation remove the direction: "project_out" of every layer and position (the
-            reference), or set it to its "benign_mean" at the last prompt token (see `Direction.set_to_benign_mean`), which also
-            works where the stream has a large offset along the direction. Candidates at
-            other positions are always projected out: the mean belongs to the position it was read at.
+            reference), or set it to its "benign_mean" at the last prompt token (see
+            `Direction.set_to_benign_mean`), which also works where the stream has a large offset along the direction.
+            Candidates at other positions are always projected out: the mean belongs to the position it was read at.
         target_kl: nats per safe prompt that the stored strength may cost.
         max_kl, max_depth: limits of the filters.
         figures: "all" fills the whole table; "needed" measures only what the choice depends on, layers that may be

@@ -24,7 +24,8 @@ from ..models import anatomy
 from ..prompts import Prompt, PromptSet
 from ..statistics import auroc
 from ..traced.grid import grid_ask, grid_begin, grid_tell
-from ..traced.resume import ablate_rows, removed_at, shrink_rows
+from ..traced.resume import removed_at
+from ..traced.write import set_coordinate
 from .direction import Candidates
 
 Operator: TypeAlias = Literal["project_out", "benign_mean"]
@@ -126,15 +127,15 @@ class Figures:
 
         def project(chunk: slice, size: int) -> list[SiteEdit]:
             unit = per_row(units[chunk], size)
-            return [SiteEdit(layer, site, ablate_rows, {"unit": unit}) for layer in blocks for site in sites(layer)]
+            return [SiteEdit(layer, site, set_coordinate, {"unit": unit}) for layer in blocks for site in sites(layer)]
 
         def neutral(chunk: slice, size: int) -> list[SiteEdit]:
             unit = per_row(units[chunk], size)
             made = []
             for layer in blocks:
                 origin = [one.benign[layer] @ one.unit for one in directions[chunk]]
-                tensors = {"unit": unit, "origin": per_row(torch.stack(origin).unsqueeze(1), size), "keep": 0.0}
-                made.append(SiteEdit(layer, "resid_post", shrink_rows, tensors, "last"))
+                tensors = {"unit": unit, "value": per_row(torch.stack(origin).unsqueeze(1), size)}
+                made.append(SiteEdit(layer, "resid_post", set_coordinate, tensors, "last"))
             return made
 
         if operator == "benign_mean":

@@ -16,9 +16,7 @@ APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u0060\u00b4", "'")
 INVISIBLE = str.maketrans(dict.fromkeys("\u200b\u200e\u200f\u00ad\u2060\ufeff\ufe0e\ufe0f"))
 SAME_SIGN = ("<wide>", "<narrow>", "<compat>", "<noBreak>", "<initial>", "<medial>", "<final>", "<isolated>", "<small>")
 """Compatibility forms that are the same sign; a superscript, a fraction or a letter-like symbol is another one."""
-UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-)
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Scripts without spaces between words: Thai, Lao, Burmese, Khmer, Han, kana."""
 STOPS = "\u3002\u3001\u060c\u061b\u061f\u0964\u0965\u06d4\u1362"
 """Marks that end a sentence or a clause and mean nothing else, wherever they stand."""
@@ -30,7 +28,8 @@ SINGLE = r"(?<![\w.])['\u2018](?=[^\s'\u2018])([^\n]*?[^\s\n])['\u2019](?!\w)"
 ELSEWHERE = "\u25c7"
 """Stands for what was taken out of a text."""
 NARRATOR = re.compile(
-    r"^(?!(?:answer|assistant|ai|response|final|note|question|step|warning|reply|bot)\b)(?:[A-Z]\w+|[A-Z][A-Z .]+): ", re.I
+    r"^(?!(?:answer|assistant|ai|response|final|note|question|step|warning|reply|bot)\b)(?:[A-Z]\w+|[A-Z][A-Z .]+): ",
+    re.I,
 )
 
 
@@ -118,7 +117,9 @@ def normalise(text: str) -> str:
     plain = re.sub(SINGLE, r"\1", plain)
     plain = re.sub(r"(?<!\d)!+(?=\s|$)", " ", plain)
     plain = re.sub(r"[.,;:?\u2026]+(?=[\s!]|$)|(?<!\S)\u2014(?!\S)", " ", plain)
-    plain = re.sub(f"(?<=[{UNSPACED}])\\s+|\\s+(?=[{UNSPACED}])|(?<=[{UNSPACED}])[.,;:?!]+(?=[{UNSPACED}]|$)", "", plain)
+    plain = re.sub(
+        f"(?<=[{UNSPACED}])\\s+|\\s+(?=[{UNSPACED}])|(?<=[{UNSPACED}])[.,;:?!]+(?=[{UNSPACED}]|$)", "", plain
+    )
     return " ".join(plain.split())
 
 

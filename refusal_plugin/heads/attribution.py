@@ -15,7 +15,7 @@ Sources: the decomposition of Elhage et al. 2021 (A mathematical framework for t
 it is built; the remainder is what the model adds outside heads, biases, MLPs and embedding, and is never hidden.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,12 +23,13 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..inference.activations import position_index
+from ..inference.loop import Item, ReEncode, re_encoder, run_batches
 from ..models import anatomy
-from ..models.heads import Read, Site, head_reads, head_sites, norm_epsilons
+from ..models.heads import Read, head_reads, head_sites, norm_epsilons
+from ..models.wrapper import save
 from ..progress import Progress, track
 from ..prompts import Prompt, batches
-from ..traced.heads import direct_writes, read_by_calling
-from ..traced.read import residual
+from ..traced.heads import direct_writes, read_layers
 from .labels import Labels, chosen_prompts
 from .result import HeadAttribution
 from .targets import Target, Targets, targets
@@ -47,14 +48,14 @@ def attribute_heads(
 ) -> HeadAttribution:
     """Direct contribution of every head, MLP and bias to the stream along directions, prompt by prompt.
 
-    One session, one trace per batch, stopped behind the last layer that can write the direction; a few numbers per
-    prompt come back. Remote runs need no weights here: the read vectors are made inside the session.
+    One trace per batch, stopped behind the last layer that can write the direction; a few numbers per prompt come back.
+    Remote runs need no weights here: the read vectors are made inside the session.
 
     Args:
         model: a loaded model.
         directions: a `Direction`, a pair (vector (d_model,), layer), or several of them by name.
         prompts: of any modality the model takes.
-        remote: run on NDIF.
+        remote: run on NDIF: one request, or several where one would exceed `remote.Settings.max_tokens`.
         system: system text.
         token_budget, max_rows: limits of one batch.
         progress: None shows a bar where somebody can see it.
@@ -64,43 +65,54 @@ def attribute_heads(
         DirectionError: a direction that does not fit the model.
         PromptError: 0 prompts, or one the model does not take.
         DataError: NaN activations.
+        ModelError: a single prompt does not fit into memory.
+        RemoteError: the server refuses or fails; says why and what to do.
     """
     aims = targets(model, directions)
-    sites = head_sites(model, range(aims.depth))
     chosen = chosen_prompts(prompts, "attribute heads")
-    work = [
-        (rows, batch.inputs, position_index(batch, [aims.position]))
-        for rows, batch in batches(model, chosen, token_budget=token_budget, max_rows=max_rows, system=system)
-    ]
-    found = run_session(model, sites, aims.units, work, remote=remote, progress=progress)
-    return assemble(found, [rows for rows, _, _ in work], aims, Labels.of(chosen), anatomy(model).name)
+    work = batches(model, chosen, token_budget=token_budget, max_rows=max_rows, system=system)
+    rows, found = [], []
+    with track(len(chosen), "direct contributions", progress) as advance:
+        for (own, _), part in direct_contributions(model, aims, work, re_encoder(model, system=system), remote=remote):
+            rows.append(own)
+            found.append(part)
+            advance(len(own))
+    return assemble(found, rows, aims, Labels.of(chosen), anatomy(model).name)
 
 
-def run_session(
-    model: Any, sites: list[Site], units: Tensor, work: list[Any], *, remote: Any = False, progress: Progress = None
-) -> list[dict[str, Tensor]]:
-    """The measurement itself: read vectors, then one trace per batch. Returns a dict of contributions per batch."""
-    import nnsight  # type: ignore[import-untyped]
+def direct_contributions(
+    model: Any, aims: Targets, work: Iterable[Item], again: ReEncode | None, *, remote: Any = False
+) -> Iterator[tuple[Item, dict[str, Tensor]]]:
+    """The measurement itself, one trace per batch; see `traced.heads.direct_writes` for what is yielded with each.
 
-    facts, ids = anatomy(model), range(len(sites))
-    reads: list[Read] = [] if facts.remote else head_reads(model, units, ids)
-    epsilons = norm_epsilons(model, ids)
-    total = sum(len(rows) for rows, _, _ in work)
-    with track(total, "direct contributions", progress) as advance, torch.no_grad():
-        with model.session(remote=remote):
-            found = nnsight.save([])
+    Args:
+        work: row numbers and their batch.
+        again: see `loop.backed_off`.
+        Others as in `attribute_heads`.
+    """
+    facts, ids = anatomy(model), range(aims.depth)
+    sites, epsilons = head_sites(model, ids), norm_epsilons(model, ids)
+    units, most = aims.units, max(site["heads"][0] for site in sites)
+    # Where the weights are elsewhere, each request makes the read vectors in a pass over its first batch.
+    known: list[Read] = [] if facts.remote else head_reads(model, units, ids)
+
+    def measure(items: list[Item]) -> list[dict[str, Tensor]]:
+        calls = [(batch.inputs, position_index(batch, [aims.position])) for _rows, batch in items]
+        with torch.no_grad(), model.session(remote=remote):
+            found = save([])
+            reads = list(known)
             if not reads:
-                with model.trace(**work[0][1]) as tracer:
-                    like = residual(sites[0]["layer"].output)
-                    for site, epsilon in zip(sites, epsilons, strict=True):
-                        reads.append(read_by_calling(site, units, epsilon, like))
+                with model.trace(**calls[0][0]) as tracer:
+                    reads.extend(read_layers(sites, units, epsilons))
                     tracer.stop()
-            for _rows, inputs, index in work:
+            for inputs, index in calls:
                 with model.trace(**inputs) as tracer:
                     found.append(direct_writes(sites, reads, units, index))
                     tracer.stop()
-        advance(total)
-    return list(found)
+        return list(found)
+
+    options: dict[str, Any] = {"remote": remote, "row_bytes": 4 * aims.depth * (most + 3) * units.shape[1]}
+    return run_batches(work, measure, again, asked=f"attribute the heads of {facts.name}", **options)
 
 
 def assemble(

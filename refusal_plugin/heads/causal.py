@@ -209,9 +209,9 @@ class HeadAblation:
 
 def _paired(model: Any, sites: list[Site], batch: Batch, refusal_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`z` at the last prompt token, its gradient of the refusal score (each (batch, layer, width)), and the score."""
-    last = batch.roles["last"].int().argmax(1, keepdim=True)
+    last = batch.last
     with torch.enable_grad(), model.trace(**batch.inputs):
-        every = []
+        every: list[Any] = []
         for site in sites:
             if site["projection"] is None:
                 continue

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError
+from ..storage import frame
 from .intervals import Intervals
 from .result import HeadAttribution
 
@@ -86,8 +87,6 @@ class CircuitComparison:
 
     def to_frame(self) -> Any:
         """One row per pair of modalities as a pandas DataFrame; OptionalDependencyError without pandas."""
-        from .tables import frame
-
         return frame([vars(row) for row in self.agreements])
 
     def __repr__(self) -> str:
@@ -96,7 +95,7 @@ class CircuitComparison:
 
     def _repr_html_(self) -> str:
         from ..report import frame
-        from ..report.figures import agreement_figure
+        from ..report.figures.heads_agreement import agreement_figure
 
         norm = max(1e-12, *(float(x.value.clamp_min(0).sum()) for x in self.contrasts.values()))
         rows = {"overlap": [vars(row) for row in self.agreements], "silent": [vars(row) for row in self.silent]}

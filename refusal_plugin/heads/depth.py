@@ -16,6 +16,7 @@ from torch import Tensor
 from ..directions.direction import Direction
 from ..inference.activations import collect_activations
 from ..prompts import Prompt
+from ..storage import frame
 from .intervals import Intervals, mean_intervals
 from .labels import Labels, chosen_prompts
 
@@ -46,8 +47,6 @@ class LayerProjection:
 
     def to_frame(self) -> Any:
         """One row per prompt and layer as a pandas DataFrame; OptionalDependencyError without pandas."""
-        from .tables import frame
-
         who = [
             {key: getattr(self.labels, key)[i] for key in ("ids", "roles", "modalities")}
             for i in range(len(self.labels))
@@ -60,7 +59,7 @@ class LayerProjection:
 
     def _repr_html_(self) -> str:
         from ..report import frame
-        from ..report.figures import layers_figure
+        from ..report.figures.projection import layers_figure
 
         sections = {
             m: {"projection_by_layer": {role: self.mean(role, m).records() for role in self.roles(m)}}

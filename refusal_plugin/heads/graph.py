@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..statistics import Estimate
+from ..storage import frame
 from .result import HeadAttribution
 from .sources import SPANS, SourceAttribution
 
@@ -52,8 +53,6 @@ class Circuit:
 
     def to_frame(self) -> Any:
         """One row per modality and head as a pandas DataFrame; OptionalDependencyError without pandas."""
-        from .tables import frame
-
         return frame([{**{k: v for k, v in vars(e).items() if k != "sources"}, **e.sources} for e in self.edges])
 
     def __repr__(self) -> str:
@@ -62,7 +61,7 @@ class Circuit:
 
     def _repr_html_(self) -> str:
         from ..report import frame
-        from ..report.figures import circuit_figure
+        from ..report.figures.heads_circuit import circuit_figure
 
         edges = [{**vars(edge), "sources": dict(edge.sources)} for edge in self.edges]
         refused = [{"modality": m, "refused": {"none": rate.to_json()}} for m, rate in self.refused.items()]

@@ -89,7 +89,7 @@ def attribute_logits(
     output, n = unembed(model), len(chosen)
     parts: dict[str, Tensor] = {}
     for rows, batch in batches(model, chosen, token_budget=token_budget, max_rows=max_rows):
-        last = batch.roles["last"].int().argmax(1, keepdim=True)
+        last = batch.last
         with torch.no_grad(), model.trace(**batch.inputs):
             written = nnsight.save(direct_writes(sites, reads, w, last))
             stream = rows_at(sites[-1]["layer"].output, last)[:, 0].cpu().save()

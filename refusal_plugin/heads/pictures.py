@@ -37,7 +37,7 @@ class Overlay:
 
     def _repr_html_(self) -> str:
         from ..report import frame, html_table
-        from ..report.figures import media_overlay
+        from ..report.figures.tokens import media_overlay
         from ..report.markup import tag
         from ..report.table import folded
 

@@ -46,7 +46,7 @@ class TokenProjection:
 
     def _repr_html_(self) -> str:
         from ..report import frame
-        from ..report.figures import values_over_prompt
+        from ..report.figures.tokens import values_over_prompt
 
         limit = max(1.0, *(float(value.abs().max()) for value in self.values))
         parts = [
@@ -76,7 +76,7 @@ class AnswerProjection(NamedTuple):
 
     def _repr_html_(self) -> str:
         from ..report import frame, html_table
-        from ..report.figures import token_line
+        from ..report.figures.tokens import token_line
         from ..report.table import folded
 
         steps = self.values.tolist()

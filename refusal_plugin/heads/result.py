@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError, DirectionError
-from ..storage import read_tensors, write_tensors
+from ..storage import frame, read_tensors, write_tensors
 from .intervals import Intervals, difference_intervals
 from .labels import Labels
 
@@ -163,8 +163,6 @@ class HeadAttribution:
         Raises:
             OptionalDependencyError: pandas is not installed.
         """
-        from .tables import frame
-
         prompts, layers, heads = self.heads.shape[:3]
         index = torch.cartesian_prod(torch.arange(prompts), torch.arange(layers), torch.arange(heads))
         row = index[:, 0].tolist()
@@ -175,7 +173,7 @@ class HeadAttribution:
 
     def _repr_html_(self) -> str:
         from ..report import frame, html_table
-        from ..report.figures import heads_map_figure
+        from ..report.figures.heads_map import heads_map_figure
 
         title, names = repr(self), self.names
         note = "" if len(names) == 1 else f"Along {names[0]}; also {', '.join(names[1:])}."

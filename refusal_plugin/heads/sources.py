@@ -25,6 +25,7 @@ from ..models.heads import attention_call, eager_attention, head_reads, head_sit
 from ..progress import Progress, track
 from ..prompts import Prompt, batches
 from ..prompts.batch import Batch
+from ..storage import frame
 from ..traced.heads import norm_scale, source_writes
 from ..traced.heads import rows as rows_at
 from .causal import Head
@@ -79,8 +80,6 @@ class SourceAttribution:
 
     def to_frame(self) -> Any:
         """One row per prompt, head and source as a pandas DataFrame; OptionalDependencyError without pandas."""
-        from .tables import frame
-
         return frame(
             [
                 {"id": self.labels.ids[p], "layer": at[0], "head": at[1], "source": s, "token": self.tokens[p][s]}
@@ -99,7 +98,7 @@ class SourceAttribution:
 
     def _repr_html_(self) -> str:
         from ..report import frame
-        from ..report.figures import values_over_prompt
+        from ..report.figures.tokens import values_over_prompt
 
         parts = []
         for row, values in enumerate(self.values[:SHOWN]):

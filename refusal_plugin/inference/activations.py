@@ -165,7 +165,7 @@ def position_index(batch: Batch, positions: Sequence[int]) -> Tensor:
         raise PromptError(
             f"read positions {tuple(positions)}", "an offset is not negative", "count from the end: -1, -2, …"
         )
-    last = batch.roles["last"].int().argmax(1, keepdim=True)
+    last = batch.last
     index = last + 1 + torch.tensor(tuple(positions))
     first = batch.inputs["attention_mask"].int().argmax(1, keepdim=True)
     if bool((index < first).any()):

@@ -1,28 +1,31 @@
 """Answers of a model, with or without an edit, in one traced generation per batch.
 
-Greedy by default: an answer is then a function of the prompt and the edit alone. The ids are those of torch hooks on
-the bare model, bit for bit (tested), because both run `traced.write.place` on the same tensors. Rows that begin alike
-are read once where no edit acts there (`prefill`).
+Greedy, whatever the checkpoint's own settings say (`models.generation`): an answer is a function of the prompt and the
+edit alone. The ids are those of torch hooks on the bare model, bit for bit (tested), because both run
+`traced.write.place` on the same tensors.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..errors import PromptError
+from ..errors import DataError, PromptError
 from ..models import anatomy
+from ..models.generation import greedy
 from ..models.wrapper import save
 from ..progress import Progress, track
 from ..prompts import Prompt, batches
 from ..prompts.batch import Batch
+from ..prompts.encoding import as_prompts
+from ..traced.read import next_logits
 from ..traced.write import edit_blocks
-from .edits import Edit, site_modules
-from .loop import re_encoder, run_batches
-from .prefill import begun
+from .edits import NO_EDIT, Edit, site_modules
+from .loop import Item, re_encoder, run_batches
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Answer:
 
 def generate(
     model: Any,
-    prompts: Iterable[Prompt | str],
+    prompts: Prompt | str | Iterable[Prompt | str],
     edit: Edit | None = None,
     *,
     max_new_tokens: int = 32,
@@ -59,7 +62,7 @@ def generate(
 
     Args:
         model: a loaded model.
-        prompts: prompts of any modality the model takes.
+        prompts: prompts of any modality the model takes; a single one, or a text, is one prompt.
         edit: what to change in the residual stream while it answers; None for the model as it is.
         max_new_tokens: longest answer, in tokens.
         system: system text for every prompt.
@@ -71,10 +74,11 @@ def generate(
     Raises:
         PromptError: 0 prompts or 0 tokens asked for, or a prompt the model does not take.
         DirectionError: the edit does not fit the model.
+        DataError: NaN or infinite logits.
         ModelError: a single prompt does not fit into memory (larger batches are halved, finished ones kept).
         RemoteError: the server refuses or fails; says why and what to do.
     """
-    chosen = [p if isinstance(p, Prompt) else Prompt(text=p) for p in prompts]
+    chosen = as_prompts(prompts)
     if not chosen:
         raise PromptError("generate answers", "0 prompts", "give at least one")
     if max_new_tokens < 1:
@@ -83,19 +87,56 @@ def generate(
         edit.check(anatomy(model))
     found: list[Answer | None] = [None] * len(chosen)
 
-    def answer(group: list[tuple[list[int], Batch]]) -> list[Tensor]:
-        return _generate(model, [batch.inputs for _rows, batch in group], edit, max_new_tokens, remote)
+    def answer(group: list[Item]) -> list[list[list[int]]]:
+        return generate_batches(model, [(batch, edit) for _rows, batch in group], max_new_tokens, remote=remote)
 
     # An edit whose tensors are bound to the rows of a batch cannot follow when it is halved.
     again = re_encoder(model, system=system) if edit is None or edit.rows is None else None
     work = batches(model, chosen, token_budget=token_budget, max_rows=max_rows, system=system)
     where: dict[str, Any] = {"remote": remote, "new_tokens": max_new_tokens, "asked": "generate answers"}
     with track(len(chosen), label, progress) as advance:
-        for (rows, batch), ids in run_batches(work, answer, again, **where):
-            for row, new in zip(rows, ids[:, batch.length :].tolist(), strict=True):
+        for (rows, _batch), said in run_batches(work, answer, again, **where):
+            for row, new in zip(rows, said, strict=True):
                 found[row] = decoded(model, chosen[row].id, new)
             advance(len(rows))
     return [answer for answer in found if answer is not None]
+
+
+def generate_batches(
+    model: Any, work: Sequence[tuple[Batch, Edit | None]], max_new_tokens: int, *, remote: bool | str = False
+) -> list[list[list[int]]]:
+    """Generated token ids of several encoded batches, each under an edit, in one session: one request if remote.
+
+    Returns:
+        per batch and row the new tokens, whatever follows an end token included.
+
+    Raises:
+        PromptError: prompt and answer are longer than the model's context.
+        DataError: NaN or infinite logits.
+    """
+    for batch, _edit in work:
+        _require_room(model, batch, max_new_tokens)
+    parts = [(batch.inputs, edit) for batch, edit in work]
+    every, finite = _generate(model, parts, max_new_tokens, remote)
+    said = []
+    for (batch, _edit), ids, good in zip(work, every, finite, strict=True):
+        if not bool(good.all()):
+            name = batch.prompts[int((~good).int().argmax())].id
+            found = f"NaN or infinite logits while answering prompt '{name}'"
+            raise DataError("generate answers", found, "check the edit's strength and the dtype")
+        said.append(ids[:, batch.length :].tolist())
+    return said
+
+
+def _require_room(model: Any, batch: Batch, max_new_tokens: int) -> None:
+    """PromptError where an answer would run beyond the context: a model goes on there, into nonsense."""
+    context = anatomy(model).context_length
+    lengths = batch.inputs["attention_mask"].sum(1)
+    longest = int(lengths.max())
+    if context is not None and longest + max_new_tokens > context:
+        name = batch.prompts[int(lengths.argmax())].id
+        found = f"its {longest} tokens and {max_new_tokens} new ones exceed the model's context of {context}"
+        raise PromptError(f"answer prompt '{name}'", found, "shorten it or ask for fewer new tokens")
 
 
 def generate_ids(
@@ -105,7 +146,7 @@ def generate_ids(
     *,
     max_new_tokens: int,
     remote: bool | str = False,
-) -> Tensor:
+) -> Int[Tensor, "batch pos"]:
     """One traced greedy generation of an encoded batch.
 
     Args:
@@ -116,50 +157,40 @@ def generate_ids(
         remote: run on NDIF.
 
     Returns:
-        (batch, pos + new) int64 token ids, prompts included; rows that ended early are padded.
+        token ids, prompts included; rows that ended early are padded.
     """
-    return _generate(model, [inputs], edit, max_new_tokens, remote)[0]
+    return _generate(model, [(inputs, edit)], max_new_tokens, remote)[0][0]
 
 
 def _generate(
-    model: Any, work: list[dict[str, Tensor]], edit: Edit | None, max_new_tokens: int, remote: bool | str
-) -> list[Tensor]:
-    """Ids of several encoded batches in one session: one request where it is remote."""
-    settings = {"max_new_tokens": max_new_tokens, "do_sample": False}
+    model: Any, work: Sequence[tuple[dict[str, Tensor], Edit | None]], max_new_tokens: int, remote: bool | str
+) -> tuple[list[Int[Tensor, "batch pos"]], list[Bool[Tensor, " batch"]]]:
+    """Ids, and per row whether all logits were finite, of several encoded batches in one session."""
+    settings = greedy(max_new_tokens)
     # A plan per batch: some edits keep a memory from the prompt to the last token of an answer.
-    planned = [(inputs, [] if edit is None else edit.plan()) for inputs in work]
-    sites = [] if edit is None else site_modules(model, edit)
-    if not remote:
-        planned = [({**inputs, **begun(model, inputs, edit)}, edits) for inputs, edits in planned]
+    planned = []
+    for inputs, edit in work:
+        chosen = edit or NO_EDIT
+        last = 1 if chosen.when == "prefill" else max_new_tokens
+        planned.append((inputs, site_modules(model, chosen), chosen.plan(), last))
     with torch.no_grad(), warnings.catch_warnings():
         # The loop over decode steps ends where the model ends: nnsight announces that as a warning each time.
         warnings.filterwarnings("ignore", message=".*was never reached", category=UserWarning)
-        if edit is None or not edit.parts:
-            with model.session(remote=remote):
-                found: list[Tensor] = save([])
-                for inputs, _edits in planned:
-                    with model.generate(**inputs, **settings) as tracer:
-                        found.append(tracer.result)
-        elif edit.when == "prefill":
-            with model.session(remote=remote):
-                found = save([])
-                for inputs, edits in planned:
-                    with model.generate(**settings) as tracer:
-                        with tracer.invoke(**inputs):
-                            edit_blocks(sites, edits)
-                        with tracer.invoke():
-                            found.append(tracer.result)
-        else:
-            with model.session(remote=remote):
-                found = save([])
-                for inputs, edits in planned:
-                    with model.generate(**settings) as tracer:
-                        with tracer.invoke(**inputs):
-                            for _step in tracer.iter[:]:
+        with model.session(remote=remote):
+            found: list[Tensor] = save([])
+            finite: list[list[Tensor]] = save([])
+            for inputs, sites, edits, last in planned:
+                good: list[Tensor] = []
+                finite.append(good)
+                with model.generate(**settings) as tracer:
+                    with tracer.invoke(**inputs):
+                        for step in tracer.iter[:]:
+                            if step < last:
                                 edit_blocks(sites, edits)
-                        with tracer.invoke():
-                            found.append(tracer.result)
-    return [ids.cpu() for ids in found]
+                            good.append(next_logits(model.output).amax(-1).isfinite())
+                    with tracer.invoke():
+                        found.append(tracer.result)
+    return [ids.cpu() for ids in found], [torch.stack(good).all(0).cpu() for good in finite]
 
 
 def decoded(model: Any, prompt_id: str, new: list[int]) -> Answer:

@@ -7,7 +7,6 @@ hooks (`with edit.attached(hf_model): hf_model.generate(...)`, no nnsight in the
 `with`, also when setting them up failed half-way; no weight is touched.
 """
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,11 +24,13 @@ from ..traced.read import residual
 Site = Literal["resid_pre", "attn_out", "mlp_out", "resid_post"]
 Where = Literal["last", "all"]
 When = Literal["prefill", "every_step"]
+Operator = Literal["project_out", "benign_mean"]
+"""How a direction is taken away, see `removal`."""
 
 WIDE = ("vector", "unit", "centre", "safe", "unsafe", "target", "matrix")
 """Names of the tensors whose last dimension is the model's width."""
-
-_ATTACHED: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+BOUND = ("strength", "vector", "centre", "value", "unit", "keep")
+"""Names of the tensors that may have one entry per row of the batch: (row, 1, d_model) or (row, 1, 1)."""
 
 # The order in which a block runs its sites; nnsight reads them in execution order only.
 SITE_ORDER: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
@@ -82,12 +83,11 @@ class Edit:
     @property
     def rows(self) -> int | None:
         """Rows of the batch that its tensors are bound to, in that order; None if any batch will do."""
-        bound = ("strength", "vector", "centre", "value", "unit", "origin")
         sizes = {
             len(value)
             for part in self.parts
             for key, value in _flat(part.tensors)
-            if key in bound and isinstance(value, Tensor) and value.ndim == (2 if key == "value" else 3)
+            if key in BOUND and isinstance(value, Tensor) and value.ndim == 3
         }
         return max(sizes, default=1) if sizes - {1} else None
 
@@ -149,21 +149,18 @@ class Edit:
         blocks = hf_layers(module, found)
         handles: list[Any] = []
         memories: dict[str, dict[str, Any]] = {}
-        _ATTACHED[module] = _ATTACHED.get(module, 0) + 1
         try:
             for part in _present(self.ordered, found):
                 where = site_module(blocks[part.layer], part.layer, part.site, found)
                 handles.append(_hook(where, part, _tensors(part, memories), self.when))
             yield module
         finally:
-            _ATTACHED[module] -= 1
             for handle in handles:
                 handle.remove()
 
 
-def has_attached(module: nn.Module) -> bool:
-    """Whether an edit hangs on a Hugging Face module at this moment, see `Edit.attached`."""
-    return _ATTACHED.get(module, 0) > 0
+NO_EDIT = Edit("none", ())
+"""The model as it is."""
 
 
 def _places(parts: Iterable[SiteEdit]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -228,8 +225,10 @@ def site_module(block: Any, layer: int, site: Site, facts: Anatomy) -> Any:
 def _site_path(layer: int, site: Site, facts: Anatomy) -> str | None:
     """Where `attn_out` or `mlp_out` is, relative to the block; None if the block has none."""
     parts = facts.parts[layer]
-    attention = parts.post_attention_norm or parts.attention or parts.mixer
-    return attention if site == "attn_out" else parts.post_mlp_norm or parts.mlp
+    if site == "attn_out":
+        return parts.post_attention_norm or parts.writers.norm or parts.writers.mixer
+    mlp = parts.post_mlp_norm or parts.mlp
+    return None if mlp == parts.writers.mixer else mlp  # the only part of its layer (Nemotron-H) counts once
 
 
 def sites_of(layer: int, facts: Anatomy) -> list[Site]:
@@ -278,7 +277,7 @@ def ablation(unit: Float[Tensor, "d_model"], layer_ids: Iterable[int], *, name: 
     positions. A causal test inside a run; nothing of it can be saved.
     """
     places = [(layer, site) for layer in layer_ids for site in SITE_ORDER]
-    parts = [SiteEdit(layer, site, write.ablate, {"unit": unit}, needed=False) for layer, site in places]
+    parts = [SiteEdit(layer, site, write.set_coordinate, {"unit": unit}, needed=False) for layer, site in places]
     return Edit(name, tuple(parts))
 
 
@@ -302,10 +301,34 @@ def attenuation(
         name: shown in tables.
     """
     parts = [
-        SiteEdit(layer, "resid_post", write.shrink, {"unit": unit, "origin": float(mean @ unit), "keep": keep}, "last")
+        SiteEdit(
+            layer, "resid_post", write.set_coordinate, {"unit": unit, "value": float(mean @ unit), "keep": keep}, "last"
+        )
         for layer, (unit, mean) in enumerate(zip(units, benign, strict=True))
     ]
     return Edit(name, tuple(parts), "prefill")
+
+
+def removal(
+    vector: Float[Tensor, "d_model"],
+    benign: Float[Tensor, "layer d_model"],
+    operator: Operator,
+    *,
+    name: str = "removal",
+) -> Edit:
+    """A direction taken away in every layer.
+
+    Args:
+        vector: of any length.
+        benign: mean benign stream of every layer, at the last prompt token.
+        operator: "benign_mean" sets the coordinate of the last prompt token to that of `benign`, in prefill;
+            "project_out" sets it to zero at every site, position and step.
+        name: shown in tables.
+    """
+    unit = vector / vector.norm()
+    if operator == "project_out":
+        return ablation(unit, range(len(benign)), name=name)
+    return attenuation(unit.expand_as(benign), benign, keep=0.0, name=name)
 
 
 def together(name: str, *edits: Edit) -> Edit:

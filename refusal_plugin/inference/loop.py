@@ -4,9 +4,9 @@
         ...
     for (rows, batch), value in run_batches(work, measure, again, remote=remote):      the same, or sessions on a server
 
-Reading (`activations`), scoring (`scores.score`) and answering (`answers.generate`) all go through `run_batches`. Only
-errors that mean "out of memory" are caught; everything else passes through. A batch of one row that does not fit is an
-error that says so, with the number of prompts that were finished.
+Reading (`activations`), scoring (`scores.next_token`) and answering (`answers.generate`) all go through `run_batches`.
+Only errors that mean "out of memory" are caught; everything else passes through. A batch of one row that does not fit
+is an error that says so, with the number of prompts that were finished.
 """
 
 import gc
@@ -24,7 +24,7 @@ from ..remote.split import sessions
 
 T = TypeVar("T")
 Item: TypeAlias = tuple[list[int], Batch]
-Again: TypeAlias = Callable[[Sequence[Prompt]], Batch]
+ReEncode: TypeAlias = Callable[[Sequence[Prompt]], Batch]
 """Encodes some of the prompts of a batch anew."""
 
 WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
@@ -57,7 +57,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def run_batches(
     work: Iterable[Item],
     measure: Callable[[list[Item]], list[T]],
-    again: Again | None,
+    again: ReEncode | None,
     *,
     remote: bool | str = False,
     asked: str = "run a batch",
@@ -89,7 +89,7 @@ def run_batches(
 def backed_off(
     work: Iterable[tuple[Sequence[int], Batch]],
     run: Callable[[Item], T],
-    again: Again | None,
+    again: ReEncode | None,
     *,
     asked: str = "run a batch",
     room: Room | None = None,
@@ -169,7 +169,7 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def re_encoder(model: Any, **options: Any) -> Again:
+def re_encoder(model: Any, **options: Any) -> ReEncode:
     """The `again` of `backed_off` for a model.
 
     Args:

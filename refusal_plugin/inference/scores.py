@@ -7,7 +7,7 @@ The refusal tokens are the model's own: the first tokens of what the judge calls
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,8 @@ from ..traced.measure import kl_divergence, refusal_score
 from ..traced.read import next_logits, residuals
 from ..traced.write import edit_blocks
 from .answers import generate
-from .edits import Edit, site_modules
-from .loop import re_encoder, run_batches
+from .edits import NO_EDIT, Edit, site_modules
+from .loop import Item, ReEncode, re_encoder, run_batches
 
 
 @dataclass(frozen=True)
@@ -98,30 +98,69 @@ def refusal_scores(
         RemoteError: the server refuses or fails; says why and what to do.
     """
     n, facts = len(prompts.prompts), anatomy(model)
-    found = torch.empty(n)
-    kl = torch.zeros(n)
+    score, kl = torch.empty(n), torch.zeros(n)
     logits_rows: list[tuple[list[int], Tensor]] = []
     residual = torch.empty(n, facts.n_layers, facts.d_model) if keep_residual else None
+    # An edit whose tensors are bound to the rows of a batch cannot follow when it is halved.
+    again = re_encoder(model) if edit is None or edit.rows is None else None
+    options: dict[str, Any] = {"keep_residual": keep_residual, "remote": remote}
+    for rows, logits, stream in next_token(model, prompts.batches, lambda _rows: edit, again, **options):
+        if residual is not None and stream is not None:
+            residual[rows] = stream.cpu()
+        score[rows] = refusal_score(logits, refusal_ids).cpu()
+        if reference is not None:
+            kl[rows] = kl_divergence(logits, reference[rows]).cpu()
+        if keep_logits:
+            logits_rows.append((rows, logits.float().cpu()))
+    kept_logits = None
+    if keep_logits:
+        kept_logits = torch.empty(n, logits_rows[0][1].shape[-1])
+        for rows, values in logits_rows:
+            kept_logits[rows] = values
+    return Scores(score, kl, kept_logits, residual)
+
+
+def next_token(
+    model: Any,
+    work: Iterable[Item],
+    edit_of: Callable[[list[int]], Edit | None],
+    again: ReEncode | None,
+    *,
+    keep_residual: bool = False,
+    lenient: bool = False,
+    remote: bool | str = False,
+) -> Iterator[tuple[list[int], Float[Tensor, "row vocab"], Float[Tensor, "row layer d_model"] | None]]:
+    """The one loop that reads next-token logits: one edited forward pass per batch, halved where it does not fit.
+
+    Args:
+        model: a loaded model.
+        work: row numbers and their batch.
+        edit_of: the edit of a batch, from the numbers of its rows.
+        again: encodes some prompts of a batch anew; None where an edit is bound to the rows of a batch.
+        keep_residual: whether `resid_post` of every layer at the last prompt token is wanted.
+        lenient: let NaN and infinite logits through.
+        remote: run on NDIF.
+
+    Yields:
+        row numbers, their logits, and their streams in float32.
+
+    Raises:
+        DirectionError, DataError, ModelError, RemoteError: as `refusal_scores`.
+    """
+    facts, blocks = anatomy(model), layers(model)
     if keep_residual:
         facts.require_stream("keep the residual stream")
-    if edit is not None:
-        edit.check(facts)
-    sites = [] if edit is None else site_modules(model, edit)
-    blocks = layers(model)
 
-    def measure(group: list[tuple[list[int], Batch]]) -> list[tuple[Tensor, Tensor | None]]:
+    def measure(group: list[Item]) -> list[tuple[Tensor, Tensor | None]]:
         """Logits and streams of some batches in one session."""
-        work = [
-            (
-                next_token_inputs(model, batch),
-                batch.roles["last"].int().argmax(1, keepdim=True),
-                [] if edit is None else edit.plan(),
-            )
-            for _rows, batch in group
-        ]
+        planned = []
+        for rows, batch in group:
+            edit = edit_of(rows) or NO_EDIT
+            edit.check(facts)
+            planned.append((next_token_inputs(model, batch), batch.last, site_modules(model, edit), edit.plan()))
         with torch.no_grad(), model.session(remote=remote):
             found: list[tuple[Tensor, Tensor | None]] = save([])
-            for inputs, last, edits in work:
+            for inputs, last, sites, edits in planned:
                 with model.trace(**inputs):
                     stream = None
                     if keep_residual:
@@ -130,34 +169,22 @@ def refusal_scores(
                         for layer, block in enumerate(blocks):
                             edit_blocks(sites, [part for part in edits if part[0] == layer])
                             kept.append(residuals([block], last))
-                        stream = torch.cat(kept, dim=2)
+                        stream = torch.cat(kept, dim=2)[:, 0]
                     else:
                         edit_blocks(sites, edits)
                     found.append((next_logits(model.output), stream))
         return found
 
-    # An edit whose tensors are bound to the rows of a batch cannot follow when it is halved.
-    again = re_encoder(model) if edit is None or edit.rows is None else None
     asked = f"score prompts on {facts.name}"
     row_bytes = 4 * (len(facts.tokenizer) + keep_residual * facts.n_layers * facts.d_model)
     where: dict[str, Any] = {"remote": remote, "row_bytes": row_bytes}
-    for (rows, _batch), (logits, stream) in run_batches(prompts.batches, measure, again, asked=asked, **where):
-        plain = None if reference is None else reference[rows]
-        if residual is not None and stream is not None:
-            residual[rows] = stream[:, 0].cpu()
-        found[rows] = refusal_score(logits, refusal_ids).cpu()
-        if plain is not None:
-            kl[rows] = kl_divergence(logits, plain).cpu()
-        if keep_logits:
-            logits_rows.append((rows, logits.float().cpu()))
-    if not bool(torch.isfinite(found).all()):
-        raise DataError(asked, "NaN or infinite logits", "check the edit's strength and the dtype")
-    kept_logits = None
-    if keep_logits:
-        kept_logits = torch.empty(n, logits_rows[0][1].shape[-1])
-        for rows, values in logits_rows:
-            kept_logits[rows] = values
-    return Scores(found, kl, kept_logits, residual)
+    for (rows, batch), (logits, stream) in run_batches(work, measure, again, asked=asked, **where):
+        finite = logits.amax(-1).isfinite()  # single words may be excluded with -inf
+        if not bool(finite.all()) and not lenient:
+            name = batch.prompts[int((~finite).int().argmax())].id
+            found = f"NaN or infinite logits at prompt '{name}'"
+            raise DataError(asked, found, "check the edit's strength and the dtype")
+        yield rows, logits, stream
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,33 @@
 """The embedded model's limits on media; reading them is `refusal_plugin.prompts.media`."""
 
+import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..errors import MediaError
 from ..prompts.media import SAMPLE_RATE, load_audio, load_video
-
-FRAME_RATE = 2.0
-"""Frames per second at which video files are sampled and frame lists are read, as in Qwen2.5-Omni."""
+from ..prompts.video import FRAME_RATE, Clip
 
 MAX_FRAMES = 32
 MIN_SAMPLES = 1600
 """Shorter clips are filled with silence: the audio tower needs a few frames."""
 
 
-def as_frames(video: Any) -> list[Image.Image]:
-    """The frames of a video, at most MAX_FRAMES of them, evenly chosen.
+def as_frames(video: Any) -> Clip:
+    """The frames of a video, at most MAX_FRAMES of them, evenly chosen; a warning says so.
 
     Raises:
         MediaError, OptionalDependencyError: as `load_video`.
     """
-    frames = load_video(video, fps=FRAME_RATE)
-    if len(frames) > MAX_FRAMES:
-        frames = [frames[i] for i in np.linspace(0, len(frames) - 1, MAX_FRAMES).round().astype(int)]
-    return frames
+    clip = load_video(video, fps=FRAME_RATE)
+    if len(clip) <= MAX_FRAMES:
+        return clip
+    warnings.warn(
+        f"A video of {len(clip)} frames: the embedded model reads {MAX_FRAMES} of them, evenly chosen.", stacklevel=2
+    )
+    chosen = np.linspace(0, len(clip) - 1, MAX_FRAMES).round().astype(int)
+    return Clip.of([clip[k] for k in chosen], clip.clock, [clip.numbers[k] for k in chosen])
 
 
 def as_waveform(sound: Any, max_seconds: float = 15.0) -> np.ndarray:

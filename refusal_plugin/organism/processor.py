@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..errors import MediaError, PromptError
 from ..prompts.media import load_image
-from .media import FRAME_RATE, as_frames, as_waveform
+from .media import as_frames, as_waveform
 from .patches import ImageSettings, patchify, prepare
 from .spectrogram import AudioSettings, frame_count, log_mel, soft_tokens
 
@@ -121,10 +121,9 @@ class OmniProcessor:
         Raises:
             MediaError: a video is empty, unreadable, or its frames differ in size.
         """
-        patches, grids, lengths = self._patches(
-            [[prepare(frame, self.image) for frame in as_frames(video)] for video in videos]
-        )
-        seconds = torch.full((len(grids),), self.image.temporal_patch_size / FRAME_RATE)
+        clips = [as_frames(video) for video in videos]
+        patches, grids, lengths = self._patches([[prepare(frame, self.image) for frame in clip] for clip in clips])
+        seconds = torch.tensor([self.image.temporal_patch_size * clip.spacing for clip in clips])
         found = {"pixel_values_videos": patches, "video_grid_thw": grids, "video_second_per_grid": seconds}
         return found, lengths
 

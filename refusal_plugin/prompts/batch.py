@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class Batch:
     def length(self) -> int:
         """Number of columns, padding included."""
         return int(self.inputs["input_ids"].shape[1])
+
+    @property
+    def last(self) -> Int[Tensor, "batch 1"]:
+        """Column of each prompt's last token."""
+        return self.roles["last"].int().argmax(1, keepdim=True)
 
     @property
     def ends(self) -> Tensor:

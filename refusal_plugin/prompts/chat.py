@@ -56,8 +56,8 @@ def render(
         raw: no chat template, the text alone; text prompts only.
 
     Raises:
-        PromptError: no chat template; a template without a system role, or one that drops the medium or the
-            instruction; a text that holds a control token of the model.
+        PromptError: no chat template; a template without a system role, or one that drops the medium, or drops or
+            changes the system text or the instruction; a text that holds a control token of the model.
     """
     spec = input_spec_of(model)
     return render_all(spec, [prompt], Controls.of(spec), system=system, suffix=suffix, raw=raw)[0]
@@ -117,25 +117,36 @@ def _found(
     around = _around(spec, prompt, owner, system)
     if full is not None and around.bare is not None and not around.fits(full):  # a template may tell the time
         around = _around(spec, prompt, owner, system, anew=True)
-    bare, why = around.bare, why or around.why
+    bare, why, template = around.bare, why or around.why, f"the chat template of {_name(owner)}"
+    if around.lost:
+        do = "drop the system text, or load the model with another template"
+        raise PromptError(asked, f"{template} {around.lost} the system text", do)
     if bare is None or full is None:
-        raise PromptError(asked, f"the chat template fails ({why})", "drop the system text, or use raw=True")
+        raise PromptError(asked, f"{template} fails ({why})", "drop the system text, or use raw=True")
     before, found, after = bare.partition(SENTINEL)
     if not found or SENTINEL in after:
-        raise PromptError(asked, "the chat template does not show the user's text once", "use raw=True")
+        raise PromptError(asked, f"{template} does not show the user's text once", "use raw=True")
     inner = full[len(before) : len(full) - len(after)]
     if full != before + inner + after or inner.strip() != text.strip():
-        raise PromptError(asked, "the chat template changes with the user's text", "reword the text, or use raw=True")
+        raise PromptError(asked, f"{template} changes with the user's text", "reword the text, or use raw=True")
     return Rendered(full, len(before), len(before) + len(inner), _tokenizer_adds(spec, full))
 
 
 @dataclass(frozen=True)
 class _Around:
-    """What a template puts around the user's text, as `SENTINEL` shows it; `bare` is None where the template fails."""
+    """What a template puts around the user's text, as `SENTINEL` shows it.
+
+    Attributes:
+        bare: the text with `SENTINEL` in place of the user's; None where the template fails.
+        as_parts: whether the template takes content as a list of parts.
+        why: why it fails.
+        lost: what the template does with the system text if it is not left whole: "drops", "changes"; else "".
+    """
 
     bare: str | None
     as_parts: bool
     why: str
+    lost: str
 
     def fits(self, full: str) -> bool:
         before, _, after = (self.bare or "").partition(SENTINEL)
@@ -159,8 +170,35 @@ def _around(spec: InputSpec, prompt: Prompt, owner: Any, system: str | None, *, 
         if bare is None or SENTINEL not in bare or any(mark in bare for mark in _PRINTED_LIST):
             as_parts = False
             bare, why = _rendered(owner, _conversation(spec, prompt, SENTINEL, system, as_parts))
-        known[key] = _Around(bare, as_parts, why)
+        lost = "" if bare is None or system is None else _lost(spec, prompt, owner, system, as_parts)
+        known[key] = _Around(bare, as_parts, why, lost)
     return known[key]
+
+
+def _lost(spec: InputSpec, prompt: Prompt, owner: Any, system: str, as_parts: bool) -> str:
+    """What becomes of the system text: "" where it stands whole, but for blanks around it, where any other would stand.
+
+    A template can drop it, put its own in its place, cut it, or filter words: seen in the place that a sentinel takes.
+    """
+    own = "Zq7systemZq7"
+    shown, _ = _rendered(owner, _conversation(spec, prompt, SENTINEL, own, as_parts))
+    if shown is None or own not in shown:
+        return "drops"
+    for _ in range(2):  # a template may tell the time, which may pass between two renderings
+        full, _why = _rendered(owner, _conversation(spec, prompt, SENTINEL, system, as_parts))
+        for left in (system, system.strip(), system.lstrip(), system.rstrip()):
+            if full == shown.replace(own, left):
+                return ""
+        shown, _ = _rendered(owner, _conversation(spec, prompt, SENTINEL, own, as_parts))
+        if shown is None:
+            break
+    return "changes"
+
+
+def _name(owner: Any) -> str:
+    """What errors call the holder of a template."""
+    named = getattr(owner, "name_or_path", "") or getattr(getattr(owner, "tokenizer", None), "name_or_path", "")
+    return str(named) or type(owner).__name__
 
 
 def _conversation(

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .media import load_audio, load_image, load_video, wav_bytes
+from .media import load_audio, load_image, load_video
 from .prompt import Prompt
+from .waveforms import wav_bytes
 
 SMALLEST = 96
 """Shorter side in pixels to which tiny images are enlarged, without smoothing."""

@@ -23,7 +23,10 @@ from .controls import Controls
 from .input_spec import InputSpec, input_spec_of
 from .packing import same as same_beginning
 from .prompt import MODALITIES, Prompt
+from .sampling import family_sampler, time_arguments
 from .texts import Text, asked_of, texts_of
+from .waveforms import Samples
+from .whole import require_whole_sound
 
 WINDOW = 256  # different prompts encoded ahead to sort them by length; bounds the memory that pixels take
 
@@ -52,7 +55,7 @@ def encode(
         MediaError: a medium that cannot be read.
     """
     spec = input_spec_of(model)
-    chosen = _as_prompts(prompts)
+    chosen = as_prompts(prompts)
     if not chosen:
         raise PromptError("encode", "0 prompts", "give at least one")
     lonely = [prompt for prompt in chosen if spec.joins.get(prompt.modality) == "alone"]
@@ -90,7 +93,7 @@ def batches(
     if token_budget < 1 or max_rows < 1:
         raise PromptError(f"batches of {token_budget} tokens and {max_rows} rows", "fewer than 1", "give at least 1")
     spec = input_spec_of(model)
-    chosen = _as_prompts(prompts)
+    chosen = as_prompts(prompts)
     for modality in MODALITIES:
         most = 1 if spec.joins.get(modality) == "alone" else max_rows
         # A prompt that comes several times is encoded once, and its rows stay together.
@@ -113,7 +116,8 @@ def batches(
                 yield indices, _collate(spec, [rows.pop(place) for place in indices])
 
 
-def _as_prompts(prompts: Prompt | str | Iterable[Prompt | str]) -> list[Prompt]:
+def as_prompts(prompts: Prompt | str | Iterable[Prompt | str]) -> list[Prompt]:
+    """One prompt, a text, or several of them, as a list."""
     several = [prompts] if isinstance(prompts, (Prompt, str)) else prompts
     return [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in several]
 
@@ -141,6 +145,9 @@ def _joined(spec: InputSpec, rows: list[Row]) -> dict[str, Tensor]:
         one, more = _media(spec, row.prompt)
         for into, values in ((given, one), (extra, more)):
             for name, value in values.items():
+                if not isinstance(value, list) and into.get(name, value) != value:
+                    found = f"clips of different {name} ({into[name]:g} and {value:g})"
+                    raise PromptError("encode prompts in one batch", found, "one row at a time: max_rows=1")
                 into[name] = into.get(name, []) + value if isinstance(value, list) else value
     tensors = _call(spec, [text.text for text in texts], texts[0].add_special_tokens, given, **extra, padding=True)
     known = {*PER_TOKEN, *(name for row in rows for name in row.tokens)}
@@ -260,12 +267,19 @@ def _call(spec: InputSpec, texts: list[str], adds: bool, given: dict[str, Any], 
 def _media(spec: InputSpec, prompt: Prompt) -> tuple[dict[str, Any], dict[str, Any]]:
     """A prompt's medium as a processor's arguments; and what further ones Hugging Face's processors need with it."""
     if prompt.audio is not None:
-        rate = int(getattr(getattr(spec.processor, "feature_extractor", None), "sampling_rate", media.SAMPLE_RATE))
+        rate = sound_rate(spec)
         sound = media.load_audio(prompt.audio, rate=rate, name=f"audio of prompt {prompt.id!r}")
         return {"audio": [sound]}, {"sampling_rate": rate}
     if prompt.video is not None:
-        return {"videos": [media.load(prompt)]}, {"do_sample_frames": False}  # load_video has taken the frames already
+        choose = family_sampler(spec.processor)
+        clip = media.load_video(prompt.video, choose=choose, name=f"video of prompt {prompt.id!r}")
+        return {"videos": [clip]}, time_arguments(spec.processor, clip)
     return ({}, {}) if prompt.medium is None else ({"images": [media.load(prompt)]}, {})
+
+
+def sound_rate(spec: InputSpec) -> int:
+    """Samples per second that the processor hears."""
+    return int(getattr(getattr(spec.processor, "feature_extractor", None), "sampling_rate", media.SAMPLE_RATE))
 
 
 def _process(spec: InputSpec, text: Text, asked: str) -> dict[str, Tensor]:
@@ -273,6 +287,13 @@ def _process(spec: InputSpec, text: Text, asked: str) -> dict[str, Tensor]:
     try:
         given, extra = _media(spec, text.prompt)
         tensors = _call(spec, [text.rendered.text], text.rendered.add_special_tokens, given, **extra)
+        if text.prompt.audio is not None:
+
+            def again(samples: Samples) -> dict[str, Tensor]:
+                more = {**given, "audio": [samples]}
+                return _call(spec, [text.rendered.text], text.rendered.add_special_tokens, more, **extra)
+
+            require_whole_sound(spec.processor, given["audio"][0], sound_rate(spec), tensors, again, asked)
     except RefusalPluginError:
         raise
     except Exception as error:  # a processor's own complaints name no prompt

@@ -8,8 +8,8 @@ One prompt per JSONL line or CSV row, with these fields (only `text` is needed):
     audio        path of a sound file                              /
     role         harmful, benign or near_miss
     pair         name of the group of prompts about one thing; all of a group are in one split
-    split        train, val or test
-    id           unique name; made from the text and the medium if absent
+    split        train, val or test; see `PromptSet.assigned` for prompts that say none
+    id           unique name; made from the text and what the medium holds if absent
     answer       exact expected answer
     read_text    question that shows whether the medium was read;  read_answer: its exact answer
     wording      name of the template the text was made from
@@ -36,9 +36,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from refusal_plugin.errors import PromptError
-from refusal_plugin.prompts.prompt import MEDIA, ROLES, SPLITS, Prompt, Role, Split
-from refusal_plugin.prompts.prompt_set import PromptSet
+from ..errors import PromptError
+from .prompt import MEDIA, ROLES, SPLITS, Prompt, Role, Split
+from .prompt_set import PromptSet
+from .reading import portable
 
 FIELDS = ("text", *MEDIA, "role", "pair", "split", "id", "answer", "read_text", "read_answer", "wording", "meta")
 SHOWN = 10  # bad rows named in an error
@@ -78,8 +79,22 @@ def from_csv(path: str | os.PathLike[str]) -> PromptSet:
     except csv.Error as error:
         raise PromptError(f"read {file}", f"line {reader.line_num}: {error}", "give a CSV file") from None
     if header is None or "text" not in header or len(set(header)) < len(header):
-        raise PromptError(f"read {file}", f"its header is {header}", f"name columns once each: {', '.join(FIELDS)}")
+        raise PromptError(
+            f"read {file}", f"its header is {str(header)[:200]}", f"name columns once each: {', '.join(FIELDS)}"
+        )
     return _build(rows, file, file.parent)
+
+
+def from_path(path: str | os.PathLike[str]) -> PromptSet:
+    """Reads a folder, a CSV file (by its ending, in any case) or else a JSONL file.
+
+    Raises:
+        PromptError: as `from_folder`, `from_csv` and `from_jsonl`.
+    """
+    file = Path(path)
+    if file.is_dir():
+        return from_folder(file)
+    return from_csv(file) if file.suffix.lower() == ".csv" else from_jsonl(file)
 
 
 def from_folder(path: str | os.PathLike[str], *, text: str | None = None) -> PromptSet:
@@ -182,7 +197,9 @@ def _csv_row(header: list[str], cells: list[str]) -> Callable[[], Mapping[str, A
 
 def _folder_rows(folder: Path, text: str | None) -> Iterator[Raw]:
     """One row per medium, and per text file that has no medium beside it."""
-    from refusal_plugin.prompts.media import AUDIO_FILES, IMAGE_FILES, VIDEO_FILES
+    from .images import IMAGE_FILES
+    from .sound import AUDIO_FILES
+    from .video import VIDEO_FILES
 
     kinds = {"image": IMAGE_FILES, "video": VIDEO_FILES, "audio": AUDIO_FILES}
     kind_of = {ending: kind for kind, endings in kinds.items() for ending in endings}
@@ -190,11 +207,12 @@ def _folder_rows(folder: Path, text: str | None) -> Iterator[Raw]:
     for split in (None, *SPLITS):
         homes += [(folder / (split or "") / role, split, role) for role in ROLES]
     for home, split, role in homes:
-        files = sorted(file for file in home.iterdir() if file.is_file()) if home.is_dir() else []
+        visible = [file for file in home.iterdir() if file.is_file() and file.name[:1] != "."] if home.is_dir() else []
+        files = sorted(visible, key=lambda file: portable(file.name))
         with_medium = {file.stem for file in files if file.suffix.lower() in kind_of}
         for file in files:
             name = file.relative_to(folder).as_posix()
-            known: dict[str, Any] = {"role": role, "split": split, "pair": file.stem, "id": name}
+            known: dict[str, Any] = {"role": role, "split": split, "pair": portable(file.stem), "id": portable(name)}
             if file.suffix.lower() in kind_of:
                 yield name, _file_row({**known, kind_of[file.suffix.lower()]: name}, file.with_suffix(".txt"), text)
             elif file.suffix.lower() == ".txt" and file.stem not in with_medium:
@@ -217,7 +235,7 @@ def _build(rows: Iterable[Raw], file: Path, base: Path) -> PromptSet:
     bad: list[str] = []
     prompts: list[Prompt] = []
     first: dict[str, str] = {}  # id -> where it stands
-    home: dict[str, tuple[Split | None, str]] = {}  # pair -> its split, and where that was said
+    home: dict[str, tuple[Split, str]] = {}  # pair -> its split, and where that was said
     for where, fields in rows:
         try:
             prompt = _prompt(fields(), base)
@@ -229,20 +247,25 @@ def _build(rows: Iterable[Raw], file: Path, base: Path) -> PromptSet:
             continue
         if prompt.id in first:
             bad.append(f"{where}: id {prompt.id[:60]!r} is taken by {first[prompt.id]}")
-        split, said = home.setdefault(prompt.pair, (prompt.split, where))
-        if split != prompt.split:
-            bad.append(f"{where}: pair {prompt.pair[:60]!r} is in {prompt.split}, but in {split} by {said}")
+        if prompt.split is not None:
+            split, said = home.setdefault(prompt.pair, (prompt.split, where))
+            if split != prompt.split:
+                bad.append(f"{where}: pair {prompt.pair[:60]!r} is in {prompt.split}, but in {split} by {said}")
         first.setdefault(prompt.id, where)
         prompts.append(prompt)
     if bad:
         shown = "; ".join(bad[:SHOWN]) + (f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
         raise PromptError(f"read {file}", f"{len(bad)} bad rows: {shown}", "correct them; nothing was loaded")
-    return PromptSet(prompts)
+    # A prompt that says no split goes where its pair is.
+    return PromptSet(
+        prompt.replace(split=home[prompt.pair][0]) if prompt.split is None and prompt.pair in home else prompt
+        for prompt in prompts
+    )
 
 
 def _prompt(row: Mapping[str, Any], base: Path) -> Prompt:
     """A prompt from the fields of one row, media looked up but not decoded."""
-    from refusal_plugin.prompts.media import check
+    from .media import check
 
     unknown = sorted(set(row) - set(FIELDS))
     if unknown:
@@ -276,7 +299,9 @@ def _write_medium(prompt: Prompt, folder: Path) -> Path:
 
     Such names never clash, also when a set is written over the file it was read from.
     """
-    from refusal_plugin.prompts import media
+    from . import media
+    from .video import TIMES_FILE, Clip
+    from .waveforms import wav_bytes
 
     target = folder / media.digest(prompt)[:16]
     medium = prompt.medium
@@ -286,13 +311,15 @@ def _write_medium(prompt: Prompt, folder: Path) -> Path:
         return copy
     if prompt.audio is not None:
         sound = target.with_suffix(".wav")
-        sound.write_bytes(media.wav_bytes(media.load_audio(prompt.audio)))
+        sound.write_bytes(wav_bytes(media.load_audio(prompt.audio)))
         return sound
     found = media.load(prompt)
     if isinstance(found, list):
         target.mkdir(exist_ok=True)
         for number, frame in enumerate(found):
             frame.save(target / f"{number:05d}.png")
+        if isinstance(found, Clip) and found.timed:
+            (target / TIMES_FILE).write_text("".join(f"{time!r}\n" for time in found.schedule), encoding="utf-8")
         return target
     picture = target.with_suffix(".png")
     cast("Any", found).save(picture)

@@ -4,7 +4,7 @@ A prompt holds an instruction (`text`) and at most one medium (an image, a video
 experiment (harmful, benign, or a near miss that only looks harmful) and the pair it belongs to. Members of one pair
 are about the same thing, so a pair never crosses from one split into another: that is what keeps test figures honest.
 
-This module imports neither torch nor NumPy nor Pillow: a prompt is plain data, media are read when they are encoded.
+This module imports neither torch nor NumPy nor Pillow: a prompt is plain data, media are decoded when they are encoded.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
-from refusal_plugin.errors import PromptError
+from ..errors import PromptError
+from .reading import portable
 
 Modality: TypeAlias = Literal["text", "image", "video", "audio"]
 Role: TypeAlias = Literal["harmful", "benign", "near_miss"]
@@ -52,13 +54,14 @@ class Prompt:
     Args:
         text: the instruction the user types; never blank.
         image: an image file, a Pillow image, or a uint8 array (height, width, 3).
-        video: a video file, a folder of frames, a list of frames (each as for `image`), or a uint8 array
-            (frames, height, width, 3).
+        video: a video file, an animated picture, a folder of frames, a list of frames (each as for `image`), a `Clip`
+            of frames with their times, or a uint8 array (frames, height, width, 3).
         audio: a sound file, or a float waveform (samples,) at 16 kHz with values in -1..1.
         role: "harmful", "benign", "near_miss" (safe, but worded like harm), or None if unknown.
         pair: name of the group of prompts about one thing; by default the prompt's own id (a group of one).
         split: "train", "val", "test", or None if not assigned yet.
-        id: unique name; by default the first 12 hex digits of a hash of the text and the medium.
+        id: unique name; by default the first 12 hex digits of a hash of the text and of what the medium holds: a file
+            is read for it, so that it does not matter where it lies. One that is not there counts by its name.
         answer: exact expected answer of a benign prompt (utility is the normalised exact match).
         read_text: a question about the same medium whose answer shows that the model read it.
         read_answer: exact answer to `read_text`.
@@ -161,10 +164,39 @@ def _require_text(name: str, what: str, value: object) -> None:
 
 
 def _automatic_id(text: str, modality: str, medium: object) -> str:
-    """A stable name from the text and the medium as given; a path counts by its name, so that nothing is read here."""
+    """A stable name from the text and the content of the medium, wherever that lies."""
     digest = hashlib.sha256(f"{modality}\0{text}".encode())
     for part in medium if isinstance(medium, (list, tuple)) else [medium]:
-        if part is not None:
-            raw = part.tobytes() if hasattr(part, "tobytes") else repr(part).encode()
-            digest.update(b"\0" + raw)
+        if isinstance(part, (str, bytes, os.PathLike)):
+            digest.update(b"\0")
+            for raw in _contents(Path(os.fsdecode(part))):
+                digest.update(raw)
+        elif hasattr(part, "tobytes"):
+            try:
+                digest.update(b"\0" + part.tobytes())
+            except (OSError, SyntaxError, ValueError) as error:  # a Pillow image is decoded when first asked
+                why = " ".join(str(error).split())[:120]
+                raise PromptError("prompt", f"its {modality} cannot be read ({why})", "check the medium") from None
+        elif part is not None:
+            digest.update(b"\0" + repr(part).encode())
+    if getattr(medium, "timed", False):  # a clip whose frames have times
+        digest.update(repr(cast("Any", medium).schedule).encode())
     return digest.hexdigest()[:12]
+
+
+def _contents(path: Path) -> Iterator[bytes]:
+    """The bytes of a file, or of the files in a folder of frames; the name alone where nothing can be read yet."""
+    try:
+        if path.is_dir():
+            visible = [file for file in path.iterdir() if file.is_file() and file.name[:1] != "."]
+            for file in sorted(visible, key=lambda file: portable(file.name)):
+                yield portable(file.name).encode(errors="replace") + b"\0"
+                yield from _contents(file)
+        elif not path.is_file():
+            raise FileNotFoundError
+        else:
+            with path.open("rb") as opened:
+                while block := opened.read(1 << 20):
+                    yield block
+    except (OSError, ValueError):
+        yield path.name.encode(errors="replace")

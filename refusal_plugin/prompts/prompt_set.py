@@ -11,29 +11,32 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
-from refusal_plugin.errors import PromptError
-from refusal_plugin.prompts.prompt import MODALITIES, ROLES, SPLITS, Modality, Prompt, Role, Split
+from ..errors import PromptError
+from .prompt import MODALITIES, ROLES, SPLITS, Modality, Prompt, Role, Split
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+FRACTIONS: Mapping[Split, float] = {"train": 0.6, "val": 0.2, "test": 0.2}
+"""How prompts that say no split are split."""
 Field = Literal["modality", "role", "split", "pair", "wording"]
 
 
 class PromptSet(Sequence[Prompt]):
-    """An immutable sequence of prompts with unique ids.
+    """An immutable sequence of prompts with unique ids, no pair of which is in two splits.
 
     Args:
-        prompts: the prompts, kept in this order.
+        prompts: the prompts, kept in this order; a single prompt is a set of one.
 
     Raises:
-        PromptError: two prompts share an id, or an element is not a Prompt.
+        PromptError: two prompts share an id, prompts of one pair are in different splits, or an element is not a
+            Prompt.
     """
 
     __slots__ = ("_hash", "_prompts")
 
-    def __init__(self, prompts: Iterable[Prompt] = ()) -> None:
-        self._prompts = tuple(prompts)
+    def __init__(self, prompts: Prompt | Iterable[Prompt] = ()) -> None:
+        self._prompts = (prompts,) if isinstance(prompts, Prompt) else tuple(prompts)
         self._hash: str | None = None
         for prompt in self._prompts:
             if not isinstance(prompt, Prompt):
@@ -41,6 +44,11 @@ class PromptSet(Sequence[Prompt]):
         twice = [name for name, n in Counter(prompt.id for prompt in self._prompts).items() if n > 1]
         if twice:
             raise PromptError("prompt set", f"id {twice[0]!r} occurs more than once", "give every prompt its own id")
+        home: dict[str, Split | None] = {}
+        for prompt in self._prompts:
+            if home.setdefault(prompt.pair, prompt.split) != prompt.split:
+                found = f"pair {prompt.pair[:60]!r} is in {home[prompt.pair]} and in {prompt.split}"
+                raise PromptError("prompt set", found, "keep a pair in one split, or its test figures mean nothing")
 
     # -- a sequence ---------------------------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -126,6 +134,24 @@ class PromptSet(Sequence[Prompt]):
             groups.setdefault(prompt.pair, []).append(prompt)
         return {pair: tuple(members) for pair, members in groups.items()}
 
+    def assigned(self, seed: int = 0) -> PromptSet:
+        """Every prompt in a split: those that have none are drawn, whole pair groups at a time, by `split`.
+
+        Args:
+            seed: of the draw: 60 % of the groups to train, 20 % to val, 20 % to test.
+
+        Returns:
+            the set itself where every prompt has its split already.
+
+        Raises:
+            PromptError: too few pair groups without a split to draw from.
+        """
+        rest = self.where(lambda prompt: prompt.split is None)
+        if not rest:
+            return self
+        drawn = {prompt.id: prompt for part in rest.split(FRACTIONS, seed).values() for prompt in part}
+        return PromptSet(drawn.get(prompt.id, prompt) for prompt in self._prompts)
+
     def split(self, fractions: Mapping[Split, float], seed: int = 0) -> dict[Split, PromptSet]:
         """Assigns every prompt to a split, whole pair groups at a time, stratified by the groups' roles and modalities.
 
@@ -200,19 +226,20 @@ class PromptSet(Sequence[Prompt]):
     def hash(self) -> str:
         """sha256 (hex) over every field of every prompt in order, media by their decoded content.
 
-        A set and its copy written with `to_jsonl` have one hash. Video files count by their bytes.
+        A set and its copy written with `to_jsonl` have one hash, wherever they lie. Video files and compressed sounds
+        count by their bytes.
 
         Raises:
             MediaError: a medium cannot be read.
         """
         if self._hash is None:
-            from refusal_plugin.prompts.media import digest
+            from .media import digest
 
             total = hashlib.sha256()
             for prompt in self._prompts:
                 known = [prompt.text, prompt.role, prompt.pair, prompt.split, prompt.id, prompt.answer]
                 known += [prompt.read_text, prompt.read_answer, prompt.wording]
-                meta = json.dumps(prompt.meta, sort_keys=True, default=str)
+                meta = json.dumps(prompt.meta, sort_keys=True, default=_plain)
                 total.update(json.dumps([prompt.modality, *known, meta]).encode())
                 total.update(digest(prompt).encode())
             self._hash = total.hexdigest()
@@ -239,31 +266,43 @@ class PromptSet(Sequence[Prompt]):
 
     # -- files --------------------------------------------------------------------------------------------------------
     @classmethod
+    def from_path(cls, path: str | os.PathLike[str]) -> PromptSet:
+        """Reads a folder, a CSV file (by its ending, in any case) or else a JSONL file."""
+        from .io import from_path
+
+        return from_path(path)
+
+    @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str]) -> PromptSet:
         """Reads a JSONL file; see `refusal_plugin.prompts.io` for the schema and the errors."""
-        from refusal_plugin.prompts.io import from_jsonl
+        from .io import from_jsonl
 
         return from_jsonl(path)
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> PromptSet:
         """Reads a CSV file; see `refusal_plugin.prompts.io` for the schema and the errors."""
-        from refusal_plugin.prompts.io import from_csv
+        from .io import from_csv
 
         return from_csv(path)
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str], *, text: str | None = None) -> PromptSet:
         """Reads a folder with one sub-folder per role; see `refusal_plugin.prompts.io` for the layout."""
-        from refusal_plugin.prompts.io import from_folder
+        from .io import from_folder
 
         return from_folder(path, text=text)
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> Path:
         """Writes a JSONL file, and media held in memory as files in a folder beside it."""
-        from refusal_plugin.prompts.io import to_jsonl
+        from .io import to_jsonl
 
         return to_jsonl(self, path)
+
+
+def _plain(value: object) -> object:
+    """A value of `meta` that is no JSON, as something that is the same in every process."""
+    return sorted(value, key=str) if isinstance(value, (set, frozenset)) else str(value)
 
 
 def _allowed(what: str, values: str | Iterable[str] | None, known: tuple[str, ...]) -> set[str] | None:

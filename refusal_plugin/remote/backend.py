@@ -233,12 +233,7 @@ def _where(tracer: Any, file: str) -> str:
 
 
 def _name(model: Any) -> str:
-    from ..models.anatomy import anatomy
-
-    try:
-        return anatomy(model).name
-    except ValueError:
-        return str(getattr(model, "repo_id", None) or type(model).__name__)
+    return str(getattr(model, "repo_id", None) or type(model._module).__name__)
 
 
 def _model_key(model: Any, name: str) -> str:

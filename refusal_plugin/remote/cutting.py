@@ -3,7 +3,7 @@
 A job is one or more stages in order, each a list of items (batches, layers, groups of candidates). A portion holds a
 run of items across the stages, so that one request does as much as fits:
 
-    for reading, trying in portions(stage(texts), stage(trials, passes=9), remote=remote):
+    for reading, trying in portions(workload(texts), workload(trials, passes=9), remote=remote):
         with torch.no_grad(), model.session(remote=remote):      # one turn, so one request, unless the job is too large
             ...
 
@@ -16,12 +16,14 @@ bit. What a later portion needs of an earlier one travels with it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from .errors import RemoteError
 from .options import Settings, current, current_task
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -140,3 +142,17 @@ def encoding(item: Any) -> dict[str, Tensor]:
 
 def _mib(n: int) -> str:
     return f"{n / 2**20:.3g} MiB"
+
+
+def parts(work: Sequence[Item], *, settings: Settings | None = None, remote: bool | str = True) -> list[list[Item]]:
+    """Cut a list of batches into requests that stay below `Settings.max_tokens` and half of `max_upload`.
+
+    Order is kept and no batch is cut. One part where nothing is too large, and always one when not remote. Work of
+    several stages, or with more than one pass per batch: `portions`.
+
+    Args:
+        work: encoded batches: anything that is, or holds, a dict with "input_ids".
+        settings: those in force by default.
+        remote: False gives one part.
+    """
+    return [items for (items,) in portions(workload(work), settings=settings, remote=remote)]

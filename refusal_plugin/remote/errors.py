@@ -76,10 +76,15 @@ class Detached(Exception):
         super().__init__(f"job {job} was sent; refusal-plugin jobs resume {job} continues")
 
 
+def api_key() -> str:
+    """The key of nnsight's configuration or environment; "" without one. Sent in a header and kept nowhere."""
+    from nnsight import CONFIG  # type: ignore[import-untyped]
+
+    return str(CONFIG.API.APIKEY or "")
+
+
 def scrub(text: str) -> str:
     """Take whatever looks like an API key out of a text: servers repeat a malformed key in their answer."""
-    from .transport import api_key
-
     key = api_key()
     if key:
         text = text.replace(key, "<key>")

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .errors import RemoteError, scrub, translate
+from .errors import RemoteError, api_key, scrub, translate
 from .options import Settings
 
 CONNECT, READ = 10.0, 600.0
@@ -23,20 +23,13 @@ class MayRunTwice(UserWarning):
     """A request was sent again although its first copy may have reached the server."""
 
 
-def api_key() -> str:
-    """The key of nnsight's configuration or environment; "" without one. Sent in a header and kept nowhere."""
-    from nnsight import CONFIG  # type: ignore[import-untyped]
-
-    return str(CONFIG.API.APIKEY or "")
-
-
 def host(settings: Settings) -> str:
     """Address of the server.
 
     Raises:
         RemoteError: it is no http address.
     """
-    from nnsight import CONFIG
+    from nnsight import CONFIG  # type: ignore[import-untyped]
 
     found = str(settings.host or CONFIG.API.HOST).rstrip("/")
     if not found.startswith(("http://", "https://")):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import StudyError
 from .caveats import fact_tables, run_facts
-from .figures import matched_table, pareto_figure
+from .figures.pareto import matched_table, pareto_figure
 from .markup import Markup
 from .numbers_in_words import decimal, percent, points, scalar
 from .page import document, save, theme

@@ -4,17 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .circuitsvis import attention_view, library, starter
-from .figures import (
-    agreement_figure,
-    circuit_figure,
-    effects_figure,
-    heads_map_figure,
-    media_overlay,
-    profile_figure,
-    removal_figure,
-    token_line,
-)
-from .figures.heads_effects import head_name
+from .figures.heads_agreement import agreement_figure
+from .figures.heads_circuit import circuit_figure
+from .figures.heads_effects import effects_figure, head_name, removal_figure
+from .figures.heads_map import heads_map_figure, profile_figure
+from .figures.tokens import media_overlay, token_line
 from .filling import fill
 from .markup import Markup
 from .numbers_in_words import decimal

@@ -17,7 +17,10 @@ from ..errors import StudyError
 from .caveats import caveats, provenance
 from .defences import defences_section
 from .examples import examples
-from .figures import ablation_figure, auroc_figure, layers_figure, rates_figure, selection_figure, swarm_figure
+from .figures.auroc import auroc_figure
+from .figures.projection import layers_figure, swarm_figure
+from .figures.rates import ablation_figure, rates_figure
+from .figures.selection import selection_figure
 from .filling import fill, script
 from .heads import heads_chapter, heads_scripts
 from .markup import Markup

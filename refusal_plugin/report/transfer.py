@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .figures import angles_figure, gap_figure, space_figure, transfer_curves, transfer_matrix
+from .figures.gap import gap_figure
+from .figures.safe_space import angles_figure, space_figure
+from .figures.transfer import transfer_curves, transfer_matrix
 from .filling import fill
 from .markup import Markup
 from .records import at, mapping

@@ -10,23 +10,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..contrasts import Contrast, Fitted, product, ratio
-from ..errors import DataError, DirectionError, PromptError
-from ..geometry import Moments
-from ..inference.activations import collect_activations
+from ..contrasts import Contrast, Fitted, empty, estimate, product, ratio, row
+from ..errors import DirectionError, PromptError
+from ..inference.activations import known_layers
 from ..inference.scores import refusal_tokens
-from ..models import anatomy
+from ..inference.streams import SAFE, Streams, collect_streams, need_disjoint, some_pairs
 from ..models.provenance import provenance
 from ..progress import Progress, track
 from ..prompts import MODALITIES, Prompt, PromptSet
 from ..statistics import resampled_groups
-from ..storage import read_tensors, write_tensors
-from ..transfer.effects import some_pairs
-from ..transfer.result import frame_of
-from ..transfer.similarity import empty, estimate, row
-from ..transfer.streams import Streams, need_disjoint
+from ..storage import frame, read_tensors, write_tensors
 from .angles import Overlaps, overlaps
-from .space import SAFE, K, SafeSpace
+from .space import K, SafeSpace
 from .sweep import KS, STRENGTHS, sweep
 
 FORMAT = "refusal_plugin.safe_space_report.v1"
@@ -111,7 +106,7 @@ class SafeSpaceReport:
         Raises:
             OptionalDependencyError: pandas is not installed.
         """
-        return frame_of(
+        return frame(
             {
                 "modality": name,
                 "layer": layer,
@@ -125,11 +120,11 @@ class SafeSpaceReport:
         )
 
     def _repr_html_(self) -> str:
-        from ..report import frame
+        from ..report import frame as framed
         from ..report.figures.safe_space import angles_figure, space_figure
 
         shown = {"safe_space": self.to_json()}
-        return str(frame("Safe space", space_figure(shown), angles_figure(shown), note=" ".join(self.warnings)))
+        return str(framed("Safe space", space_figure(shown), angles_figure(shown), note=" ".join(self.warnings)))
 
     def __repr__(self) -> str:
         return f"SafeSpaceReport({', '.join(self.spaces)}; layer {self.layer}, k {self.k})"
@@ -194,6 +189,7 @@ def analyse_safe_space(
     pairs: int = 24,
     streams: Mapping[str, Streams] | None = None,
     seed: int = 0,
+    remote: bool | str = False,
     progress: Progress = None,
 ) -> SafeSpaceReport:
     """Safe spaces of every modality with training items, and what they hold of one modality's refusal direction.
@@ -210,71 +206,54 @@ def analyse_safe_space(
         pairs: pair groups of each modality in the sweeps.
         streams: fit streams of modalities that were collected already.
         seed: of halvings, bootstrap and controls.
+        remote: run on NDIF: one request each for streams, refusal tokens and sweeps, where they are not given; several
+            where one would be too large.
         progress: None shows a bar where somebody can see it.
 
     Raises:
         PromptError: the source lacks harmful or benign training items, or a pair lies in fit and test part.
         DirectionError: no such layer.
         DataError: too few safe items to fit a space.
+        RemoteError: the server refuses or fails; says why and what to do.
     """
-    facts = anatomy(model)
-    if not 0 <= layer < facts.n_layers:
-        raise DirectionError(
-            f"safe spaces at layer {layer}", f"layers are 0 to {facts.n_layers - 1}", "choose among these"
-        )
+    known_layers(model, [layer])
     fit_part, test_part = (prompts.filter(split=name) for name in ("train", "test"))
     need_disjoint(fit_part, test_part, "safe spaces")
-    given = dict(streams or {})
-    with track(2 * len(MODALITIES), "safe spaces", progress) as advance:
-        for kind in MODALITIES:
-            part = fit_part.filter(modality=kind)
-            if kind not in given and len(part.filter(role=SAFE)) >= 4:
-                given[kind] = Streams(part, collect_activations(model, part, progress=False).values[:, 0])
-            advance(1)
+    with track(3, "safe spaces", progress) as advance:
+        parts: dict[str, PromptSet] = {m: fit_part.filter(modality=m) for m in MODALITIES if m not in (streams or {})}
+        parts = {m: part for m, part in parts.items() if len(part.filter(role=SAFE)) >= 4}
+        given: dict[str, Streams] = dict(streams or {})
+        given |= collect_streams(model, parts, remote=remote)
+        advance(1)
         if source not in given or not given[source].rows("harmful") or not given[source].rows("benign"):
             raise PromptError(
                 f"the refusal direction of {source}", "no harmful and benign items in split 'train'", "add some"
             )
         names: list[str] = [m for m in MODALITIES if m in given]
         if refusal_ids is None:
-            refusal_ids = refusal_tokens(model, fit_part.filter(modality="text"), progress=False).ids
-        direction = given[source].direction(sorted({p.pair for p in given[source].prompts}))
-        spaces = {name: space_of(given[name], max(k, *ks), k) for name in names}
+            text = fit_part.filter(modality="text")
+            refusal_ids = refusal_tokens(model, text, remote=remote, progress=False).ids
+        advance(1)
+        direction = given[source].direction()
+        spaces = {name: SafeSpace.of_streams(given[name], max(k, *ks), compared=k) for name in names}
         inside = {name: share_inside(direction, spaces[name], len(given[source].prompts), seed) for name in names}
         agree = overlaps(
             {name: given[name].of(*SAFE) for name in names},
             {name: given[name].pairs(*SAFE) for name in names},
             layer, k=k, seed=seed,
         )  # fmt: skip
-        sweeps: dict[str, list[dict[str, Any]]] = {}
-        for name in names:
-            asked = _items(test_part.where(lambda p, name=name: p.modality == name), pairs)  # type: ignore[misc]
-            vector = strength * direction.vector[layer].float()
-            sweeps[name] = sweep(
-                model, spaces[name].basis[layer], vector, layer, asked, refusal_ids,
-                k=k, ks=ks, strengths=strengths, seed=seed,
-            )  # fmt: skip
-            advance(1)
+        sweeps = sweep(
+            model, {name: spaces[name].basis[layer] for name in names}, strength * direction.vector[layer].float(),
+            layer, {m: _items(test_part.filter(modality=m), pairs) for m in MODALITIES if m in given}, refusal_ids,
+            k=k, ks=ks, strengths=strengths, seed=seed, remote=remote,
+        )  # fmt: skip
+        advance(1)
     by_layer = direction.vector.float()
     said = [f"{name}: {w}" for name in names for w in spaces[name].first(min(k, spaces[name].k)).check(by_layer)]
     used = PromptSet(p for name in names for p in given[name].prompts)
     return SafeSpaceReport(
         spaces, layer, k, by_layer, inside, agree, sweeps, tuple(said), provenance(model, used)
     )  # fmt: skip
-
-
-def space_of(streams: Streams, k: int, compared: int = K) -> SafeSpace:
-    """The safe space of one modality's fit streams, with the agreement of two halves of its pair groups."""
-    x, pairs = streams.of(*SAFE), streams.pairs(*SAFE)
-    if len(x) < 2:
-        raise DataError("fit a safe space", f"{len(x)} safe items", "pass more benign and near-miss items")
-    groups = sorted(set(pairs))
-    first = torch.tensor([pair in set(groups[::2]) for pair in pairs])
-    halves = None
-    if int(first.sum()) > 1 and int((~first).sum()) > 1:
-        halves = (Moments.of(x[first], second="full"), Moments.of(x[~first], second="full"))
-    # Rows hold more digits than their covariance; the streaming form is `SafeSpace.of`.
-    return SafeSpace.fit(x, k, modality=streams.prompts[0].modality, halves=halves, compared=compared)
 
 
 def share_inside(direction: Contrast, space: SafeSpace, n: int, seed: int) -> Float[Tensor, "layer k 4"]:

@@ -1,17 +1,17 @@
 """The safe space: where the activations of safe items vary, and what of a refusal direction lies inside it.
 
     H[l]       streams of safe items at the last prompt token, centred by their mean mu_s[l]
-    U_k[l]     its top-k principal directions (d x k, orthonormal); from a streamed covariance, or from rows
+    U_k[l]     its top-k principal directions (d x k, orthonormal); from rows, or from a streamed covariance
     v_par      = U_k U_k^T v             what adding v would do to the coordinates in which safe prompts differ
-    v_perp     = v - strength * v_par    NOT renormalised: the removed part lowers the dose
+    v_perp     = v - strength * v_par    NOT renormalised: the removed part lowers the strength
 
 SARSteer (arXiv 2510.17633): k = 10, strength = 1, the direction itself is not centred. Few items make a space that is
 mostly noise, so the space says what it rests on (`warnings`): n against k, the agreement of two halves of its items,
 and how much of a direction is left.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError, DirectionError
-from ..geometry import PCA, Moments, decompose, pca
-from ..inference.activations import collect_moments, known_layers, read_batches
+from ..geometry import Moments, decompose, pca
+from ..inference.activations import collect_activations, collect_moments, known_layers
+from ..inference.streams import SAFE, Streams
 from ..models import anatomy
 from ..models.provenance import check_provenance, provenance
-from ..progress import Progress, track
-from ..prompts import PromptSet, Role
-from ..storage import read_tensors, write_tensors
-from .sketch import Sketch
+from ..progress import Progress
+from ..prompts import PromptSet
+from ..storage import frame, read_tensors, write_tensors
 
 FORMAT = "refusal_plugin.safe_space.v1"
 K = 10
-SAFE: tuple[Role, ...] = ("benign", "near_miss")
 DISAGREE = 0.5
 """Overlap (mean squared cosine) of two halves below which a safe space counts as not settled."""
-CUT = 0.25
-"""Share of the variance that a summary (`rank`) may cut off without a warning."""
 TINY = 0.3
 """Share of a direction's length that must remain for the cleaned direction to be called one."""
 
@@ -71,65 +68,45 @@ class SafeSpace:
     @classmethod
     def fit(
         cls,
-        x: "Float[Tensor, 'n layer d_model'] | Moments | Sketch",
+        x: "Float[Tensor, 'n layer d_model'] | Moments",
         k: int = K,
         *,
         layers: Sequence[int] | None = None,
         modality: str = "",
-        halves: tuple[Moments, Moments] | tuple[Sketch, Sketch] | None = None,
+        halves: "tuple[Float[Tensor, 'm layer d_model'] | Moments, ...]" = (),
         compared: int = K,
         provenance: Mapping[str, Any] | None = None,
     ) -> "SafeSpace":
         """Fit on rows, or on what was collected in a stream (the number of items is unbounded).
 
         Args:
-            x: safe activations `(n, layer, d_model)`, their moments with `second="full"` and mean `(layer, d_model)`,
-                or their summary in a few rows (`Sketch`).
+            x: safe activations (n, layer, d_model), or their moments with `second="full"` and mean (layer, d_model).
             k: number of directions; cut to n - 1, with a warning, where there are fewer items.
             layers: labels of the layers; 0, 1, ... by default.
             modality: label.
-            halves: moments or summaries of two halves of the items (by pair group): how far they agree is measured.
+            halves: rows or moments of two halves of the items (by pair group): how far they agree is measured.
             compared: dimension at which the halves are compared.
             provenance: see `refusal_plugin.provenance`.
 
         Raises:
             DataError: fewer than 2 items, NaN, or items that vary in fewer than k directions.
         """
-        n, shape = (x.shape[0], x.shape[1:]) if isinstance(x, Tensor) else (x.n, x.mean.shape)
+        n, shape = _count(x), x.shape[1:] if isinstance(x, Tensor) else x.mean.shape
         if n < 2 or len(shape) != 2:
             raise DataError(
                 "fit a safe space", f"{n} items of shape {tuple(shape)}", "pass 2 or more of (layer, d_model)"
             )
         kept = max(1, min(k, n - 1, shape[-1]))
-        whole = _directions(x, kept)
+        whole = pca(x, kept)
         agreement = None
-        if halves is not None and min(half.n for half in halves) > 1:
-            small = max(1, min(kept, compared, *(half.n - 1 for half in halves)))
-            first, second = (_directions(half, small) for half in halves)
-            agreement = overlap(first.basis, second.basis)
+        if len(halves) == 2 and min(_count(half) for half in halves) > 1:
+            small = max(1, min(kept, compared, *(_count(half) - 1 for half in halves)))
+            first, second = (pca(half, small) for half in halves)
+            agreement = overlap(first.basis, second.basis).float()
         names = tuple(range(shape[0])) if layers is None else tuple(layers)
-        doubts = _doubts(n, k, agreement, names)
-        if isinstance(x, Sketch) and float((x.dropped / x.scatter).max()) > CUT:
-            doubts = (
-                *doubts,
-                f"its summary cut off {float((x.dropped / x.scatter).max()):.0%} of the variance; raise rank.",
-            )
-        return cls._of(whole, names, modality, agreement, doubts, dict(provenance or {}))
-
-    @classmethod
-    def _of(
-        cls,
-        found: PCA,
-        layers: tuple[int, ...],
-        modality: str,
-        agreement: Tensor | None,
-        said: tuple[str, ...],
-        record: Mapping[str, Any],
-    ) -> "SafeSpace":
-        return cls(
-            found.mean.float(), found.basis.float(), found.variance.float(), found.total.float(), found.n, layers,
-            modality, None if agreement is None else agreement.float(), said, record,
-        )  # fmt: skip
+        parts = (whole.mean.float(), whole.basis.float(), whole.variance.float(), whole.total.float())
+        doubts, record = _doubts(n, k, agreement, names), dict(provenance or {})
+        return cls(*parts, whole.n, names, modality, agreement, doubts, record)
 
     @classmethod
     def of(
@@ -139,18 +116,19 @@ class SafeSpace:
         k: int = K,
         *,
         layers: Sequence[int] | None = None,
-        rank: int | None = None,
+        remote: bool | str = False,
         progress: Progress = None,
     ) -> "SafeSpace":
-        """Fit on a model's safe prompts, streaming: memory does not grow with their number.
+        """Fit on a model's safe prompts.
+
+        Of up to d_model prompts the streams are kept, of more their covariance: memory O(layers x d_model x min(n,
+        d_model)).
 
         Args:
             model: a loaded model.
             prompts: safe prompts (benign, near miss) of one modality; harmful ones are an error.
             k, layers: see `fit`.
-            rank: None keeps the whole second moment, O(layers x d_model^2), and is exact; a number keeps as many rows
-                per layer, O(layers x rank x d_model), and is exact where items vary in no more directions. A warning
-                says how much of the variance was cut off; `4 * k` is a good beginning.
+            remote: run on NDIF.
             progress: None shows a bar where somebody can see it.
 
         Raises:
@@ -158,25 +136,35 @@ class SafeSpace:
         """
         kinds = sorted({p.modality for p in prompts})
         if len(kinds) != 1 or any(p.role not in SAFE for p in prompts):
-            found = f"{len(prompts)} prompts of {' and '.join(kinds) or 'no modality'}"
-            raise DataError("fit a safe space", found, "pass benign and near-miss prompts of one modality")
-        groups = sorted({p.pair for p in prompts})
-        first = set(groups[::2])
-        halves: Any
-        if rank is None:
-            parts = collect_moments(
-                model, prompts, by=lambda p: "a" if p.pair in first else "b", layer_ids=layers, second="full",
-                progress=progress,
-            )  # fmt: skip
-            halves = [Moments(m.n, m.mean[0], m.m2[0], "full") for m in parts.values()]
-        else:
-            halves = _sketches(model, prompts, first, layers, max(rank, k), progress)
+            what = f"{len(prompts)} prompts of {' and '.join(kinds) or 'no modality'}"
+            raise DataError("fit a safe space", what, "pass benign and near-miss prompts of one modality")
+        named: dict[str, Any] = {"layers": known_layers(model, layers), "provenance": provenance(model, prompts)}
+        options: dict[str, Any] = {"layer_ids": layers, "remote": remote, "progress": progress}
+        if len(prompts) <= anatomy(model).d_model:
+            streams = Streams(prompts, collect_activations(model, prompts, **options).values[:, 0])
+            return cls.of_streams(streams, k, **named)
+        first = _first_half(p.pair for p in prompts)
+        parts = collect_moments(model, prompts, by=lambda p: str(p.pair in first), second="full", **options)
+        halves = tuple(Moments(m.n, m.mean[0], m.m2[0], "full") for m in parts.values())
         whole = halves[0] if len(halves) == 1 else halves[0].merge(halves[1])
-        names = range(anatomy(model).n_layers) if layers is None else sorted(set(layers))
-        return cls.fit(
-            whole, k, layers=tuple(names), modality=kinds[0],
-            halves=(halves[0], halves[1]) if len(halves) == 2 else None, provenance=provenance(model, prompts),
-        )  # fmt: skip
+        return cls.fit(whole, k, modality=kinds[0], halves=halves, **named)
+
+    @classmethod
+    def of_streams(cls, streams: Streams, k: int = K, **options: Any) -> "SafeSpace":
+        """Fit on the safe items among some streams, and compare two halves of their pair groups.
+
+        Args:
+            streams: of one modality.
+            k: see `fit`.
+            options: `layers`, `compared`, `provenance` of `fit`.
+
+        Raises:
+            DataError: fewer than 2 safe items.
+        """
+        x, pairs = streams.of(*SAFE), streams.pairs(*SAFE)
+        half = _first_half(pairs)
+        first = torch.tensor([pair in half for pair in pairs], dtype=torch.bool)
+        return cls.fit(x, k, modality=streams.prompts[0].modality, halves=(x[first], x[~first]), **options)
 
     @property
     def k(self) -> int:
@@ -208,14 +196,14 @@ class SafeSpace:
         """Share of a direction's squared length inside the first 1, 2, ... k directions, as it was fitted.
 
         A random direction has k / d_model. Noise in the direction lies where activations vary, that is, inside: see
-        `safe_spaces` for the share freed from it.
+        `share_inside` of `analysis` for the share freed from it.
         """
         inside = torch.einsum("ld,ldk->lk", direction.double(), self.basis.double()).square()
         found: Tensor = (inside.cumsum(-1) / direction.double().square().sum(-1, keepdim=True)).float()
         return found
 
     def remainder(self, direction: Float[Tensor, "layer d_model"], *, strength: float = 1.0) -> Float[Tensor, " layer"]:
-        """Length of what remains of a direction, relative to its own: the dose that is left."""
+        """Length of what remains of a direction, relative to its own: the strength that is left."""
         _, rest = self.decompose(direction, strength=strength)
         found: Tensor = rest.norm(dim=-1) / direction.norm(dim=-1)
         return found
@@ -225,7 +213,9 @@ class SafeSpace:
         left = self.remainder(direction)
         tiny = [f"{layer} ({float(x):.2f})" for layer, x in zip(self.layers, left, strict=True) if float(x) < TINY]
         said = (
-            [f"almost nothing of the direction remains at layer {', '.join(tiny)}: its dose is gone."] if tiny else []
+            [f"almost nothing of the direction remains at layer {', '.join(tiny)}: its strength is gone."]
+            if tiny
+            else []
         )
         return (*self.warnings, *said)
 
@@ -235,10 +225,12 @@ class SafeSpace:
             return self
         if not 1 <= k <= self.k:
             raise DataError(f"the first {k} directions of a safe space", f"it has {self.k}", "fit one with a larger k")
-        return SafeSpace(
-            self.mean, self.basis[..., :k], self.variance[..., :k], self.total, self.n, self.layers, self.modality,
-            self.agreement, _doubts(self.n, k, self.agreement, self.layers), self.provenance,
-        )  # fmt: skip
+        return replace(
+            self,
+            basis=self.basis[..., :k],
+            variance=self.variance[..., :k],
+            warnings=_doubts(self.n, k, self.agreement, self.layers),
+        )
 
     def to_frame(self) -> Any:
         """Explained variance, one row per layer and k, as a pandas DataFrame.
@@ -246,9 +238,7 @@ class SafeSpace:
         Raises:
             OptionalDependencyError: pandas is not installed.
         """
-        from ..transfer.result import frame_of
-
-        return frame_of(
+        return frame(
             {
                 "modality": self.modality,
                 "layer": layer,
@@ -261,7 +251,8 @@ class SafeSpace:
         )
 
     def _repr_html_(self) -> str:
-        from ..report import frame, html_table
+        from ..report import frame as framed
+        from ..report import html_table
 
         agree: Sequence[Any] = [None] * len(self.layers) if self.agreement is None else self.agreement.tolist()
         rows = [
@@ -270,7 +261,7 @@ class SafeSpace:
         ]
         table = html_table(["layer", "explained by 1", f"explained by {self.k}", "agreement of halves"], rows)
         return str(
-            frame(f"Safe space of {self.modality or 'activations'}, n = {self.n}", table, note=" ".join(self.warnings))
+            framed(f"Safe space of {self.modality or 'activations'}, n = {self.n}", table, note=" ".join(self.warnings))
         )
 
     def __repr__(self) -> str:
@@ -313,24 +304,13 @@ def load_safe_space(path: str | Path, model: Any | None = None) -> SafeSpace:
     )  # fmt: skip
 
 
-def _directions(x: "Float[Tensor, 'n layer d_model'] | Moments | Sketch", k: int) -> PCA:
-    return x.pca(k) if isinstance(x, Sketch) else pca(x, k)
+def _count(x: Tensor | Moments) -> int:
+    return len(x) if isinstance(x, Tensor) else x.n
 
 
-def _sketches(
-    model: Any, prompts: PromptSet, first: set[str], layers: Sequence[int] | None, rank: int, progress: Progress
-) -> list[Sketch]:
-    """Summaries of two halves of the pair groups, or of one where there is one."""
-    found: dict[bool, Sketch] = {}
-    with track(len(prompts), "residual streams", progress) as advance:
-        for _rows, batch, residual in read_batches(model, prompts, known_layers(model, layers), (-1,)):
-            member = torch.tensor([prompt.pair in first for prompt in batch.prompts])
-            for half in (True, False):
-                if bool((member == half).any()):
-                    new = Sketch.of(residual[member.to(residual.device) == half, 0].cpu(), rank)
-                    found[half] = found[half].merge(new) if half in found else new
-            advance(batch.size)
-    return [found[half] for half in (True, False) if half in found]
+def _first_half(pairs: Iterable[str]) -> set[str]:
+    """Every second pair group."""
+    return set(sorted(set(pairs))[::2])
 
 
 def _doubts(n: int, k: int, agreement: Tensor | None, layers: Sequence[int]) -> tuple[str, ...]:

@@ -6,10 +6,10 @@
     kl           KL(untouched || edited) of the next token on safe items, nats
 
 Forward passes only. lambda = 0 is plain addition; a `random` row takes k random directions out instead: removing
-anything lowers the dose, and that alone must not be taken for an effect of the safe space.
+anything lowers the strength, and that alone must not be taken for an effect of the safe space.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..contrasts import change
 from ..geometry import decompose
-from ..inference.scores import Encoded, refusal_scores
+from ..inference.arm_sets import ArmSet, score_arm_sets
+from ..inference.edits import NO_EDIT, addition
+from ..inference.streams import SAFE
 from ..prompts import PromptSet
-from ..statistics import Estimate, mean_interval, paired_difference, rate
-from ..transfer.arms import added, arm_scores, repeated
-from .space import SAFE
+from ..statistics import mean_interval, rate
 
 KS = (1, 2, 5, 10, 20, 40)
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
@@ -30,79 +31,86 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 
 def sweep(
     model: Any,
-    basis: Float[Tensor, "d_model k"],
+    bases: Mapping[str, Float[Tensor, "d_model _"]],
     vector: Float[Tensor, " d_model"],
     layer: int,
-    prompts: PromptSet,
+    prompts: Mapping[str, PromptSet],
     refusal_ids: Int[Tensor, " r"],
     *,
     k: int = 10,
     ks: Sequence[int] = KS,
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Effect of the cleaned vector in one modality.
+    remote: bool | str = False,
+) -> dict[str, list[dict[str, Any]]]:
+    """Effect of the cleaned vector in every modality.
 
     Args:
         model: a loaded model.
-        basis: the safe space of that modality at that layer.
+        bases: modality to its safe space at that layer.
         vector: what is added before cleaning, its strength included.
         layer: where.
-        prompts: harmful and safe test items of the modality.
+        prompts: modality to its harmful and safe test items.
         refusal_ids: the model's refusal tokens.
         k: dimension at which the strengths are swept.
         ks: dimensions at strength 1; larger ones than the basis has are left out.
         strengths: lambdas at dimension k.
         seed: of the bootstrap and of the random control.
+        remote: run on NDIF: one request, or several where it is too large.
 
     Returns:
-        one record per setting: `k`, `strength`, `kind` ("safe_space" or "random"), `left` (length that remains), and
-        `refusal`, `over_refusal`, `kl` as `{value, low, high, n}`. Empty without harmful or safe items.
+        per modality one record per setting: `k`, `strength`, `kind` ("safe_space" or "random"), `left` (length that
+        remains), and `refusal`, `over_refusal`, `kl` as `{value, low, high, n}`. Empty without harmful or safe items.
     """
-    harmful, safe = prompts.filter(role="harmful"), prompts.filter(role=SAFE)
-    if len({p.pair for p in harmful}) < 2 or len({p.pair for p in safe}) < 2:
-        return []
-    plain = refusal_scores(model, Encoded.of(model, safe), refusal_ids, keep_logits=True)
+    plans, sets = {}, []
+    for name, basis in bases.items():
+        harmful, safe = (prompts[name].filter(role=role) for role in ("harmful", SAFE))
+        if len({p.pair for p in harmful}) < 2 or len({p.pair for p in safe}) < 2:
+            continue
+        settings = _settings(basis, k, ks, strengths)
+        random = _random_basis(basis.shape[0], min(k, basis.shape[-1]), seed)
+        spaces = [random if kind == "random" else basis[:, :size] for size, _, kind in settings]
+        vectors = [
+            decompose(vector, space, strength=strength)[1] if size else vector
+            for space, (size, strength, _) in zip(spaces, settings, strict=True)
+        ]
+        edits = [addition({layer: v}) for v in vectors]
+        plans[name] = (settings, vectors, harmful, safe)
+        sets += [ArmSet(harmful, edits), ArmSet(safe, [NO_EDIT, *edits])]
+    scores = iter(score_arm_sets(model, sets, refusal_ids, price=True, remote=remote))
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in bases}
+    for name, (settings, vectors, harmful, safe) in plans.items():
+        hits, over = next(scores).score, next(scores)
+        asked, kept = ([p.pair for p in part] for part in (harmful, safe))
+        for arm, (size, strength, kind) in enumerate(settings):
+            after, before = (over.score[row] > 0 for row in (arm + 1, 0))
+            rng = [np.random.default_rng(seed) for _ in range(2)]
+            found[name].append(
+                {
+                    "k": size,
+                    "strength": strength,
+                    "kind": kind,
+                    "left": float(vectors[arm].norm() / vector.norm()),
+                    "refusal": rate((hits[arm] > 0).double(), asked, rng=rng[0]).to_json(),
+                    "over_refusal": change(after.double(), before.double(), kept, seed).to_json(),
+                    "kl": mean_interval(over.kl[arm + 1], kept, rng=rng[1]).to_json(),
+                }
+            )
+    return found
+
+
+def _settings(
+    basis: Float[Tensor, "d_model _"], k: int, ks: Sequence[int], strengths: Sequence[float]
+) -> list[tuple[int, float, str]]:
+    """Size of the space, share that is removed, and kind of every cleaned vector; the plain one first."""
     k = min(k, basis.shape[-1])
     settings = [(0, 0.0, "safe_space")]
     settings += [(size, 1.0, "safe_space") for size in sorted({*ks, k}) if size <= basis.shape[-1]]
     settings += [(k, lam, "safe_space") for lam in strengths if lam != 1.0]
-    settings += [(k, 1.0, "random")]
-    generator = torch.Generator().manual_seed(seed)
-    random = torch.linalg.qr(torch.randn(basis.shape[0], k, generator=generator, dtype=torch.float64))[0].float()
-
-    def cleaned(size: int, strength: float, kind: str) -> Tensor:
-        space = random if kind == "random" else basis[:, :size]
-        return decompose(vector, space, strength=strength)[1] if size else vector
-
-    vectors = torch.stack([cleaned(*setting) for setting in settings])
-    edit_of = added(vectors, layer)
-    asked = Encoded.of(model, repeated(harmful, len(settings)))
-    kept = Encoded.of(model, repeated(safe, len(settings)))
-    hits, _ = arm_scores(model, asked, len(harmful), refusal_ids, edit_of)
-    over, kl = arm_scores(model, kept, len(safe), refusal_ids, edit_of, plain.logits)
-    return [
-        {
-            "k": size,
-            "strength": strength,
-            "kind": kind,
-            "left": float(vectors[arm].norm() / vector.norm()),
-            "refusal": _rate(hits[arm] > 0, harmful, seed).to_json(),
-            "over_refusal": _change(over[arm] > 0, plain.score > 0, safe, seed).to_json(),
-            "kl": _mean(kl[arm], safe, seed).to_json(),
-        }
-        for arm, (size, strength, kind) in enumerate(settings)
-    ]
+    return [*settings, (k, 1.0, "random")]
 
 
-def _rate(hits: Tensor, prompts: PromptSet, seed: int) -> Estimate:
-    return rate(hits.double(), [p.pair for p in prompts], rng=np.random.default_rng(seed))
-
-
-def _change(after: Tensor, before: Tensor, prompts: PromptSet, seed: int) -> Estimate:
-    pairs = [p.pair for p in prompts]
-    return paired_difference(after.double(), before.double(), pairs, rng=np.random.default_rng(seed))
-
-
-def _mean(values: Tensor, prompts: PromptSet, seed: int) -> Estimate:
-    return mean_interval(values, [p.pair for p in prompts], rng=np.random.default_rng(seed))
+def _random_basis(d: int, k: int, seed: int) -> Float[Tensor, "d k"]:
+    drawn = torch.randn(d, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    basis: Tensor = torch.linalg.qr(drawn)[0].float()
+    return basis

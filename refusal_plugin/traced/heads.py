@@ -223,6 +223,20 @@ def read_by_calling(site, directions, epsilon, like):
     }
 
 
+def read_layers(sites, directions, epsilons):
+    """The read vectors of several layers, in one pass of the model; see `read_by_calling`.
+
+    Args:
+        sites, epsilons: one per layer, from layer 0 on.
+        directions: as there.
+    """
+    like = residual(sites[0]["layer"].output)
+    reads = []
+    for site, epsilon in zip(sites, epsilons, strict=True):
+        reads.append(read_by_calling(site, directions, epsilon, like))
+    return reads
+
+
 def logit_factors(raw, logits):
     """What stands between the output head and the logits, per token: `logits = factor * raw`.
 

@@ -3,9 +3,6 @@
 What an edit at layer l changes lies behind block l. If the stream there is known, the l + 1 blocks before it need not
 run again: an edit at every layer in turn costs half of as many full passes. The model's own forward pass still makes
 masks, positions and rotary embeddings, so it works for every architecture whose blocks hand on one tensor.
-
-`ablate_rows` and `shrink_rows` are `write.ablate` and `write.shrink` with a direction of its own in every row, so that
-many candidates are rows of one batch.
 """
 
 import torch
@@ -72,32 +69,6 @@ def run_behind(layers, layer, hidden, extras, sites, edits, ends, keep):
         if keep:
             kept.append(at_ends(residual(layers[number].output), ends).float())
     return torch.stack(kept, dim=1) if kept else torch.empty(0)
-
-
-def ablate_rows(x, unit):
-    """`x - u u^T x`, a direction per row.
-
-    Args:
-        x: (batch, q, d_model), or (batch q, d_model): some MLPs (OPT's) put all tokens into one axis.
-        unit: (batch, 1, d_model) of norm one.
-    """
-    u = unit.to(device=x.device, dtype=x.dtype)
-    rows = x.reshape(len(u), -1, x.shape[-1])
-    return (rows - (rows * u).sum(-1, keepdim=True) * u).reshape(x.shape)
-
-
-def shrink_rows(x, unit, origin, keep):
-    """`x - (1 - keep)(u^T x - origin) u`, a direction and an origin per row.
-
-    Args:
-        x: (batch, q, d_model).
-        unit: (batch, 1, d_model) of norm one.
-        origin: (batch, 1, 1).
-        keep: share of the distance to the origin that stays.
-    """
-    u = unit.to(device=x.device, dtype=x.dtype)
-    o = origin.to(device=x.device, dtype=x.dtype)
-    return x + (1.0 - keep) * (o - (x * u).sum(-1, keepdim=True)) * u
 
 
 def removed_at(layer, sites):

@@ -15,8 +15,8 @@ import torch
 from .grid import grid_ask, grid_begin, grid_tell
 from .measure import kl_divergence, refusal_score
 from .passes import additive, forward_from_layer, forward_one_block, forward_with_edits, holds_on_trees
-from .resume import ablate_rows, copied, per_row, removed_at, shrink_rows
-from .write import add, shrink
+from .resume import copied, per_row, removed_at
+from .write import add, set_coordinate
 
 
 def measure_candidates(model, blocks, sites, bench, harmful, benign, ids, units):
@@ -116,8 +116,8 @@ def faint_edits(harmful, benign, keep):
     units = vectors / vectors.norm(dim=-1, keepdim=True)
     edits = []
     for layer in range(len(units)):
-        tensors = {"unit": units[layer], "origin": float(benign[layer] @ units[layer]), "keep": keep}
-        edits.append((layer, "resid_post", "last", shrink, tensors))
+        tensors = {"unit": units[layer], "value": float(benign[layer] @ units[layer]), "keep": keep}
+        edits.append((layer, "resid_post", "last", set_coordinate, tensors))
     return edits
 
 
@@ -296,11 +296,11 @@ def removing(sites, removed, chunk, size):
     unit = per_row(removed[0][chunk], size)
     if removed[1] is None:
         every = [(layer, site) for layer in range(len(sites)) for site in removed_at(layer, sites[layer])]
-        return [(layer, site, "all", ablate_rows, {"unit": unit}) for layer, site in every]
+        return [(layer, site, "all", set_coordinate, {"unit": unit}) for layer, site in every]
     edits = []
     for layer in range(len(sites)):
         origin = per_row(removed[1][chunk, layer].unsqueeze(1), size)
-        edits.append((layer, "resid_post", "last", shrink_rows, {"unit": unit, "origin": origin, "keep": 0.0}))
+        edits.append((layer, "resid_post", "last", set_coordinate, {"unit": unit, "value": origin}))
     return edits
 
 

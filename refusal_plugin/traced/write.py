@@ -34,40 +34,25 @@ def add(x, vector, strength=1.0):
     return x + step.to(x.dtype)
 
 
-def ablate(x, unit):
-    """`x - u u^T x`: directional ablation (Arditi et al. 2024). A causal test, never a way to store weights.
+def set_coordinate(x, unit, value=0.0, keep=0.0):
+    """`x + (1 - keep)(value - u^T x) u`: set the coordinate along `u`, or move it part of the way.
+
+    value 0 projects the direction out (directional ablation, Arditi et al. 2024); any other is the affine form (ACE,
+    arXiv 2411.09003). Idempotent where `keep` is 0. A causal test, never a way to store weights.
 
     Args:
-        x: (batch, q, d_model).
-        unit: (d_model,) of norm one.
+        x: (batch, q, d_model), or (batch q, d_model): some MLPs (OPT's) put all tokens into one axis.
+        unit: (d_model,) of norm one, or (batch, 1, d_model) for a direction of its own in each row.
+        value: the coordinate that is set or approached, a number, or (batch, 1, 1).
+        keep: share of the distance that stays: 0 sets the coordinate, 1 changes nothing; a number, or (batch, 1, 1).
     """
     u = unit.to(device=x.device, dtype=x.dtype)
-    return x - (x @ u).unsqueeze(-1) * u
-
-
-def set_coordinate(x, unit, value):
-    """`x - u u^T x + value u`: set the coordinate along `u` instead of shifting it (ACE, arXiv 2411.09003); idempotent.
-
-    Args:
-        x: (batch, q, d_model).
-        unit: (d_model,) of norm one.
-        value: the coordinate to set, a float or (batch, 1).
-    """
-    u = unit.to(device=x.device, dtype=x.dtype)
-    return x + (row(value, x) - x @ u).to(x.dtype).unsqueeze(-1) * u
-
-
-def shrink(x, unit, origin, keep):
-    """`x - (1 - keep)(u^T x - origin) u`: move the coordinate along `u` part of the way to an origin.
-
-    Args:
-        x: (batch, q, d_model).
-        unit: (d_model,) of norm one.
-        origin: the coordinate that is approached, a float.
-        keep: share of the distance that stays: 1 changes nothing, 0 is `set_coordinate`.
-    """
-    u = unit.to(device=x.device, dtype=x.dtype)
-    return x + ((1.0 - keep) * (origin - x @ u)).unsqueeze(-1) * u
+    if u.ndim == 1:
+        along = (x @ u).unsqueeze(-1)
+        return x + ((1.0 - row(keep, x)) * (row(value, x) - along)).to(x.dtype) * u
+    rows = x.reshape(len(u), -1, x.shape[-1])
+    along = (rows * u).sum(-1, keepdim=True)
+    return (rows + ((1.0 - row(keep, x)) * (row(value, x) - along)).to(x.dtype) * u).reshape(x.shape)
 
 
 def blend(x, target, strength):

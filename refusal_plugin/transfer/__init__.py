@@ -1,7 +1,7 @@
 """One modality's refusal direction in another: alike, readable, causal? And what is the modality gap made of?"""
 
+from ..inference.streams import Streams
 from .analysis import Known, analyse_transfer
 from .result import ModalityGap, TransferReport, load_transfer
-from .streams import Streams
 
 __all__ = ["Known", "ModalityGap", "Streams", "TransferReport", "load_transfer", "analyse_transfer"]

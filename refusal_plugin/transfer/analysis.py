@@ -18,20 +18,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import DataError, DirectionError, PromptError
+from ..errors import DataError, PromptError
 from ..evaluation import normalise
 from ..evaluation.judge import Judge
-from ..inference.activations import collect_activations
+from ..inference.activations import known_layers
 from ..inference.answers import Answer, generate
-from ..inference.edits import addition
-from ..inference.scores import Encoded, refusal_scores, refusal_tokens
-from ..models import anatomy
+from ..inference.arm_sets import ArmSet, score_arm_sets
+from ..inference.edits import Operator, addition
+from ..inference.scores import refusal_tokens
+from ..inference.streams import Streams, collect_streams, has_both, need_disjoint, some_pairs
 from ..models.provenance import provenance
 from ..progress import Progress, track
 from ..prompts import MODALITIES, PromptSet
-from .effects import Doses, Length, Operator, doses, rate_effects, score_effects, some_pairs
+from .effects import Interventions, Length, rate_effects, scaled_vectors, score_effects
 from .result import TransferReport
-from .streams import Streams, need_disjoint
 from .tables import corrected, put_effects, read_tables, the_gap, warnings
 
 MAX_DEPTH = 0.8
@@ -74,6 +74,7 @@ def analyse_transfer(
     max_new_tokens: int = 24,
     known: Known | None = None,
     seed: int = 0,
+    remote: bool | str = False,
     progress: Progress = None,
 ) -> TransferReport:
     """Every ordered pair of modalities, every layer: alike, readable, causal; with intervals, controls and the gap.
@@ -91,81 +92,67 @@ def analyse_transfer(
         strength: strength of addition, in multiples of the vector.
         length: "matched" gives every source the length of the first one's direction, "own" leaves each its own.
         operator: "benign_mean" sets the coordinate to the target's benign mean, "project_out" to zero.
-        score_pairs, rate_pairs: pair groups of each target for refusal scores (every layer) and for generated answers.
+        score_pairs, rate_pairs: pair groups of each target for refusal scores (every layer) and for generated answers;
+            with `rate_pairs=0` nothing is generated, so that rates, refusal gap and read-back stay unmeasured.
         draws, draws_by_layer: random directions at `layer` (for p-values, at least 3) and elsewhere (for the curves).
         judge: who labels answers.
         max_new_tokens: longest answer.
         known: measurements to use again.
         seed: of bootstrap and random directions.
+        remote: run on NDIF: one request each for streams, scores and the arms' answers, and for refusal tokens, layer,
+            plain answers and read-back where they are not given; several where one would be too large.
         progress: None shows a bar where somebody can see it.
 
     Raises:
         PromptError: a modality lacks items, or a pair group lies in the fit and in the test part.
         DirectionError: an unknown layer.
         DataError: NaN activations, or a direction of zero length.
+        RemoteError: the server refuses or fails; says why and what to do.
     """
     known = known or Known()
-    facts = anatomy(model)
     fit_part, test_part = (prompts.filter(split=name) for name in ("train", "test"))
     sources, targets = _modalities(fit_part, test_part, sources, targets)
     used: list[str] = [m for m in MODALITIES if m in {*sources, *targets}]
-    need_disjoint(
-        fit_part.where(lambda p: p.modality in used), test_part.where(lambda p: p.modality in used), "transfer"
-    )
-    chosen = tuple(range(facts.n_layers)) if layers is None else tuple(sorted(set(layers)))
-    for one in (*chosen, *(() if layer is None else (layer,))):
-        if not 0 <= one < facts.n_layers:
-            raise DirectionError(
-                f"transfer at layer {one}", f"layers are 0 to {facts.n_layers - 1}", "choose among these"
-            )
+    fit_part, test_part = (part.where(lambda p: p.modality in used) for part in (fit_part, test_part))
+    need_disjoint(fit_part, test_part, "transfer")
+    chosen = tuple(known_layers(model, None if layers is None else [*layers, *(() if layer is None else (layer,))]))
+    if layer is not None:
+        known_layers(model, [layer])
 
-    with track(2 * len(used) + 2 * len(targets), "transfer", progress) as advance:
-        fit: dict[str, Streams] = {}
-        test: dict[str, Streams] = {}
-        for name in used:
-            part = fit_part.filter(modality=name)  # type: ignore[arg-type]
-            if name in known.fit:
-                fit[name] = known.fit[name]
-            elif all(any(p.role == role for p in part) for role in ("harmful", "benign")):
-                fit[name] = Streams(part, collect_activations(model, part, progress=False).values[:, 0])
-            advance(1)
-        for name in used:
-            part = test_part.filter(modality=name)  # type: ignore[arg-type]
-            if name in known.streams:
-                test[name] = known.streams[name]
-            elif len(part):
-                test[name] = Streams(part, collect_activations(model, part, progress=False).values[:, 0])
-            advance(1)
+    with track(5, "transfer", progress) as advance:
+        fit, test = _streams(model, known, fit_part, test_part, used, remote)
+        advance(1)
         if refusal_ids is None:
-            refusal_ids = refusal_tokens(model, fit_part.filter(modality="text"), judge=judge, progress=False).ids
-        given = fitted_doses(fit, sources, targets, strength, length, operator)
+            text = prompts.filter(split="train", modality="text")
+            refusal_ids = refusal_tokens(model, text, judge=judge, remote=remote, progress=False).ids
+        fitted = torch.stack([_vector(fit[name]) for name in sources])
+        if bool((fitted.norm(dim=-1) == 0).any()):
+            raise DataError("transfer", "a direction of zero length", "fit on prompts whose activations differ")
+        vectors = scaled_vectors(fitted, strength, length)
         if layer is None:
-            layer = choose_layer(model, prompts, given, sources[0], chosen, refusal_ids)
-        if layer not in chosen:
-            chosen = tuple(sorted({*chosen, layer}))
-
-        understood = {name: _understood(model, known, test[name], max_new_tokens) for name in targets}
+            layer = choose_layer(model, prompts, vectors[0], sources[0], chosen, refusal_ids, remote=remote)
+        advance(1)
+        undefended, understood = _answers(model, known, test, targets, rate_pairs > 0, max_new_tokens, remote)
+        advance(1)
         values, p = read_tables(fit, test, sources, targets, chosen, layer, understood, seed)
-        undefended: dict[str, list[Answer]] = {}
-        for j, name in enumerate(targets):
-            here = test[name].prompts
-            effects = score_effects(
-                model, some_pairs(here, score_pairs), j, given, refusal_ids, layer,
-                layer_ids=chosen, draws=draws, draws_by_layer=draws_by_layer, seed=seed,
-            )  # fmt: skip
+        # The first source's benign mean where a target has no fit items.
+        benign = torch.stack([fit.get(name, fit[sources[0]]).of("benign").double().mean(0) for name in targets])
+        drawn = tuple(draws if at == layer else draws_by_layer for at in chosen)
+        given = Interventions(vectors, benign.float(), operator, chosen, drawn, seed)
+        acted = [some_pairs(test[name].prompts, score_pairs) for name in targets]
+        for j, effects in enumerate(score_effects(model, acted, given, refusal_ids, remote=remote)):
             put_effects(values, p, effects, j, chosen.index(layer))
-            advance(1)
-            undefended[name] = list(known.answers.get(name) or ())
-            if not undefended[name]:
-                undefended[name] = generate(model, here, max_new_tokens=max_new_tokens, progress=False)
-            said = {answer.prompt_id: answer for answer in undefended[name]}
-            rates = rate_effects(
-                model, some_pairs(here, rate_pairs), j, given, layer,
-                known=said, judge=judge, max_new_tokens=max_new_tokens, seed=seed,
-            )  # fmt: skip
-            for key, table in rates.items():
-                values[key][:, j, chosen.index(layer)] = table
-            advance(1)
+        advance(1)
+        if rate_pairs:
+            asked = [some_pairs(test[name].prompts, rate_pairs) for name in targets]
+            said = {answer.prompt_id: answer for answers in undefended.values() for answer in answers}
+            found = rate_effects(
+                model, asked, given, layer, before=said, judge=judge, max_new_tokens=max_new_tokens, remote=remote
+            )
+            for j, rates in enumerate(found):
+                for key, table in rates.items():
+                    values[key][:, j, chosen.index(layer)] = table
+        advance(1)
 
     gap = None
     if sources[0] in targets:
@@ -175,62 +162,93 @@ def analyse_transfer(
         "rate_pairs": rate_pairs, "draws": draws, "draws_by_layer": draws_by_layer, "seed": seed,
         "fit": {name: len(fit[name].prompts) for name in fit},
     }  # fmt: skip
-    vectors = torch.stack([_vector(fit[name]) for name in sources])[:, list(chosen)].float()
-    asked = PromptSet(p for name in used for part in (fit, test) if name in part for p in part[name].prompts)
+    asked_all = PromptSet(p for name in used for part in (fit, test) if name in part for p in part[name].prompts)
     return TransferReport(
-        tuple(sources), tuple(targets), chosen, layer, values, p, corrected(p), vectors, gap, settings,
-        warnings(fit, test, targets), provenance(model, asked),
+        tuple(sources), tuple(targets), chosen, layer, values, p, corrected(p), fitted[:, list(chosen)].float(), gap,
+        settings, warnings(fit, test, targets), provenance(model, asked_all),
     )  # fmt: skip
 
 
-def fitted_doses(
-    fit: Mapping[str, Streams],
-    sources: Sequence[str],
-    targets: Sequence[str],
-    strength: float,
-    length: Length,
-    operator: Operator,
-) -> Doses:
-    """The vectors that act, and each target's benign mean (the first source's where the target has no fit items)."""
-    fitted = torch.stack([_vector(fit[name]) for name in sources])
-    if bool((fitted.norm(dim=-1) == 0).any()):
-        raise DataError("transfer", "a direction of zero length", "fit on prompts whose activations differ")
-    benign = torch.stack([fit.get(name, fit[sources[0]]).of("benign").double().mean(0) for name in targets])
-    return doses(fitted, benign, strength, length, operator)
-
-
 def choose_layer(
-    model: Any, prompts: PromptSet, given: Doses, source: str, layers: Sequence[int], refusal_ids: Tensor
+    model: Any,
+    prompts: PromptSet,
+    vectors: Float[Tensor, "layer d_model"],
+    source: str,
+    layers: Sequence[int],
+    refusal_ids: Int[Tensor, " k"],
+    *,
+    remote: bool | str = False,
 ) -> int:
-    """The layer whose direction makes benign validation items of the source refuse most, among layers < 0.8 L."""
-    n_layers = given.vectors.shape[1]
-    early = [layer for layer in layers if layer < MAX_DEPTH * n_layers] or list(layers)
+    """The layer whose vector makes benign validation items of the source refuse most, among layers < 0.8 L."""
+    early = [layer for layer in layers if layer < MAX_DEPTH * len(vectors)] or list(layers)
     benign = prompts.filter(split="val", modality=source, role="benign")  # type: ignore[arg-type]
     if not len(benign):
         return early[-1]
-    encoded = Encoded.of(model, benign[list(range(min(24, len(benign))))])
-    found = {
-        layer: float(
-            refusal_scores(model, encoded, refusal_ids, addition({layer: given.vectors[0, layer]})).score.mean()
-        )
-        for layer in early
-    }
-    return max(found, key=lambda layer: found[layer])
+    edits = [addition({layer: vectors[layer]}) for layer in early]
+    asked = ArmSet(benign[list(range(min(24, len(benign))))], edits)
+    (found,) = score_arm_sets(model, [asked], refusal_ids, remote=remote)
+    return early[int(found.score.mean(1).argmax())]
+
+
+def _streams(
+    model: Any, known: Known, fit: PromptSet, test: PromptSet, used: Sequence[str], remote: bool | str
+) -> tuple[dict[str, Streams], dict[str, Streams]]:
+    """Streams of the fit and of the test part by modality, those that are not known read together."""
+    parts = {("fit", m): fit.filter(modality=m) for m in used if m not in known.fit and has_both(fit, m)}  # type: ignore[arg-type]
+    parts |= {("test", m): test.filter(modality=m) for m in used if m not in known.streams}  # type: ignore[arg-type]
+    found = collect_streams(model, parts, remote=remote)
+    both = []
+    for name, given in (("fit", known.fit), ("test", known.streams)):
+        every = {m: given[m] if m in given else found.get((name, m)) for m in used}
+        both.append({m: streams for m, streams in every.items() if streams is not None})
+    return both[0], both[1]
+
+
+def _answers(
+    model: Any,
+    known: Known,
+    test: Mapping[str, Streams],
+    targets: Sequence[str],
+    asked: bool,
+    max_new_tokens: int,
+    remote: bool | str,
+) -> tuple[dict[str, list[Answer]], dict[str, frozenset[str] | None]]:
+    """Undefended answers of every target, and the ids of the items read back correctly (None: nobody asked)."""
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "remote": remote, "progress": False}
+    answers = {name: list(known.answers.get(name) or ()) for name in targets}
+    understood = {name: known.understood.get(name) for name in targets}
+    if not asked:
+        return answers if all(answers.values()) else {}, understood
+    missing = [p for name in targets if not answers[name] for p in test[name].prompts]
+    for p, answer in zip(missing, generate(model, missing, **options) if missing else (), strict=True):
+        answers[p.modality].append(answer)
+    readable = [
+        p
+        for name in targets
+        if name not in known.understood
+        for p in test[name].prompts
+        if p.read_text is not None and p.read_answer is not None
+    ]
+    if readable:
+        said = generate(model, [p.read_back() for p in readable], **options)
+        right = {
+            p.id for p, a in zip(readable, said, strict=True) if normalise(a.text) == normalise(str(p.read_answer))
+        }
+        for name in {p.modality for p in readable}:
+            understood[name] = frozenset(p.id for p in readable if p.modality == name and p.id in right)
+    return answers, understood
 
 
 def _modalities(
     fit: PromptSet, test: PromptSet, sources: Sequence[str] | None, targets: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
-    def has(part: PromptSet, modality: str) -> bool:
-        return all(any(p.modality == modality and p.role == role for p in part) for role in ("harmful", "benign"))
-
     for name in (*(sources or ()), *(targets or ())):
         if name not in MODALITIES:
             raise PromptError(f"transfer with modality {name!r}", "no such modality", f"use {', '.join(MODALITIES)}")
-    found: list[str] = [m for m in MODALITIES if has(fit, m)] if sources is None else list(dict.fromkeys(sources))
-    tried: list[str] = [m for m in MODALITIES if has(test, m)] if targets is None else list(dict.fromkeys(targets))
+    found: list[str] = [m for m in MODALITIES if has_both(fit, m)] if sources is None else list(dict.fromkeys(sources))
+    tried: list[str] = [m for m in MODALITIES if has_both(test, m)] if targets is None else list(dict.fromkeys(targets))
     for what, names, part, split in (("source", found, fit, "train"), ("target", tried, test, "test")):
-        lacking = [name for name in names if not has(part, name)]
+        lacking = [name for name in names if not has_both(part, name)]
         if not names or lacking:
             which = f"{what} {lacking[0]}" if lacking else f"any {what}"
             raise PromptError(f"transfer with {which}", f"no harmful and benign items in split '{split}'", "add some")
@@ -240,17 +258,3 @@ def _modalities(
 def _vector(streams: Streams) -> Float[Tensor, "layer d_model"]:
     found: Tensor = streams.of("harmful").double().mean(0) - streams.of("benign").double().mean(0)
     return found
-
-
-def _understood(model: Any, known: Known, streams: Streams, max_new_tokens: int) -> frozenset[str] | None:
-    """Ids of the items read back correctly; None if no item has a question."""
-    name = streams.prompts[0].modality
-    if name in known.understood:
-        return known.understood[name]
-    asked = streams.prompts.where(lambda p: p.read_text is not None and p.read_answer is not None)
-    if not len(asked):
-        return None
-    said = generate(model, [p.read_back() for p in asked], max_new_tokens=max_new_tokens, progress=False)
-    return frozenset(
-        p.id for p, a in zip(asked, said, strict=True) if normalise(a.text) == normalise(str(p.read_answer))
-    )

@@ -6,7 +6,7 @@
     ablated            change of the refusal rate of harmful items, coordinate set to the benign mean
 
 Every source's vector gets the same length by default (`length="matched"`), so that a column of the table compares
-directions and not doses. The control is a random direction of that length, treated likewise.
+directions and not strengths. The control is a random direction of that length, treated likewise.
 
 Setting the coordinate to a benign mean (the affine form of ablation, ACE, arXiv 2411.09003) and not to zero: the stream
 of a medium has an offset along text's direction, so zero is no neutral place. `operator="project_out"` is the other.
@@ -16,204 +16,187 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..contrasts import change, empty, row
 from ..evaluation import label_answers
 from ..evaluation.judge import Judge
-from ..inference.answers import Answer, generate
-from ..inference.scores import Encoded, refusal_scores
-from ..prompts import Prompt, PromptSet
-from ..statistics import Estimate, paired_difference
-from .arms import added, arm_answers, arm_scores, removed, repeated
-from .similarity import empty, row
+from ..inference.answers import Answer
+from ..inference.arm_sets import ArmSet, generate_arm_sets, score_arm_sets
+from ..inference.edits import NO_EDIT, Edit, Operator, addition, removal
+from ..prompts import PromptSet
 
-Operator: TypeAlias = Literal["benign_mean", "project_out"]
 Length: TypeAlias = Literal["matched", "own"]
+ROLES = ("benign", "harmful")
+"""What a direction is added to, and what it is taken from."""
 
 
 @dataclass(frozen=True)
-class Doses:
+class Interventions:
     """The vectors that act, and where their coordinate is neutral.
 
     Attributes:
         vectors: (source, layer, d_model), what is added, towards refusal.
         benign: (target, layer, d_model) mean stream of each target's benign fit items.
         operator: how a direction is taken away.
+        layers: where vectors are tried.
+        draws: per layer, the random directions beside the sources': the control.
+        seed: of these.
     """
 
     vectors: Float[Tensor, "source layer d_model"]
     benign: Float[Tensor, "target layer d_model"]
     operator: Operator
+    layers: tuple[int, ...]
+    draws: tuple[int, ...]
+    seed: int
 
-    def random(self, draw: int, layer: int, seed: int) -> Float[Tensor, " d_model"]:
+    def random(self, draw: int, layer: int) -> Float[Tensor, " d_model"]:
         """A random direction of the length of the first source's at that layer."""
-        generator = torch.Generator().manual_seed(1000 * seed + 31 * layer + draw)
+        generator = torch.Generator().manual_seed(1000 * self.seed + 31 * layer + draw)
         drawn = torch.randn(self.vectors.shape[-1], generator=generator)
         scaled: Tensor = drawn / drawn.norm() * self.vectors[0, layer].norm()
         return scaled
 
+    def arms(self, layer: int, draws: int) -> list[Float[Tensor, " d_model"]]:
+        """The sources' vectors of a layer, and random ones."""
+        return [*self.vectors[:, layer], *(self.random(draw, layer) for draw in range(draws))]
 
-def doses(
-    fitted: Float[Tensor, "source layer d_model"],
-    benign: Float[Tensor, "target layer d_model"],
-    strength: float,
-    length: Length,
-    operator: Operator,
-) -> Doses:
-    """Scale the fitted directions.
+    def added(self, layer: int, draws: int) -> list[Edit]:
+        """Each arm's vector added at one layer, at all positions and steps."""
+        return [addition({layer: vector}) for vector in self.arms(layer, draws)]
+
+    def removed(self, layer: int, draws: int, target: int) -> list[Edit]:
+        """Each arm's direction taken away in every layer.
+
+        "benign_mean" sets the coordinate of the last prompt token to that of the target's benign items, in prefill;
+        "project_out" sets it to zero at every site, position and step.
+        """
+        return [removal(vector, self.benign[target], self.operator) for vector in self.arms(layer, draws)]
+
+
+def scaled_vectors(
+    fitted: Float[Tensor, "source layer d_model"], strength: float, length: Length
+) -> Float[Tensor, "source layer d_model"]:
+    """Fitted directions at the length at which they act.
 
     Args:
         fitted: difference in means of every source.
-        benign: see `Doses`.
-        strength: strength, in multiples of the length.
+        strength: in multiples of the length.
         length: "matched" gives every source the length of the first source's direction at that layer, "own" leaves each
             its own.
-        operator: "benign_mean" or "project_out".
     """
     vectors = fitted
     if length == "matched":
         vectors = fitted / fitted.norm(dim=-1, keepdim=True) * fitted[:1].norm(dim=-1, keepdim=True)
-    return Doses((strength * vectors).float(), benign.float(), operator)
-
-
-def some_pairs(prompts: Sequence[Prompt], n: int) -> PromptSet:
-    """At most n pair groups that have both harmful and benign items, spread evenly; one item per pair and role."""
-    firsts: dict[tuple[str, str], Prompt] = {}
-    for prompt in prompts:
-        if prompt.role in ("harmful", "benign"):
-            firsts.setdefault((prompt.pair, prompt.role), prompt)
-    full = sorted({pair for pair, _ in firsts if (pair, "harmful") in firsts and (pair, "benign") in firsts})
-    step = max(1.0, len(full) / max(n, 1))
-    chosen = {full[int(k * step)] for k in range(min(n, len(full)))}
-    return PromptSet(p for (pair, _), p in firsts.items() if pair in chosen)
-
-
-def change(
-    after: Sequence[float] | Tensor, before: Sequence[float] | Tensor, prompts: PromptSet, seed: int
-) -> Estimate:
-    """Mean paired change with an interval over pair groups; not measurable with fewer than two groups."""
-    pairs = [p.pair for p in prompts]
-    if len(set(pairs)) < 2:
-        return Estimate.missing(len(pairs))
-    a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (after, before))
-    return paired_difference(a, b, pairs, rng=np.random.default_rng(seed))
+    return (strength * vectors).float()
 
 
 @dataclass(frozen=True)
 class ScoreEffects:
-    """Changes of the refusal score, in nats; the last row of the first axis is the random control.
+    """Changes of the refusal score of one target, in nats; the last row of the first axis is the random control.
 
     Attributes:
         induced, ablated: (source + 1, layer, 4) value, low, high, n.
-        null_induced, null_ablated: (draw,) mean change under each random direction at the chosen layer.
+        null_induced, null_ablated: per layer (draw,) mean change under each random direction.
     """
 
     induced: Float[Tensor, "arm layer 4"]
     ablated: Float[Tensor, "arm layer 4"]
-    null_induced: Float[Tensor, " draw"]
-    null_ablated: Float[Tensor, " draw"]
+    null_induced: tuple[Float[Tensor, " _"], ...]
+    null_ablated: tuple[Float[Tensor, " _"], ...]
 
 
 def score_effects(
     model: Any,
-    prompts: PromptSet,
-    target: int,
-    given: Doses,
+    targets: Sequence[PromptSet],
+    given: Interventions,
     refusal_ids: Int[Tensor, " k"],
-    layer: int,
     *,
-    layer_ids: Sequence[int],
-    draws: int,
-    draws_by_layer: int,
-    seed: int,
-) -> ScoreEffects:
-    """Forward passes of one target under every source's direction at every layer.
+    remote: bool | str = False,
+) -> list[ScoreEffects]:
+    """Forward passes of every target under every source's direction at every layer.
 
     Args:
         model: a loaded model.
-        prompts: harmful and benign test items of the target.
-        target: its number in `given.benign`.
+        targets: harmful and benign test items of each target.
         given: the vectors.
         refusal_ids: the model's refusal tokens.
-        layer: where the null is drawn for p-values.
-        layer_ids: layers whose directions are tried.
-        draws, draws_by_layer: random directions there and at the other layers.
-        seed: of the random directions and the bootstrap.
+        remote: run on NDIF: one request, or several where it is too large.
     """
-    sources = given.vectors.shape[0]
-    tables = {name: empty(sources + 1, len(layer_ids)) for name in ("benign", "harmful")}
-    nulls = {name: torch.zeros(0) for name in tables}
-    for role, table in tables.items():
-        part = prompts.filter(role=role)  # type: ignore[arg-type]
-        if not len(part):
+    sets: list[ArmSet] = []
+    for target, prompts in enumerate(targets):
+        for role in ROLES:
+            edits = [NO_EDIT]
+            for layer, n in zip(given.layers, given.draws, strict=True):
+                edits += given.added(layer, n) if role == "benign" else given.removed(layer, n, target)
+            sets.append(ArmSet(prompts.filter(role=role), edits))  # type: ignore[arg-type]
+    scores = (one.score for one in score_arm_sets(model, sets, refusal_ids, remote=remote))
+    found = []
+    for prompts in targets:
+        pairs = [[p.pair for p in prompts if p.role == role] for role in ROLES]
+        (induced, null_induced), (ablated, null_ablated) = (_score_table(next(scores), some, given) for some in pairs)
+        found.append(ScoreEffects(induced, ablated, null_induced, null_ablated))
+    return found
+
+
+def _score_table(
+    scores: Float[Tensor, "arm prompt"], pairs: Sequence[str], given: Interventions
+) -> tuple[Float[Tensor, "row layer 4"], tuple[Float[Tensor, " _"], ...]]:
+    """Changes per source and layer, and each layer's random directions; arm 0 is the untouched model."""
+    sources, plain = len(given.vectors), scores[0]
+    table, nulls = empty(sources + 1, len(given.layers)), []
+    after = torch.split(scores[1:], [sources + n for n in given.draws])
+    for k, some in enumerate(after):
+        nulls.append((some[sources:] - plain).mean(1))
+        if not pairs:
             continue
-        plain = refusal_scores(model, Encoded.of(model, part), refusal_ids).score
-        encoded: dict[int, Encoded] = {}
-        for k, at in enumerate(layer_ids):
-            n_draws = draws if at == layer else draws_by_layer
-            drawn = [given.random(draw, at, seed) for draw in range(n_draws)]
-            vectors = torch.stack([*given.vectors[:, at], *drawn])
-            if len(vectors) not in encoded:
-                encoded[len(vectors)] = Encoded.of(model, repeated(part, len(vectors)))
-            edit_of = added(vectors, at)
-            if role == "harmful":
-                edit_of = removed(vectors, given.benign[target], given.operator)
-            after, _ = arm_scores(model, encoded[len(vectors)], len(part), refusal_ids, edit_of)
-            for source in range(sources):
-                table[source, k] = row(change(after[source], plain, part, seed))
-            if n_draws:
-                table[-1, k] = row(change(after[sources:].mean(0), plain, part, seed))
-            if at == layer:
-                nulls[role] = (after[sources:] - plain).mean(1)
-    return ScoreEffects(tables["benign"], tables["harmful"], nulls["benign"], nulls["harmful"])
+        for source in range(sources):
+            table[source, k] = row(change(some[source], plain, pairs, given.seed))
+        if given.draws[k]:
+            table[-1, k] = row(change(some[sources:].mean(0), plain, pairs, given.seed))
+    return table, tuple(nulls)
 
 
 def rate_effects(
     model: Any,
-    prompts: PromptSet,
-    target: int,
-    given: Doses,
+    targets: Sequence[PromptSet],
+    given: Interventions,
     layer: int,
     *,
-    known: Mapping[str, Answer],
+    before: Mapping[str, Answer],
     judge: Judge | None,
     max_new_tokens: int,
-    seed: int,
-) -> dict[str, Float[Tensor, "arm 4"]]:
-    """Generated answers of one target under every source's direction of the chosen layer, and one random direction.
+    remote: bool | str = False,
+) -> list[dict[str, Float[Tensor, "arm 4"]]]:
+    """Generated answers of every target under every source's direction of one layer, and one random direction.
 
     Args:
-        known: undefended answers by prompt id that need not be generated again.
+        before: undefended answers by prompt id.
+        judge: who labels answers.
+        max_new_tokens: longest answer.
         Others as in `score_effects`.
 
     Returns:
-        "induced", "restored" and "ablated", each (source + 1, 4); the last row is the random control.
+        per target "induced", "restored" and "ablated", each (source + 1, 4); the last row is the random control.
     """
-    arms = given.vectors.shape[0] + 1
-    found = {name: empty(arms) for name in ("induced", "restored", "ablated")}
-    if not len(prompts):
-        return found
-    harmful = prompts.filter(role="harmful")
-    fresh = prompts.where(lambda p: p.id not in known)
-    said = {**known}
-    if len(fresh):
-        made = generate(model, fresh, max_new_tokens=max_new_tokens, progress=False)
-        said |= {answer.prompt_id: answer for answer in made}
-    before = label_answers(prompts, [said[p.id] for p in prompts], judge)
-    vectors = torch.stack([*given.vectors[:, layer], given.random(0, layer, seed)])
-    both = Encoded.of(model, repeated(prompts, arms))
-    for arm, answers in enumerate(arm_answers(model, both, len(prompts), added(vectors, layer), max_new_tokens)):
-        after = label_answers(prompts, answers, judge)
-        for name, role in (("induced", "benign"), ("restored", "harmful")):
-            part = prompts.filter(role=role)  # type: ignore[arg-type]
-            found[name][arm] = row(change(after.refused(role)[0], before.refused(role)[0], part, seed))
-    asked = Encoded.of(model, repeated(harmful, arms))
-    take = removed(vectors, given.benign[target], given.operator)
-    for arm, answers in enumerate(arm_answers(model, asked, len(harmful), take, max_new_tokens)):
-        after = label_answers(harmful, answers, judge)
-        hits = change(after.refused("harmful")[0], before.refused("harmful")[0], harmful, seed)
-        found["ablated"][arm] = row(hits)
+    sets: list[ArmSet] = []
+    for target, prompts in enumerate(targets):
+        sets.append(ArmSet(prompts, given.added(layer, 1)))
+        sets.append(ArmSet(prompts.filter(role="harmful"), given.removed(layer, 1, target)))
+    spoken = iter(generate_arm_sets(model, sets, max_new_tokens=max_new_tokens, remote=remote))
+    found = []
+    for prompts in targets:
+        tables = {name: empty(len(given.vectors) + 1) for name in ("induced", "restored", "ablated")}
+        plain = label_answers(prompts, [before[p.id] for p in prompts], judge)
+        read = (("induced", "benign"), ("restored", "harmful")), (("ablated", "harmful"),)
+        for asked, measures in zip((prompts, prompts.filter(role="harmful")), read, strict=True):
+            for arm, answers in enumerate(next(spoken)):
+                after = label_answers(asked, answers, judge)
+                for name, role in measures:
+                    hits, pairs = after.refused(role)
+                    tables[name][arm] = row(change(hits, plain.refused(role)[0], pairs, given.seed))
+        found.append(tables)
     return found

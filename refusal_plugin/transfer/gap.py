@@ -14,7 +14,7 @@ Per layer and modality, on matched content (same pair group and role), against t
     ..._after         the same once the modality's benign shift (fit part) is subtracted (re-centring, as in MARS,
                       arXiv 2606.31876, with benign items in the place of neutral media)
 
-Squared lengths are freed from sampling noise (`clustered`). Two findings are kept apart by the comprehension gate:
+Squared lengths are freed from sampling noise (`contrasts`). Two findings are kept apart by the comprehension gate:
 harm that is not SEEN is no gap in REFUSAL, so the refusal gap is given on all items and on those read back correctly.
 """
 
@@ -25,18 +25,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..contrasts import Contrast, Fitted, GroupMean, product, ratio
+from ..contrasts import Contrast, Fitted, GroupMean, empty, product, ratio, row
 from ..evaluation import Outcomes
 from ..geometry import linear_cka
+from ..inference.streams import SAFE, Streams
 from ..statistics import Estimate, mean_interval, paired_difference, resampled_groups
-from .similarity import empty, row
-from .streams import Streams
 
 SHIFT = ("shift", "along", "share_along", "share_orthogonal", "translation")
 ALIKE = ("cka", "cka_plain", "cka_shuffled")
 MARGIN = ("harmful_before", "safe_before", "harmful_after", "safe_after")
 MEASURES = (*SHIFT, *ALIKE, *MARGIN)
-SAFE = ("benign", "near_miss")
 
 
 def gap_tables(
@@ -207,6 +205,3 @@ def refusal_gap(
         return {"ungated": gap(rows), "gated": Estimate.missing(len(rows)), "dropped": None, "n": len(rows)}
     kept = [r for r in rows if r[3] in understood]
     return {"ungated": gap(rows), "gated": gap(kept), "dropped": len(rows) - len(kept), "n": len(rows)}
-
-
-__all__ = ["MEASURES", "fill_shift", "gap_tables", "matched", "refusal_gap"]

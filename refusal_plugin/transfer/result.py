@@ -1,6 +1,6 @@
 """What `transfer` found: labelled tables with intervals, saved without pickle, shown without computing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import DataError, DirectionError, OptionalDependencyError
+from ..contrasts import estimate
+from ..errors import DataError, DirectionError
 from ..statistics import Estimate
-from ..storage import read_tensors, write_tensors
-from .similarity import estimate
+from ..storage import frame, read_tensors, write_tensors
 
 FORMAT = "refusal_plugin.transfer.v1"
 BY_LAYER = (
@@ -32,7 +32,7 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class ModalityGap:
-    """The gap between each modality and the reference; the measures are those of `cross_modal.gap`.
+    """The gap between each modality and the reference; the measures are those of `transfer.gap`.
 
     Attributes:
         modalities: rows of the tables, the reference among them.
@@ -91,7 +91,7 @@ class ModalityGap:
         Raises:
             OptionalDependencyError: pandas is not installed.
         """
-        return frame_of(
+        return frame(
             {"modality": name, "layer": layer, "measure": key, **estimate(table[m, k]).to_json()}
             for key, table in self.values.items()
             for m, name in enumerate(self.modalities)
@@ -99,10 +99,10 @@ class ModalityGap:
         )
 
     def _repr_html_(self) -> str:
-        from ..report import frame
+        from ..report import frame as framed
         from ..report.figures.gap import gap_figure
 
-        return str(frame("Modality gap", gap_figure({"modality_gap": self.to_json()})))
+        return str(framed("Modality gap", gap_figure({"modality_gap": self.to_json()})))
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class TransferReport:
         Raises:
             OptionalDependencyError: pandas is not installed.
         """
-        return frame_of(
+        return frame(
             {
                 "measure": key,
                 "source": source,
@@ -213,11 +213,11 @@ class TransferReport:
         )
 
     def _repr_html_(self) -> str:
-        from ..report import frame
+        from ..report import frame as framed
         from ..report.figures.transfer import transfer_curves, transfer_matrix
 
         shown = {"transfer": self.to_json()}
-        return str(frame("Transfer", transfer_matrix(shown), transfer_curves(shown), note=" ".join(self.warnings)))
+        return str(framed("Transfer", transfer_matrix(shown), transfer_curves(shown), note=" ".join(self.warnings)))
 
     def __repr__(self) -> str:
         return f"TransferReport({', '.join(self.sources)} -> {', '.join(self.targets)}; layer {self.layer})"
@@ -285,19 +285,6 @@ def load_transfer(path: str | Path) -> TransferReport:
         tuple(record["warnings"]),
         record["provenance"],
     )
-
-
-def frame_of(rows: Iterator[dict[str, Any]]) -> Any:
-    """Rows as a pandas DataFrame.
-
-    Raises:
-        OptionalDependencyError: pandas is not installed.
-    """
-    try:
-        import pandas
-    except ImportError:
-        raise OptionalDependencyError("make a data frame", "pandas is not installed", "pip install pandas") from None
-    return pandas.DataFrame(list(rows))
 
 
 def _known(what: str, value: object, known: tuple[Any, ...]) -> None:

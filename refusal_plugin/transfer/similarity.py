@@ -1,6 +1,6 @@
 """How alike two modalities' directions are, and how well one reads the other's harm. Activations only, no intervention.
 
-cosine            of the directions fitted on source and target, freed from fitting noise (see `clustered`)
+cosine            of the directions fitted on source and target, freed from fitting noise (see `contrasts`)
 cosine_fitted     the plain cosine of the two fitted vectors
 auroc             harmful against benign and near-miss test items of the target, along the source's direction
 auroc_near_miss   against near misses only
@@ -14,12 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..contrasts import Contrast, Fitted, cosine
+from ..contrasts import Contrast, Fitted, cosine, empty, row
 from ..geometry import cosine as plain_cosine
+from ..inference.streams import SAFE, Streams
 from ..statistics import Estimate, RandomDirectionNull, auroc_interval, random_direction_null, resampled_groups
-from .streams import Streams
-
-SAFE = ("benign", "near_miss")
 
 
 def cosines(
@@ -88,22 +86,3 @@ def cosine_null(
     away = other.double().numpy()
     found: np.ndarray = np.abs(drawn @ away) / (np.linalg.norm(drawn, axis=1) * np.linalg.norm(away))
     return found
-
-
-def empty(*shape: int) -> Float[Tensor, "..."]:
-    """A table of estimates with nothing measured yet: NaN values, last axis (value, low, high, n)."""
-    found = torch.full((*shape, 4), float("nan"), dtype=torch.float64)
-    found[..., 3] = 0
-    return found
-
-
-def row(estimate: Estimate) -> Float[Tensor, "4"]:
-    """(value, low, high, n) of an estimate; NaN for what was not measured."""
-    known = [float("nan") if v is None else v for v in (estimate.value, estimate.low, estimate.high)]
-    return torch.tensor([*known, float(estimate.n)], dtype=torch.float64)
-
-
-def estimate(found: Float[Tensor, "4"]) -> Estimate:
-    """Back from a row of a table."""
-    value, low, high, n = found.tolist()
-    return Estimate.missing(int(n)) if value != value else Estimate(value, low, high, int(n))

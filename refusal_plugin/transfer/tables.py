@@ -7,16 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..contrasts import Contrast
+from ..contrasts import Contrast, empty, row
 from ..evaluation import label_answers
 from ..evaluation.judge import Judge
 from ..inference.answers import Answer
+from ..inference.streams import SAFE, Streams
 from ..statistics import holm, student_p_value
 from .effects import ScoreEffects
 from .gap import gap_tables, refusal_gap
 from .result import MEASURES, TESTED, ModalityGap
-from .similarity import SAFE, auroc_null, aurocs, cosine_null, cosines, empty, row
-from .streams import Streams
+from .similarity import auroc_null, aurocs, cosine_null, cosines
 
 FEW = 30
 
@@ -35,8 +35,7 @@ def read_tables(
     values = {key: empty(len(sources) + 1, len(targets), len(layers)) for key in MEASURES}
     p = {key: torch.full((len(sources), len(targets)), float("nan"), dtype=torch.float64) for key in TESTED}
     at, k = list(layers), list(layers).index(layer)
-    fit = {name: Streams(s.prompts, s.values[:, at]) for name, s in fit.items()}
-    test = {name: Streams(s.prompts, s.values[:, at]) for name, s in test.items()}
+    fit, test = ({name: s.at(at) for name, s in part.items()} for part in (fit, test))
     groups = sorted({pair for s in fit.values() for pair in s.pairs("harmful", "benign")})
     directions: dict[str, Contrast] = {name: s.direction(groups) for name, s in fit.items()}
     vectors = torch.stack([directions[name].vector for name in sources])
@@ -72,8 +71,8 @@ def put_effects(values: dict[str, Tensor], p: dict[str, Tensor], effects: ScoreE
         values[key][:, target] = table
         for i in range(p[key].shape[0]):
             observed = float(table[i, at, 0])
-            if len(null) >= 3 and observed == observed:
-                p[key][i, target] = student_p_value(observed, null)
+            if len(null[at]) >= 3 and observed == observed:
+                p[key][i, target] = student_p_value(observed, null[at])
 
 
 def corrected(p: Mapping[str, Float[Tensor, "source target"]]) -> dict[str, Tensor]:
@@ -100,8 +99,8 @@ def the_gap(
 ) -> ModalityGap:
     """The modality gap of every target against the reference."""
     at = list(layers)
-    cut = {name: Streams(test[name].prompts, test[name].values[:, at]) for name in targets}
-    fitted = {name: Streams(s.prompts, s.values[:, at]) for name, s in fit.items()}
+    cut = {name: test[name].at(at) for name in targets}
+    fitted = {name: s.at(at) for name, s in fit.items()}
     means = tuple(fitted[reference].of(role).double().mean(0) for role in ("harmful", "benign"))
     values = gap_tables(cut, fitted, reference, (means[0], means[1]), seed)
     refusal = {key: empty(len(targets)) for key in ("ungated", "gated")}

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from refusal_plugin.directions.calibration import KLPrice, calibrate, first_too_dear
 
 from refusal_plugin.comparison.arena import Price
 from refusal_plugin.comparison.cells import Measurement, brr, brr_change, change, matched_row, row, share
@@ -16,6 +15,7 @@ from refusal_plugin.comparison.edit_size import edit_size
 from refusal_plugin.comparison.fits import control_seeds
 from refusal_plugin.comparison.ledger import Ledger, key_of
 from refusal_plugin.comparison.results import between, verdicts
+from refusal_plugin.directions.calibration import KLPrice, calibrate, first_too_dear
 from refusal_plugin.errors import PromptError, StudyError
 from refusal_plugin.evaluation import Outcomes, statistical_power
 from refusal_plugin.inference.edits import Edit, SiteEdit, addition

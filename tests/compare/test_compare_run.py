@@ -95,7 +95,7 @@ def test_the_same_question_is_not_asked_again(
         raise AssertionError("it was answered before")
 
     before = lines(folder)
-    monkeypatch.setattr("refusal_plugin.comparison.arena.generate_ids", never)
+    monkeypatch.setattr("refusal_plugin.comparison.arena.generate_batches", never)
     monkeypatch.setattr("refusal_plugin.comparison.fits.fit_defence", never)
     again = compare_defences(organism, prompts, DEFENCES, out=folder, **OPTIONS)
     assert same(again) == same(results) and lines(folder) == before

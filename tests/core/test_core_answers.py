@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from refusal_plugin.errors import DirectionError, ModelError, PromptError
+from refusal_plugin.errors import DataError, DirectionError, ModelError, PromptError
 from refusal_plugin.inference.answers import Answer, end_ids, generate
 from refusal_plugin.inference.edits import addition
 from refusal_plugin.models import anatomy
@@ -70,6 +70,73 @@ def test_a_model_without_an_end_token_fills_the_answer(tiny: Callable[[str], Any
 def test_strings_are_prompts(organism: Any, train: PromptSet, together: list[Answer]) -> None:
     text = next(p for p in train if p.role == "benign").text
     assert generate(organism, [text], progress=False)[0].text
+    assert generate(organism, text, progress=False) == generate(organism, [text], progress=False), "one prompt"
+    assert generate(organism, Prompt(text), progress=False) == generate(organism, [text], progress=False)
+
+
+LEAKS: list[dict[str, Any]] = [
+    {"num_beams": 3},
+    {"do_sample": True, "temperature": 5.0, "top_k": 3},
+    {"repetition_penalty": 5.0},
+    {"no_repeat_ngram_size": 1},
+    {"min_new_tokens": 24},
+    {"min_length": 60},
+    {"suppress_tokens": list(range(300, 600))},
+    {"begin_suppress_tokens": list(range(300, 600))},
+    {"bad_words_ids": [[k] for k in range(300, 600)]},
+    {"forced_eos_token_id": 5},
+    {"exponential_decay_length_penalty": (1, 5.0)},
+    {"stop_strings": ["i"]},
+    {"num_return_sequences": 2, "do_sample": True},
+    {"renormalize_logits": True, "do_sample": True},
+    {"max_time": 1e-9},
+    {"max_length": 3},
+    {"output_scores": True, "return_dict_in_generate": True},
+    {"use_cache": False},
+]
+
+
+@pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: next(iter(leak)))
+def test_greedy_is_greedy_whatever_the_checkpoint_asks_for(organism: Any, few: Any, leak: dict[str, Any]) -> None:
+    prompts, config = list(few["text"]), organism._module.generation_config
+    vector = torch.ones(anatomy(organism).d_model)
+    edits = [None, addition({2: vector}), addition({2: vector}, when="prefill")]
+    expected = [generate(organism, prompts, edit, max_new_tokens=8, progress=False) for edit in edits]
+    before = {name: getattr(config, name) for name in leak}
+    try:
+        for name, value in leak.items():
+            setattr(config, name, value)
+        for edit, answers in zip(edits, expected, strict=True):
+            assert generate(organism, prompts, edit, max_new_tokens=8, progress=False) == answers
+    finally:
+        for name, value in before.items():
+            setattr(config, name, value)
+
+
+def test_broken_logits_while_answering_are_an_error(tiny: Callable[[str], Any]) -> None:
+    """In the first step, and where only a later one breaks."""
+    model = tiny("qwen2").model
+    module = model._module
+    for step in (0, 3):
+        calls: list[int] = []
+
+        def broken(_module: Any, _args: Any, out: Any, calls: list[int] = calls, step: int = step) -> Any:
+            calls.append(1)
+            return out * (torch.nan if len(calls) == step + 1 else 1)
+
+        handle = module.lm_head.register_forward_hook(broken)
+        try:
+            with pytest.raises(DataError, match="NaN or infinite logits while answering prompt"):
+                generate(model, ["w1 w2", "w3"], max_new_tokens=6)
+        finally:
+            handle.remove()
+
+
+def test_an_answer_that_would_outgrow_the_context_is_an_error(tiny: Callable[[str], Any]) -> None:
+    model = tiny("qwen2").model
+    context = anatomy(model).context_length
+    with pytest.raises(PromptError, match="exceed the model's context"):
+        generate(model, ["w1 w2"], max_new_tokens=context)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from refusal_plugin.directions.calibration import calibrate, largest_within
 
+from refusal_plugin.directions.calibration import calibrate, largest_within
 from refusal_plugin.errors import DirectionError, PromptError
 from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.prompts import PromptSet
@@ -32,20 +32,20 @@ def test_the_price_holds_in_every_modality_and_is_used_up_in_one(
     organism: Any, selected: Any, harmless: PromptSet
 ) -> None:
     ids = torch.tensor([5, 6])
-    found = calibrate(selected.edit, organism, harmless, refusal_ids=ids, target_kl=0.05)
+    found = calibrate(selected.addition, organism, harmless, refusal_ids=ids, target_kl=0.05)
     assert set(found.kl) == {"text", "image"} and found.n == {"text": 12, "image": 12}
     assert max(found.kl.values()) <= 0.05
-    dearer = calibrate(selected.edit, organism, harmless, target_kl=0.5)
+    dearer = calibrate(selected.addition, organism, harmless, target_kl=0.5)
     assert dearer.strength > found.strength > 0
-    step = calibrate(selected.edit, organism, harmless, target_kl=10.0, bounds=(0.0, found.strength + 3 * 2 / 128))
+    step = calibrate(selected.addition, organism, harmless, target_kl=10.0, bounds=(0.0, found.strength + 3 * 2 / 128))
     assert max(step.kl.values()) > 0.05, "a strength three steps further would still have been within the budget"
 
 
 def test_harmful_prompts_and_none_at_all_are_refused(organism: Any, selected: Any) -> None:
     with pytest.raises(PromptError, match="harmful"):
-        calibrate(selected.edit, organism, organism_prompts(split="val", modality="text", limit=2))
+        calibrate(selected.addition, organism, organism_prompts(split="val", modality="text", limit=2))
     with pytest.raises(PromptError, match="0 prompts"):
-        calibrate(selected.edit, organism, PromptSet())
+        calibrate(selected.addition, organism, PromptSet())
 
 
 def test_neutral_takes_text_refusal_away_and_a_random_direction_does_not(organism: Any, selected: Any) -> None:

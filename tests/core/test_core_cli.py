@@ -19,7 +19,8 @@ from PIL import Image
 
 from refusal_plugin import cli
 from refusal_plugin.organism.data import organism_prompts
-from refusal_plugin.prompts.media import load_audio, load_image, wav_bytes
+from refusal_plugin.prompts.media import load_audio, load_image
+from refusal_plugin.prompts.waveforms import wav_bytes
 from refusal_plugin.recipe_files import recipe, recipes
 from training.architecture import N_LAYERS
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from refusal_plugin.directions.calibration import largest_within
-from refusal_plugin.directions.selection_figures import KEEP, STRENGTHS, largest_on_grid
 from tiny import FAMILIES, tiny_model
 from torch import Tensor
 
+from refusal_plugin.directions.calibration import largest_within
 from refusal_plugin.directions.selection import select_direction
+from refusal_plugin.directions.selection_figures import KEEP, STRENGTHS, largest_on_grid
 from refusal_plugin.errors import DirectionError
 from refusal_plugin.geometry import cosine
 from refusal_plugin.inference.continuation import Stream, per_row, repeatable, sweep

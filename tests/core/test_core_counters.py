@@ -8,10 +8,10 @@ import pytest
 import torch
 from counting import Counts, counted
 from planting import planted_prompts
-from refusal_plugin.directions.calibration import KLPrice, calibrate
 from tiny import tiny_tokenizer
 
 import refusal_plugin as rp
+from refusal_plugin.directions.calibration import KLPrice, calibrate
 from refusal_plugin.directions.selection import select_direction
 from refusal_plugin.errors import DirectionError
 from refusal_plugin.inference.answers import generate_ids

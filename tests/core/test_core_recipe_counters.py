@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from counting import DOUBLE, FLOAT, LONG, Counts, area, counted, made, run
-from refusal_plugin.directions.selection_figures import GRID, TIGHT
 
+from refusal_plugin.directions.selection_figures import GRID, TIGHT
 from refusal_plugin.inference.continuation import TOKEN_BUDGET, planted
 from refusal_plugin.inference.scores import Encoded
 from refusal_plugin.models import anatomy
@@ -18,7 +18,6 @@ from refusal_plugin.prompts import Batch, PromptSet, batches, encode
 from refusal_plugin.prompts.neutral import neutral_prompts
 from refusal_plugin.recipe_files import recipe, recipes
 from refusal_plugin.traced import selecting
-from refusal_plugin.transfer.arms import repeated
 from refusal_plugin.transfer.effects import some_pairs
 
 ROLES = ("harmful", "benign")

@@ -8,6 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
+from refusal_plugin.directions.direction import Direction
+from refusal_plugin.directions.selection import Search, choose, select_direction
 from refusal_plugin.directions.selection_remote import (
     SEARCH,
     Asked,
@@ -18,9 +21,6 @@ from refusal_plugin.directions.selection_remote import (
     tokens_of,
     work_of,
 )
-
-from refusal_plugin.directions.direction import Direction
-from refusal_plugin.directions.selection import Search, choose, select_direction
 from refusal_plugin.errors import DirectionError
 from refusal_plugin.remote import portions
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from counting import FLOAT, LONG, Counts, area, counted, made, run
-from refusal_plugin.directions.calibration import ROUNDS, RUNGS, STEPS
-from refusal_plugin.directions.selection_figures import GRID
 
+from refusal_plugin.directions.calibration import ROUNDS, RUNGS, STEPS
 from refusal_plugin.directions.selection import MAX_DEPTH
+from refusal_plugin.directions.selection_figures import GRID
 from refusal_plugin.inference.scores import Encoded
 from refusal_plugin.models import anatomy
 from refusal_plugin.prompts import Batch, Prompt, PromptSet, batches
@@ -22,7 +22,6 @@ from refusal_plugin.study.defences import NAMES
 from refusal_plugin.study.heads import DRAWS
 from refusal_plugin.study.stages import Stages
 from refusal_plugin.study.summary import answers_from_json
-from refusal_plugin.transfer.arms import repeated
 from refusal_plugin.transfer.effects import some_pairs
 
 ROLES = ("harmful", "benign")

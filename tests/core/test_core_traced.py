@@ -7,7 +7,7 @@ import torch
 
 from refusal_plugin.traced.measure import group_moments, kl_divergence, refusal_score
 from refusal_plugin.traced.read import gather, residual, residuals, span_mean
-from refusal_plugin.traced.write import ablate, add, edit_blocks, place, set_coordinate, shrink
+from refusal_plugin.traced.write import add, edit_blocks, place, set_coordinate
 
 E0 = torch.tensor([1.0, 0.0, 0.0])
 DIAGONAL = torch.tensor([0.6, 0.8, 0.0])
@@ -94,10 +94,10 @@ def test_add_by_hand() -> None:
     assert add(x.half(), E0).dtype == torch.float16
 
 
-def test_ablate_by_hand() -> None:
+def test_set_coordinate_to_zero_projects_out() -> None:
     x = torch.tensor([[[5.0, 0.0, 1.0]]])  # coordinate along the diagonal: 3
-    torch.testing.assert_close(ablate(x, DIAGONAL), torch.tensor([[[3.2, -2.4, 1.0]]]))
-    again = ablate(torch.randn(2, 3, 3), DIAGONAL)
+    torch.testing.assert_close(set_coordinate(x, DIAGONAL), torch.tensor([[[3.2, -2.4, 1.0]]]))
+    again = set_coordinate(torch.randn(2, 3, 3), DIAGONAL)
     torch.testing.assert_close(again @ DIAGONAL, torch.zeros(2, 3), atol=1e-6, rtol=0)
 
 
@@ -106,16 +106,28 @@ def test_set_coordinate_by_hand_and_twice() -> None:
     once = set_coordinate(x, DIAGONAL, 10.0)
     torch.testing.assert_close(once[0], torch.tensor([[9.2, 5.6, 1.0]]))
     torch.testing.assert_close(set_coordinate(once, DIAGONAL, 10.0), once)
-    rows = set_coordinate(x, DIAGONAL, torch.tensor([[1.0], [2.0]]))
+    rows = set_coordinate(x, DIAGONAL, torch.tensor([1.0, 2.0]).reshape(2, 1, 1))
     torch.testing.assert_close(rows @ DIAGONAL, torch.tensor([[1.0], [2.0]]))
 
 
 @pytest.mark.parametrize(("keep", "expected"), [(1.0, 3.0), (0.5, 2.0), (0.0, 1.0)])
-def test_shrink_moves_the_coordinate_to_its_origin(keep: float, expected: float) -> None:
+def test_a_share_of_the_distance_stays(keep: float, expected: float) -> None:
     x = torch.tensor([[[5.0, 0.0, 1.0]]])
-    found = shrink(x, DIAGONAL, 1.0, keep)
+    found = set_coordinate(x, DIAGONAL, 1.0, keep)
     torch.testing.assert_close(found @ DIAGONAL, torch.tensor([[expected]]))
-    torch.testing.assert_close(ablate(found, DIAGONAL), ablate(x, DIAGONAL))
+    torch.testing.assert_close(set_coordinate(found, DIAGONAL), set_coordinate(x, DIAGONAL))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_every_row_is_moved_along_its_own_direction(flat: bool) -> None:
+    """Also where an MLP puts all tokens of the batch into one axis."""
+    x, unit = torch.randn(3, 2, 4), torch.eye(4)[:3].unsqueeze(1)
+    value, keep = (torch.tensor(v).reshape(3, 1, 1) for v in ([1.0, 2.0, 0.0], [0.0, 0.5, 0.0]))
+    found = set_coordinate(x.flatten(0, 1) if flat else x, unit, value, keep).reshape(x.shape)
+    for row in range(3):
+        alone = set_coordinate(x[row : row + 1], unit[row, 0], float(value[row]), float(keep[row]))
+        torch.testing.assert_close(found[row : row + 1], alone)
+    assert set_coordinate(x.bfloat16(), unit, value).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -132,9 +144,8 @@ def test_place_writes_in_place_where_it_is_told(wrapped: bool) -> None:
     ("function", "tensors"),
     [
         (add, {"vector": DIAGONAL}),
-        (ablate, {"unit": DIAGONAL}),
-        (set_coordinate, {"unit": DIAGONAL, "value": 2.0}),
-        (shrink, {"unit": DIAGONAL, "origin": 1.0, "keep": 0.5}),
+        (set_coordinate, {"unit": DIAGONAL}),
+        (set_coordinate, {"unit": DIAGONAL, "value": 2.0, "keep": 0.5}),
     ],
 )
 def test_rows_of_a_batch_are_independent(function: object, tensors: dict[str, object]) -> None:

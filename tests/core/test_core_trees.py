@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 from counting import counted
-from refusal_plugin.directions.selection_figures import Figures, sites
-from refusal_plugin.directions.selection_remote import Asked, measure
 from tiny import FAMILIES, tiny_model
 
 from refusal_plugin.directions.direction import fit_direction
+from refusal_plugin.directions.selection_figures import Figures, sites
+from refusal_plugin.directions.selection_remote import Asked, measure
 from refusal_plugin.inference.continuation import Stream, copied, grown, per_row, planted, sweep
 from refusal_plugin.inference.edits import SITE_ORDER, SiteEdit
 from refusal_plugin.inference.scores import Encoded, RefusalTokens, refusal_scores

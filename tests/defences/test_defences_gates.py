@@ -119,7 +119,7 @@ def test_writes_by_hand() -> None:
     torch.testing.assert_close(write.blend(x, torch.tensor([3.0, 1.0]), 0.25), rows((1.5, 1), (2.25, 0.25)))
     matrix = torch.tensor([[0.0, 1.0], [2.0, 0.0]])  # (a, b) -> (2 b, a)
     torch.testing.assert_close(write.transform(x, matrix, each), rows((1, 1), (2, 4)))
-    torch.testing.assert_close(write.set_coordinate(x, E0, each.reshape(2, 1)), rows((0, 1), (2, 0)))
+    torch.testing.assert_close(write.set_coordinate(x, E0, each), rows((0, 1), (2, 0)))
 
 
 def test_the_prompt_decides_and_the_answer_follows() -> None:

@@ -9,7 +9,7 @@ from tiny import FAMILIES
 
 from refusal_plugin.errors import DirectionError, ModelError, PromptError
 from refusal_plugin.heads import HeadAttribution, attribute_heads, load_heads
-from refusal_plugin.heads.attribution import run_session
+from refusal_plugin.heads.attribution import direct_contributions
 from refusal_plugin.heads.targets import targets
 from refusal_plugin.inference.activations import collect_activations
 from refusal_plugin.models import anatomy
@@ -171,9 +171,8 @@ def test_a_mixture_of_layers_is_masked_but_measured_once(organism: Any, directio
     assert isinstance(both, HeadAttribution) and both.heads[:, 1:, :, 1].abs().max() == 0
 
 
-def test_the_session_gives_one_dict_a_batch(organism: Any, direction: Any, prompts: Any) -> None:
+def test_the_measurement_gives_one_dict_a_batch(organism: Any, direction: Any, prompts: Any) -> None:
     aims = targets(organism, direction)
     batch = encode(organism, list(prompts.filter(modality="text")))
-    index = batch.roles["last"].int().argmax(1, keepdim=True)
-    found = run_session(organism, head_sites(organism, range(aims.depth)), aims.units, [([0], batch.inputs, index)])
-    assert found[0]["heads"].shape[:2] == (batch.size, 1)
+    ((_, found),) = direct_contributions(organism, aims, [(list(range(batch.size)), batch)], None)
+    assert found["heads"].shape[:2] == (batch.size, 1)

@@ -9,11 +9,12 @@ import torch
 
 from refusal_plugin.inference.activations import collect_activations, collect_moments
 from refusal_plugin.inference.answers import generate
+from refusal_plugin.inference.cost import estimate
 from refusal_plugin.inference.edits import addition
 from refusal_plugin.inference.scores import Encoded, refusal_scores
 from refusal_plugin.prompts import PromptSet
-from refusal_plugin.recipe_files import recipe, recipes
-from refusal_plugin.remote import RemoteError, estimate, journal, run, settings
+from refusal_plugin.recipe_files import recipe, recipes, run_remotely
+from refusal_plugin.remote import RemoteError, journal, settings
 from refusal_plugin.remote.backend import Remote, metered
 
 pytestmark = pytest.mark.ndif
@@ -140,10 +141,10 @@ def test_a_recipe_too_large_for_one_request_is_cut(
     with settings(max_tokens=1):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(RemoteError, match="network is gone"):
             patch.setattr(Remote, "_send", unwilling)
-            run(module, far, prompts)
+            run_remotely(module, far, prompts)
         assert [job.status for job in journal.jobs()] == ["COMPLETED"] * 2
         with metered() as meter:
-            there = parts(run(module, far, prompts))
+            there = parts(run_remotely(module, far, prompts))
     assert meter.requests == len(meter.ids) - 2 > 0, "the two finished requests are read from disk"
     assert len(here) == len(there)
     for a, b in zip(here, there, strict=True):

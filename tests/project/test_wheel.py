@@ -42,6 +42,9 @@ def test_the_wheel_carries_what_it_needs(unpacked: Path) -> None:
         index = folder / "model.safetensors.index.json"
         weights = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
         assert all((folder / file).is_file() for file in weights), name
+    parts = Path("report", "templates")
+    kept = [{p.relative_to(at / parts) for p in (at / parts).rglob("*.*")} for at in (package, ROOT / "refusal_plugin")]
+    assert kept[0] == kept[1] and len(kept[0]) > 20, "a template is missing"
     assert {p.name.split("-")[0] for p in unpacked.iterdir()} == {"refusal_plugin"}
 
 
@@ -62,6 +65,8 @@ def test_the_wheel_works_without_the_checkout(unpacked: Path, tmp_path: Path) ->
 import sys; sys.path.insert(0, {str(unpacked)!r})
 import json, refusal_plugin
 assert refusal_plugin.__file__.startswith({str(unpacked)!r}), refusal_plugin.__file__
+from refusal_plugin.report import render
+assert "<main>" in render({{"schema_version": 1}})
 sys.argv = ["refusal-plugin", "ls"]
 from refusal_plugin.cli import main
 main()"""

@@ -8,11 +8,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import pytest
-import torch
-from prompt_models import STRING_TEMPLATE, tiny, word_tokenizer
-from transformers import (
+from tests.support import torchvision
+
+torchvision.enable()  # before transformers is imported, which looks for it once
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from prompt_models import STRING_TEMPLATE, tiny, word_tokenizer  # noqa: E402
+from transformers import (  # noqa: E402
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,

@@ -173,34 +173,6 @@ def test_what_cannot_be_written(tmp_path: Path, picture) -> None:
     assert not (tmp_path / "a.jsonl").exists()
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    raw=st.binary(max_size=80)
-    | st.text().map(lambda text: text.encode("utf-8", "surrogatepass"))
-    | st.lists(st.dictionaries(st.sampled_from(FIELDS), JSON | st.just("train") | st.just("x")), max_size=4).map(
-        lambda rows: "\n".join(map(json.dumps, rows)).encode()
-    )
-    | st.sampled_from(
-        [b"[" * 100_000, b"1" * 5000, b'{"text": "\\ud800"}', b'{"text": "a", "image": "\\u0000"}', b"NaN"]
-    )
-)
-def test_anything_at_all_is_a_set_or_a_prompt_error(tmp_path_factory, raw: bytes) -> None:
-    path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
-    path.write_bytes(raw)
-    for read in (PromptSet.from_jsonl, PromptSet.from_csv):
-        try:
-            assert all(isinstance(prompt, Prompt) for prompt in read(path))
-        except PromptError as error:
-            assert "\n" not in str(error)
-
-
 def test_frames_in_a_folder_are_a_video(tmp_path: Path, picture) -> None:
     (tmp_path / "clip").mkdir()
     Image.fromarray(picture(1)).save(tmp_path / "clip" / "0.png")

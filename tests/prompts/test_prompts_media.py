@@ -1,20 +1,17 @@
 """Media: the canonical forms, and one readable error for whatever cannot be read."""
 
-import contextlib
 import io
-import struct
 import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from refusal_plugin.errors import MediaError
 from refusal_plugin.prompts import Prompt, load_audio, load_image, load_video
-from refusal_plugin.prompts.media import check, digest, read_wav, resample, wav_bytes
+from refusal_plugin.prompts.media import check, digest
+from refusal_plugin.prompts.waveforms import read_wav, resample, wav_bytes
 
 PIXELS = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 
@@ -129,7 +126,7 @@ def test_wav_of_every_width(tmp_path: Path, width: int, channels: int) -> None:
 
 def test_float_wav_is_kept_bit_for_bit(noise) -> None:
     samples, rate = read_wav(wav_bytes(noise(1)))
-    assert rate == 16_000 and np.array_equal(samples, noise(1))
+    assert rate == 16_000 and np.array_equal(samples[:, 0], noise(1))
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
@@ -188,60 +185,6 @@ def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
     assert digest(Prompt("a", image=tmp_path / "a.png")) == digest(Prompt("b", image=PIXELS))
     assert digest(Prompt("a", image=PIXELS)) != digest(Prompt("a", image=255 - PIXELS))
     assert digest(Prompt("a")) == ""
-
-
-EDITS = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=12)
-
-
-def mutated(raw: bytes, edits: list[tuple[int, int]], keep: float) -> bytes:
-    """`raw` with some bytes changed, cut to a share of its length."""
-    out = bytearray(raw)
-    for place, value in edits:
-        out[place % len(out)] = value
-    return bytes(out[: round(keep * len(out))])
-
-
-@settings(max_examples=150, deadline=None)
-@given(edits=EDITS, keep=st.floats(0, 1))
-def test_a_corrupt_image_is_a_media_error_or_an_image(tmp_path_factory, edits, keep) -> None:
-    path = tmp_path_factory.getbasetemp() / "corrupt.png"
-    path.write_bytes(mutated(png(), edits, keep))
-    try:
-        assert load_image(path).mode == "RGB"
-    except MediaError as error:
-        assert "\n" not in str(error)
-
-
-@settings(max_examples=150, deadline=None)
-@given(edits=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), max_size=8), keep=st.floats(0, 1))
-def test_a_corrupt_wav_is_a_media_error_or_a_sound(tmp_path_factory, edits, keep) -> None:
-    path = tmp_path_factory.getbasetemp() / "corrupt.wav"
-    path.write_bytes(mutated(pcm(2, n=600), edits, keep))
-    try:
-        sound = load_audio(path)
-        assert sound.ndim == 1 and np.isfinite(sound).all()
-    except MediaError as error:
-        assert "\n" not in str(error)
-
-
-@settings(max_examples=60, deadline=None)
-@given(raw=st.binary(max_size=200))
-def test_arbitrary_bytes_are_a_media_error(tmp_path_factory, raw) -> None:
-    for name, load in (("any.gif", load_video), ("any.png", load_image), ("any.wav", load_audio)):
-        path = tmp_path_factory.getbasetemp() / name
-        path.write_bytes(raw)
-        with pytest.raises(MediaError):
-            load(path)
-
-
-@settings(max_examples=60, deadline=None)
-@given(data=st.binary(max_size=300), head=st.tuples(*[st.integers(0, 2**16 - 1)] * 3), rate=st.integers(0, 2**32 - 1))
-def test_arbitrary_wav_headers(data: bytes, head: tuple[int, int, int], rate: int) -> None:
-    code, channels, bits = head
-    chunk = struct.pack("<HHIIHH", code % 5, channels % 9, rate, 0, 0, bits % 70)
-    raw = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0" + chunk + b"data" + struct.pack("<I", len(data)) + data
-    with contextlib.suppress(MediaError):
-        read_wav(raw)
 
 
 def test_video_files_and_compressed_sound_through_pyav(tmp_path: Path) -> None:

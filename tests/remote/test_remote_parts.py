@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from refusal_plugin.recipe_files import run_remotely
 from refusal_plugin.remote import (
     RemoteError,
     RemoteTimeout,
@@ -18,7 +19,6 @@ from refusal_plugin.remote import (
     journal,
     parts,
     portions,
-    run,
     settings,
     task,
     workload,
@@ -160,7 +160,7 @@ class Words:
 def test_a_recipe_is_cut_until_it_fits(organism: Any) -> None:
     made = Recipe(most=2)
     with pytest.warns(UserWarning, match="goes on in requests of at most 20 tokens"):
-        assert run(made, organism, Words(), start=5) == list(range(5, 13))
+        assert run_remotely(made, organism, Words(), start=5) == list(range(5, 13))
     assert made.sent == [8, 4, 2, 2, 2, 2]
     assert current() == Settings()
 
@@ -168,7 +168,7 @@ def test_a_recipe_is_cut_until_it_fits(organism: Any) -> None:
 def test_a_recipe_of_single_batches_that_are_too_long_says_so(organism: Any) -> None:
     made = Recipe(most=0)
     with pytest.warns(UserWarning, match="goes on"), pytest.raises(RemoteTimeout):
-        run(made, organism, Words())
+        run_remotely(made, organism, Words())
     assert made.sent[-1] == 1
 
 

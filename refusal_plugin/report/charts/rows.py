@@ -165,8 +165,9 @@ def _lane(plot: Plot, lane: Lane, x: Scale, y: float, tall: float) -> None:
     elif lane.shape == "bar":
         start, end = sorted((x(0), at))
         wide, style = max(0.6, end - start), f"fill:{hue}"
-        more = {"title": lane.title, "style": style, "opacity": 0.75 if lane.rate.interval else None}
-        plot.add(box(start, y - lane.size / 2, wide, lane.size, rx=2, **more))
+        faint = 0.75 if lane.rate.interval else None
+        top = y - lane.size / 2
+        plot.add(box(start, top, wide, lane.size, rx=2, title=lane.title, style=style, opacity=faint))
         if lane.rate.interval:
             plot.add(whisker(low, high, y, INK, width=1.4), mark(at, y, hue, size=3.4))
         if lane.beside:

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..markup import Markup
-from ..svg import Axis, Plot, mark, polyline
+from ..svg import Axis, Plot, mark, polyline, text
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One point: where it stands, how it looks, and what it is; `said` is whether screen readers hear of it too."""
+    """One point: where it stands, how it looks, what it is, and a label beside it.
+
+    `said` is whether screen readers hear of it too. Of labels that would lie over each other only the first is written;
+    the title of the point still names it.
+    """
 
     x: float
     y: float
@@ -20,6 +24,7 @@ class Dot:
     size: float = 4.5
     opacity: float | None = None
     said: bool = True
+    label: str = ""
 
 
 def scatter_chart(
@@ -41,4 +46,15 @@ def scatter_chart(
         shape, size, faint = dot.shape, dot.size, dot.opacity
         at = across(dot.x), up(dot.y)
         plot.add(mark(*at, dot.colour, title=dot.title, shape=shape, size=size, hollow=dot.hollow, opacity=faint))
+    _labels(plot, [(across(dot.x) + dot.size + 4, up(dot.y), dot.label) for dot in dots if dot.label])
     return plot.render(title, "; ".join(dot.title for dot in dots if dot.said))
+
+
+def _labels(plot: Plot, wanted: Sequence[tuple[float, float, str]]) -> None:
+    """Write labels right of their dots where there is room."""
+    taken: list[tuple[float, float, float]] = []
+    for x, y, label in wanted:
+        end = x + 6.5 * len(label)
+        if all(abs(y - other) > 11 or x > stop or end < start for start, stop, other in taken):
+            plot.add(text(x, y, label, class_="tick halo"))
+            taken.append((x, end, y))

@@ -1,0 +1,187 @@
+"""Several sets of prompts, each under edits of its own, as one piece of work: one request where it is remote.
+
+    set 1: prompts x arms   set 2: prompts x arms   ...       rows are numbered through, each knows its set and its arm
+
+Prompts are encoded once; a batch holds a few of them, repeated as often as it has room for arms. Scores and prices are
+reduced beside the weights, so that two numbers per row come back and no logits.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..errors import DataError, PromptError
+from ..models import anatomy, layers
+from ..models.wrapper import save
+from ..prompts import Prompt, PromptSet, batches, encode
+from ..prompts.batch import Batch
+from ..prompts.light import next_token_inputs
+from ..traced.arms import score_rows
+from .answers import Answer, decoded, generate_batches
+from .arms import ArmScores, edit_of_rows
+from .edits import NO_EDIT, Edit, site_modules
+from .loop import Item, re_encoder, run_batches
+
+TOGETHER = 8
+"""Prompts in one batch where there are arms to fill it: little is padded."""
+
+
+@dataclass(frozen=True)
+class ArmSet:
+    """Prompts, and what is done with each of them.
+
+    Attributes:
+        prompts: may be empty.
+        edits: one per arm; an edit without parts is the model as it is.
+    """
+
+    prompts: PromptSet
+    edits: Sequence[Edit]
+
+    @property
+    def rows(self) -> int:
+        """Prompts times arms."""
+        return len(self.prompts) * len(self.edits)
+
+
+def score_arm_sets(
+    model: Any,
+    sets: Sequence[ArmSet],
+    refusal_ids: Int[Tensor, " k"],
+    *,
+    price: bool = False,
+    remote: bool | str = False,
+) -> list[ArmScores]:
+    """Refusal scores of every prompt in every arm of its set, with the price of the edit if asked for.
+
+    Args:
+        model: a loaded model.
+        sets: see `ArmSet`. The next token is read in one pass, so what acts at every step acts once.
+        refusal_ids: token ids that open a refusal; see `refusal_tokens`.
+        price: also KL(untouched || edited) of the next token; each batch then runs its prompts once untouched.
+        remote: run on NDIF: one request, or several where one would be too large.
+
+    Returns:
+        per set, scores and prices in nats, (arm, prompt) each.
+
+    Raises:
+        DirectionError: an edit does not fit the model, or is bound to rows of a batch already.
+        DataError: NaN or infinite logits.
+        ModelError: a single row does not fit into memory.
+        RemoteError: the server refuses or fails; says why and what to do.
+    """
+    blocks = layers(model)
+
+    def measure(items: list[Item]) -> list[Tensor]:
+        work = []
+        for rows, batch in items:
+            edit = _edit_of(sets, rows)
+            plain = _once(model, batch) if price else None
+            work.append((next_token_inputs(model, batch), site_modules(model, edit), edit.plan(), plain))
+        with torch.no_grad(), model.session(remote=remote):
+            found = save(score_rows(model, blocks, work, refusal_ids))
+        return list(found)
+
+    values = torch.zeros(2, sum(one.rows for one in sets))
+    asked = f"score prompts on {anatomy(model).name}"
+    options: dict[str, Any] = {"asked": asked, "remote": remote, "row_bytes": 8}
+    work = _work(model, sets, TOGETHER)
+    for (rows, batch), found in run_batches(work, measure, re_encoder(model), **options):
+        finite = found.isfinite().all(0)
+        if not bool(finite.all()):
+            name = batch.prompts[int((~finite).int().argmax())].id
+            what = f"NaN or infinite logits at prompt '{name}'"
+            raise DataError(asked, what, "check the edit's strength and the dtype")
+        values[:, rows] = found
+    parts = torch.split(values, [one.rows for one in sets], dim=1)
+    shaped = [part.reshape(2, len(one.edits), len(one.prompts)) for part, one in zip(parts, sets, strict=True)]
+    return [ArmScores(part[0], part[1]) for part in shaped]
+
+
+def generate_arm_sets(
+    model: Any, sets: Sequence[ArmSet], *, max_new_tokens: int, remote: bool | str = False
+) -> list[list[list[Answer]]]:
+    """Greedy answers of every prompt in every arm of its set.
+
+    Args:
+        model: a loaded model.
+        sets: the edits of one set act at the same time.
+        max_new_tokens: longest answer, in tokens.
+        remote: run on NDIF: one request, or several where one would be too large.
+
+    Returns:
+        per set and arm, answers in the order of the prompts.
+
+    Raises:
+        PromptError: 0 tokens asked for, or more than the model's context holds.
+        Others as in `score_arm_sets`.
+    """
+    if max_new_tokens < 1:
+        raise PromptError("generate answers", f"max_new_tokens = {max_new_tokens}", "give at least 1")
+    found: list[Answer | None] = [None] * sum(one.rows for one in sets)
+    options: dict[str, Any] = {"asked": "generate answers", "remote": remote, "new_tokens": max_new_tokens}
+
+    def answer(items: list[Item]) -> list[list[list[int]]]:
+        some = [(batch, _edit_of(sets, rows)) for rows, batch in items]
+        return generate_batches(model, some, max_new_tokens, remote=remote)
+
+    for (rows, batch), said in run_batches(_work(model, sets, TOGETHER), answer, re_encoder(model), **options):
+        for row, prompt, new in zip(rows, batch.prompts, said, strict=True):
+            found[row] = decoded(model, prompt.id, new)
+    every = iter([one for one in found if one is not None])
+    return [[[next(every) for _ in one.prompts] for _ in one.edits] for one in sets]
+
+
+def _work(
+    model: Any, sets: Sequence[ArmSet], together: int, *, token_budget: int = 8192, max_rows: int = 256
+) -> Iterator[Item]:
+    """Batches of all sets: row `first of the set + arm * prompts + prompt`."""
+    for one in sets:
+        for edit in one.edits:
+            edit.check(anatomy(model))
+    for first, one in zip(_firsts(sets), sets, strict=True):
+        n = len(one.prompts)
+        for rows, batch in batches(model, one.prompts, max_rows=together) if n else ():
+            copies = max(1, min(max_rows // batch.size, token_budget // (batch.size * batch.length)))
+            for start in range(0, len(one.edits), copies):
+                arms = range(start, min(start + copies, len(one.edits)))
+                yield [first + arm * n + row for arm in arms for row in rows], repeated(batch, len(arms))
+
+
+def _firsts(sets: Sequence[ArmSet]) -> list[int]:
+    """The first row of every set."""
+    return list(accumulate([one.rows for one in sets], initial=0))[:-1]
+
+
+def _edit_of(sets: Sequence[ArmSet], rows: Sequence[int]) -> Edit:
+    """The edit of a batch, all of whose rows belong to one set."""
+    place = max(k for k, first in enumerate(_firsts(sets)) if first <= rows[0] and sets[k].rows)
+    first, one = _firsts(sets)[place], sets[place]
+    return edit_of_rows(list(one.edits), [(row - first) // len(one.prompts) for row in rows]) or NO_EDIT
+
+
+def _once(model: Any, batch: Batch) -> tuple[dict[str, Any], Int[Tensor, " row"]]:
+    """The inputs of a batch's prompts, each once, and which of them each row is."""
+    own: dict[str, Prompt] = {p.id: p for p in batch.prompts}
+    order = {name: place for place, name in enumerate(own)}
+    return next_token_inputs(model, encode(model, list(own.values()))), torch.tensor(
+        [order[p.id] for p in batch.prompts]
+    )
+
+
+def repeated(batch: Batch, copies: int) -> Batch:
+    """A batch whose rows stand several times; media are joined in the order of the rows, so they repeat likewise."""
+    if copies == 1:
+        return batch
+
+    def again(value: Tensor) -> Tensor:
+        return value.repeat(copies, *[1] * (value.ndim - 1))
+
+    inputs = {name: again(value) for name, value in batch.inputs.items()}
+    roles = {name: again(mask) for name, mask in batch.roles.items()}
+    return Batch(inputs, roles, batch.prompts * copies, batch.unknown * copies)
