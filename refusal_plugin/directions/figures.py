@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..evaluation.refusal_tokens import RefusalTokens
 from ..geometry import cosine
 from ..inference.edits import SITE_ORDER, Operator, site_module
-from ..inference.scores import Encoded, RefusalTokens
+from ..inference.scores import Encoded
 from ..models import anatomy, layers
 from ..models.wrapper import save
 from ..prompts import PromptSet

@@ -31,8 +31,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from ..errors import DirectionError, PromptError
+from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.edits import Operator
-from ..inference.scores import RefusalTokens
 from ..progress import Progress, track
 from ..prompts import PromptSet
 from .direction import Candidates, Direction

@@ -235,8 +235,10 @@ def site_module(block: Any, layer: int, site: Site, facts: Anatomy) -> Any:
 def _site_path(layer: int, site: Site, facts: Anatomy) -> str | None:
     """Where `attn_out` or `mlp_out` is, relative to the block; None if the block has none."""
     parts = facts.parts[layer]
-    attention = parts.post_attention_norm or parts.attention or parts.mixer
-    return attention if site == "attn_out" else parts.post_mlp_norm or parts.mlp
+    if site == "attn_out":
+        return parts.post_attention_norm or parts.writers.norm or parts.writers.mixer
+    mlp = parts.post_mlp_norm or parts.mlp
+    return None if mlp == parts.writers.mixer else mlp  # the only part of its layer (Nemotron-H) counts once
 
 
 def sites_of(layer: int, facts: Anatomy) -> list[Site]:

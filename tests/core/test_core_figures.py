@@ -25,9 +25,10 @@ from refusal_plugin.directions.figures import (
     work_of,
 )
 from refusal_plugin.directions.selection import choose, places_of, select_direction
+from refusal_plugin.evaluation.refusal_tokens import RefusalTokens
 from refusal_plugin.geometry import cosine
 from refusal_plugin.inference.edits import addition, together
-from refusal_plugin.inference.scores import Encoded, RefusalTokens, refusal_scores
+from refusal_plugin.inference.scores import Encoded, refusal_scores
 from refusal_plugin.models import anatomy, load
 from refusal_plugin.prompts import Prompt, PromptSet
 from refusal_plugin.statistics import auroc
