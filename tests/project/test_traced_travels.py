@@ -28,7 +28,7 @@ from tests.support.requests import REQUESTS
 HERE = Path(__file__).resolve().parent
 LOCAL_ONLY = {"study"}
 LIMITS = {"direction_extraction": 48}
-"""Enough prompts for several batches; the other recipes have several parts with 8."""
+"""Enough prompts for several batches; the other recipes have several parts with 4."""
 CLOSE = 1e-6
 IDS = torch.tensor([5, 6])
 
@@ -114,7 +114,7 @@ def test_a_recipe_travels(name: str, organism: Any, shipped: Second) -> None:
     """In one piece, and cut into as many requests as it has parts: the numbers of the run on this machine."""
     from refusal_plugin.organism.data import organism_prompts
 
-    prompts = organism_prompts(limit=LIMITS.get(name, 8), renderings=1)
+    prompts = organism_prompts(limit=LIMITS.get(name, 4), renderings=1)
     here = list(parts(recipe(name).run(organism, prompts)))
     there = list(parts(recipe(name).run(organism, prompts, remote=True)))
     assert len(shipped.sent) == REQUESTS[name], "a step is one request"
