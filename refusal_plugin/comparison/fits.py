@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..defences import REGISTRY, Defence, DefenceData, fit_defence, load_defence
+from ..defences import REGISTRY, Defence, DefenceData, fit_defence
 from ..errors import RefusalPluginError
 from ..models import anatomy
 from ..progress import Progress, track
@@ -87,7 +87,7 @@ class Fits:
         path, key = self.folder / f"{name}-{seed}.safetensors", key_of(facts)
         if self.ledger.has(key) and path.is_file():
             try:
-                kept = load_defence(path, self.model)
+                kept = Defence.load(path, self.model)
                 if digest(kept) == self.ledger.found[key]:
                     return kept
             except RefusalPluginError:

@@ -16,9 +16,9 @@ from torch import Tensor
 from ..directions.direction import SAME, Candidates, Direction
 from ..directions.selection import select_direction
 from ..errors import DirectionError, PromptError
+from ..evaluation.refusal_tokens import RefusalTokens, refusal_tokens
 from ..inference.activations import collect_activations
-from ..inference.scores import RefusalTokens, refusal_tokens
-from ..inference.shared_prefix import collect_arms, collect_grid
+from ..inference.prefix import collect_variants
 from ..models import anatomy
 from ..models.provenance import provenance
 from ..progress import Progress
@@ -196,11 +196,11 @@ class DefenceData:
         missing = [p for p in chosen if keys[p.id] not in self._streams]
         if missing:
             options: dict[str, Any] = {"system": system, "progress": self.progress}
-            if suffix is None and not self.remote:  # a medium that comes with many texts is read once
-                found = collect_grid(self.model, missing, **options)
-            else:
+            if self.remote:
                 read = collect_activations(self.model, missing, suffix=suffix, remote=self.remote, **options)
                 found = read.values[:, 0]
+            else:  # a medium that comes with many texts is read once
+                (found,) = collect_variants(self.model, missing, (suffix,), **options)
             for p, value in zip(missing, found, strict=True):
                 self._streams[keys[p.id]] = value.clone()
         if not chosen:
@@ -220,7 +220,7 @@ class DefenceData:
             return self.streams(chosen), self.streams(chosen, suffix=suffix)
         missing = [p for p in chosen if (p.id, p.text, suffix) not in self._arms]
         if missing:
-            both = collect_arms(self.model, missing, suffix, progress=self.progress)
+            both = collect_variants(self.model, missing, (None, suffix), progress=self.progress)
             for p, *arms in zip(missing, *both, strict=True):
                 self._arms[(p.id, p.text, suffix)] = torch.stack(arms)
         if not chosen:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.answers import generate
-from ..inference.scores import RefusalTokens
 from ..models import anatomy, unembed
 from ..models.heads import final_read, head_reads, head_sites
 from ..models.wrapper import save

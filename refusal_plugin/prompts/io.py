@@ -32,13 +32,12 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from ..errors import PromptError
 from .prompt import MEDIA, ROLES, SPLITS, Prompt, Role, Split
-from .prompt_set import PromptSet
 from .reading import portable
 
 FIELDS = ("text", *MEDIA, "role", "pair", "split", "id", "answer", "read_text", "read_answer", "wording", "meta")
@@ -48,7 +47,7 @@ Raw: TypeAlias = tuple[str, Callable[[], Mapping[str, Any]]]
 """Where a row stands ("line 3"), and a function that gives its fields or raises ValueError."""
 
 
-def from_jsonl(path: str | os.PathLike[str]) -> PromptSet:
+def from_jsonl(path: str | os.PathLike[str]) -> list[Prompt]:
     """Reads a JSONL file.
 
     Raises:
@@ -60,7 +59,7 @@ def from_jsonl(path: str | os.PathLike[str]) -> PromptSet:
     return _build(rows, file, file.parent)
 
 
-def from_csv(path: str | os.PathLike[str]) -> PromptSet:
+def from_csv(path: str | os.PathLike[str]) -> list[Prompt]:
     """Reads a CSV file with a header line.
 
     Raises:
@@ -85,7 +84,7 @@ def from_csv(path: str | os.PathLike[str]) -> PromptSet:
     return _build(rows, file, file.parent)
 
 
-def from_path(path: str | os.PathLike[str]) -> PromptSet:
+def from_path(path: str | os.PathLike[str]) -> list[Prompt]:
     """Reads a folder, a CSV file (by its ending, in any case) or else a JSONL file.
 
     Raises:
@@ -97,7 +96,7 @@ def from_path(path: str | os.PathLike[str]) -> PromptSet:
     return from_csv(file) if file.suffix.lower() == ".csv" else from_jsonl(file)
 
 
-def from_folder(path: str | os.PathLike[str], *, text: str | None = None) -> PromptSet:
+def from_folder(path: str | os.PathLike[str], *, text: str | None = None) -> list[Prompt]:
     """Reads a folder.
 
     Args:
@@ -119,7 +118,7 @@ def from_folder(path: str | os.PathLike[str], *, text: str | None = None) -> Pro
     return _build(rows, folder, folder)
 
 
-def to_jsonl(prompts: PromptSet, path: str | os.PathLike[str]) -> Path:
+def to_jsonl(prompts: Sequence[Prompt], path: str | os.PathLike[str]) -> Path:
     """Writes a JSONL file, and every medium as a file in a folder beside it (`NAME-media/`).
 
     Images become PNG, frames a folder of PNG, waveforms float WAV, all of them without loss; files already on disk are
@@ -230,7 +229,7 @@ def _file_row(known: dict[str, Any], file: Path, text: str | None) -> Callable[[
     return fields
 
 
-def _build(rows: Iterable[Raw], file: Path, base: Path) -> PromptSet:
+def _build(rows: Iterable[Raw], file: Path, base: Path) -> list[Prompt]:
     """Prompts from raw rows; one error for all that is wrong with them."""
     bad: list[str] = []
     prompts: list[Prompt] = []
@@ -257,10 +256,10 @@ def _build(rows: Iterable[Raw], file: Path, base: Path) -> PromptSet:
         shown = "; ".join(bad[:SHOWN]) + (f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
         raise PromptError(f"read {file}", f"{len(bad)} bad rows: {shown}", "correct them; nothing was loaded")
     # A prompt that says no split goes where its pair is.
-    return PromptSet(
+    return [
         prompt.replace(split=home[prompt.pair][0]) if prompt.split is None and prompt.pair in home else prompt
         for prompt in prompts
-    )
+    ]
 
 
 def _prompt(row: Mapping[str, Any], base: Path) -> Prompt:

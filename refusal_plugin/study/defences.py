@@ -12,8 +12,8 @@ from ..comparison.ledger import Ledger
 from ..defences import Defence, DefenceData, fit_defence
 from ..errors import RefusalPluginError
 from ..evaluation import label_answers, rate_changes
+from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.answers import Answer
-from ..inference.scores import RefusalTokens
 from ..prompts import PromptSet
 from .stages import Stages
 

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from ..directions.calibration import calibrate
-from ..directions.direction import Direction, fit_direction, load_direction
+from ..directions.direction import Direction, fit_direction
 from ..directions.selection import select_direction
 from ..errors import DirectionError, PromptError
 from ..evaluation import Outcomes, label_answers, rate_changes, refusal_rates
+from ..evaluation.refusal_tokens import RefusalTokens, refusal_tokens
 from ..inference.activations import Activations, collect_activations
 from ..inference.answers import Answer, generate
 from ..inference.edits import Edit, addition, attenuation
-from ..inference.scores import RefusalTokens, refusal_tokens
 from ..models import anatomy, load
 from ..models.provenance import versions
 from ..progress import Progress, track
@@ -245,7 +245,7 @@ def the_direction(
         }
 
     try:
-        load_direction(path, model)
+        Direction.load(path, model)
     except DirectionError:  # missing, spoiled or of another model: found again
         (stages.folder / "stages" / "direction.json").unlink(missing_ok=True)
     record = stages.run("direction", work)
@@ -256,7 +256,7 @@ def the_direction(
         record["benign_refusal"],
         frozenset(record["refused"]),
     )
-    return tokens, load_direction(path, model), record["price"]
+    return tokens, Direction.load(path, model), record["price"]
 
 
 def causal_tests(direction: Direction, seed: int) -> dict[str, Edit]:

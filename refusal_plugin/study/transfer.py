@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..directions.direction import Direction
 from ..errors import RefusalPluginError
+from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.activations import Activations, collect_activations
 from ..inference.answers import Answer
-from ..inference.scores import RefusalTokens
 from ..models import anatomy
 from ..prompts import PromptSet, Role
 from ..safe_space import analyse_safe_space

@@ -140,9 +140,8 @@ def test_an_interrupted_run_loses_one_batch_at_most(
 def test_rows_of_strengths_answer_as_single_runs_do(
     organism: Any, prompts: PromptSet, folder: Path, results: dict[str, Any], tmp_path: Path
 ) -> None:
-    from refusal_plugin.defences import load_defence
 
-    defence: Defence = load_defence(folder / "defences" / "addition-0.safetensors", organism)
+    defence: Defence = Defence.load(folder / "defences" / "addition-0.safetensors", organism)
     arena = DefenceRun(organism, prompts, Ledger(tmp_path), max_new_tokens=14, max_rows=17)
     together = arena.answers(defence, "image", [0.3, 1.5])
     for c, found in zip((0.3, 1.5), together, strict=True):

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from refusal_plugin.errors import ModelError
-from refusal_plugin.inference.activations import collect_activations, collect_moments
+from refusal_plugin.inference.activations import collect_activations
+from refusal_plugin.inference.streaming import collect_moments
 from refusal_plugin.inference.answers import generate
 from refusal_plugin.inference.edits import Edit, SiteEdit, addition
 from refusal_plugin.inference.loop import backed_off, is_out_of_memory, re_encoder

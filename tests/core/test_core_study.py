@@ -182,9 +182,9 @@ def test_the_page_stands_alone(results: dict[str, Any], folder: Path) -> None:
 
 
 def test_the_direction_belongs_to_the_model(results: dict[str, Any], folder: Path, organism: Any) -> None:
-    from refusal_plugin.directions.direction import load_direction
+    from refusal_plugin.directions.direction import Direction
 
-    direction = load_direction(folder / "direction.safetensors", organism)
+    direction = Direction.load(folder / "direction.safetensors", organism)
     assert direction.layer == results["direction"]["layer"]
     assert direction.strength == results["direction"]["strength"]
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from refusal_plugin.inference.activations import collect_activations, collect_moments
+from refusal_plugin.inference.activations import collect_activations
+from refusal_plugin.inference.streaming import collect_moments
 from refusal_plugin.inference.answers import generate
 from refusal_plugin.inference.cost import estimate
 from refusal_plugin.inference.edits import addition
@@ -101,7 +102,7 @@ def test_candidate_selection(organism: Any, same: Callable[..., Any]) -> None:
     """`select_direction` by itself: the same candidate, strength and table, in one request."""
     from refusal_plugin.directions.direction import fit_direction
     from refusal_plugin.directions.selection import select_direction
-    from refusal_plugin.inference.scores import refusal_tokens
+    from refusal_plugin.evaluation.refusal_tokens import refusal_tokens
     from refusal_plugin.organism.data import organism_prompts
 
     train = organism_prompts(split="train", modality="text", limit=24)

@@ -17,10 +17,10 @@ from transformers.utils import is_torchvision_available
 
 from refusal_plugin.prompts import Clip, Prompt, encode
 from refusal_plugin.prompts.input_spec import InputSpec
-from tests.support.vision import torchvision_ready
+from tests.support import torchvision
 
 # transformers looks for torchvision once, when it is first imported.
-READY = torchvision_ready() and is_torchvision_available()
+READY = not torchvision.enable() and is_torchvision_available()
 pytestmark = pytest.mark.skipif(not READY, reason="torchvision is not installed: pip install 'refusal-plugin[vision]'")
 
 
@@ -34,9 +34,10 @@ def own(processor: Any, file: Path, text: str, rate: float, seconds: float) -> d
     frames = ffmpeg.pixels(file, 64, 48)
     known = {"total_num_frames": len(frames), "fps": rate, "duration": seconds, "height": 48, "width": 64}
     video = processor.video_processor
-    more = {} if video.do_sample_frames else {"fps": 2.0}
+    more = {} if video.do_sample_frames or video.fps or video.num_frames else {"fps": 2.0}
+    nested = [[frames]] if type(processor).__name__ == "SmolVLMProcessor" else [frames]  # prompt by prompt
     found = processor(
-        text=[text], videos=[frames], video_metadata=[known], do_sample_frames=True, return_tensors="pt", **more
+        text=[text], videos=nested, video_metadata=[known], do_sample_frames=True, return_tensors="pt", **more
     )
     return dict(found)
 
