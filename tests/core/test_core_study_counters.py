@@ -18,9 +18,9 @@ from refusal_plugin.inference.scores import Encoded
 from refusal_plugin.models import anatomy
 from refusal_plugin.prompts import Batch, Prompt, PromptSet, batches
 from refusal_plugin.recipe_files import recipe
+from refusal_plugin.storage import Checkpoints
 from refusal_plugin.study.defences import NAMES
 from refusal_plugin.study.heads import DRAWS
-from refusal_plugin.study.stages import Stages
 from refusal_plugin.study.summary import answers_from_json
 from refusal_plugin.transfer.effects import some_pairs
 
@@ -39,11 +39,11 @@ def two() -> PromptSet:
 @pytest.fixture(scope="module")
 def study(organism: Any, two: PromptSet, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """What every stage of the study cost, its folder, its results, and what a second run costs."""
-    folder, found, plain = tmp_path_factory.mktemp("counted"), {}, Stages._timed
+    folder, found, plain = tmp_path_factory.mktemp("counted"), {}, Checkpoints.timed
     with pytest.MonkeyPatch.context() as patch, counted(organism) as whole:
 
-        def timed(self: Stages, work: Any) -> Any:
-            if self._inside:
+        def timed(self: Checkpoints, work: Any) -> Any:
+            if self.inside:
                 return plain(self, work)
             before = replace(whole)
             value, seconds = plain(self, work)
@@ -51,7 +51,7 @@ def study(organism: Any, two: PromptSet, tmp_path_factory: pytest.TempPathFactor
             return value, seconds
 
         spent: list[Counts] = []
-        patch.setattr(Stages, "_timed", timed)
+        patch.setattr(Checkpoints, "timed", timed)
         options = {"out": folder, "max_new_tokens": LONGEST, "progress": False}
         results = recipe("study").run(organism, two, **options)
         found = dict(zip(results["timings"], spent, strict=True))
@@ -60,7 +60,8 @@ def study(organism: Any, two: PromptSet, tmp_path_factory: pytest.TempPathFactor
 
 def answered(model: Any, prompts: Sequence[Prompt], folder: Path, name: str) -> Counts:
     """One trace per batch, and a pass for every token of its longest answer, the end of the answer among them."""
-    kept = json.loads((folder / "stages" / f"{name}.json").read_text())["value"]
+    lines = [json.loads(line)["value"] for line in (folder / "stages" / "results.jsonl").read_text().splitlines()]
+    (kept,) = (one["value"] for one in lines if isinstance(one, dict) and one.get("stage") == name)
     steps = {prompt.id: len(a.ids) + a.finished for prompt, a in zip(prompts, answers_from_json(kept), strict=True)}
     found, n_layers = Counts(), anatomy(model).n_layers
     for _, batch in batches(model, prompts):
