@@ -22,7 +22,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 test check fuzz notebooks docs bench: export HF_HUB_OFFLINE = 1
 test docs: export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help study test fuzz test-remote ndif-env lint types check docs notebooks screenshots bench organism clean
+.PHONY: help study test fuzz test-remote ndif-env lint types check docs notebooks screenshots bench zoo organism clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -68,6 +68,19 @@ screenshots: $(VENV)/.dev ## take the pictures of the documentation from the fin
 
 bench: $(VENV)/.dev ## ratios to the bare forward pass and to the usual ways (15 minutes; ARGS=--quick: 3)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# torchvision and the few packages that single processors import, beside the environment and without what they ask for:
+# the rest of the zoo shows what a plain install takes.
+ZOO        ?=
+ZOO_EXTRAS ?= build/zoo/extras
+
+zoo: export HF_HUB_OFFLINE = 1
+zoo: $(VENV)/.dev $(ZOO_EXTRAS)/.ready ## every architecture tiny, tried and written down (25 minutes; ZOO=name,name: a few)
+	ZOO_EXTRAS="$(ZOO_EXTRAS)" $(BIN)/python -m tests.support.zoo $(ZOO) $(ARGS)
+
+$(ZOO_EXTRAS)/.ready: $(VENV)/.python
+	@$(PIP) --no-deps --target "$(ZOO_EXTRAS)" torchvision==0.28.0 timm num2words docopt
+	@touch $@
 
 organism: $(VENV)/.core ## train the embedded models again from nothing (two cores: within the hour)
 	$(BIN)/python -m training $(ARGS)

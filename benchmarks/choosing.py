@@ -6,8 +6,8 @@ import torch
 
 import refusal_plugin as rp
 from refusal_plugin.directions.direction import Candidates, template_positions
+from refusal_plugin.evaluation.refusal_tokens import RefusalTokens
 from refusal_plugin.inference.edits import ablation, addition
-from refusal_plugin.inference.scores import RefusalTokens
 from refusal_plugin.prompts import PromptSet
 from refusal_plugin.traced.measure import kl_divergence, refusal_score
 

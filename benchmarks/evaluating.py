@@ -4,10 +4,10 @@ import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
+from refusal_plugin.inference.side_by_side import generate_arms
 
 import refusal_plugin as rp
 from refusal_plugin.inference.edits import Edit
-from refusal_plugin.inference.side_by_side import generate_arms
 from refusal_plugin.prompts import Prompt
 
 from .clock import Row, summary, take_turns

@@ -6,9 +6,9 @@ Encoding the prompts, pixels and sound included, belongs to both sides, but for 
 from collections.abc import Callable, Sequence
 
 import torch
+from refusal_plugin.inference.shared_prefix import collect_arms, collect_grid
 
 import refusal_plugin as rp
-from refusal_plugin.inference.shared_prefix import collect_arms, collect_grid
 from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.prompts import Prompt
 from refusal_plugin.prompts.neutral import neutral_prompts

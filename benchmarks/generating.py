@@ -3,10 +3,10 @@
 import warnings
 
 import torch
+from refusal_plugin.inference.side_by_side import generate_arms
 
 import refusal_plugin as rp
 from refusal_plugin.inference.answers import generate_ids
-from refusal_plugin.inference.side_by_side import generate_arms
 
 from .clock import Row, against, summary, take_turns
 from .shapes import Shape, mixed

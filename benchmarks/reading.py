@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from refusal_plugin.inference.shared_prefix import collect_arms
 from torch import nn
 
 import refusal_plugin as rp
-from refusal_plugin.inference.shared_prefix import collect_arms
 from refusal_plugin.models import hf_layers
 
 from . import clock

@@ -1,7 +1,7 @@
-"""What the site shows but docs/ does not hold: tutorials, model cards and the changelog stay where they belong.
+"""What the site shows but docs/ does not hold: tutorials, model cards, the changelog, and a page of reference a room.
 
 MkDocs reads one folder only. Instead of copies or links in docs/, this hook hands it the files where they are and puts
-them into the navigation, so that a new tutorial or checkpoint appears without a further edit.
+them into the navigation, so that a new tutorial, checkpoint or module appears without a further edit.
 """
 
 import json
@@ -18,6 +18,10 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 import tables  # noqa: E402
 
+PACKAGE = ROOT / "refusal_plugin"
+ROOMS = ("prompts", "models", "inference", "evaluation", "directions", "transfer", "safe_space", "heads", "defences")
+ROOMS += ("comparison", "study", "remote", "organism", "traced", "report")
+NUMBERS = ("geometry", "statistics", "contrasts", "storage")
 TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 CARDS = sorted((ROOT / "refusal_plugin" / "organism" / "checkpoints").glob("*/MODEL_CARD.md"))
 
@@ -31,10 +35,21 @@ def title(notebook: Path) -> str:
     return notebook.stem
 
 
+def reference(name: str) -> str:
+    """The page of a room or of a flat file: what each of its modules documents, the room's own words first."""
+    folder = PACKAGE / name
+    modules = [f".{path.stem}" for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
+    lines = [f"# {name}", f"::: refusal_plugin.{name}", "    options: { show_root_heading: false, members: false }"]
+    if not modules:
+        lines[-1] = "    options: { show_root_heading: false }"
+    return "\n\n".join(["\n".join([lines[0], "", *lines[1:]]), *(f"::: refusal_plugin.{name}{m}" for m in modules)])
+
+
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Fill the navigation: the tutorials under their own headings, the cards beside the page on the embedded model."""
     sections: dict[str, list[Any]] = {key: value for entry in config.nav or [] for key, value in entry.items()}
     sections["Tutorials"] = [{title(path): f"tutorials/{path.name}"} for path in TUTORIALS]
+    sections["Reference"] = [*sections["Reference"], *({name: f"api/{name}.md"} for name in (*ROOMS, *NUMBERS))]
     cards = [{path.parent.name: f"cards/{path.parent.name}.md"} for path in CARDS]
     sections["The embedded model"] = [*sections["The embedded model"], *cards]
     config.nav = [{key: value} for key, value in sections.items() if value]
@@ -53,6 +68,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {f"cards/{path.parent.name}.md": path for path in CARDS} | {"changelog.md": ROOT / "CHANGELOG.md"}
     for uri, path in pages.items():
         files.append(File.generated(config, uri, abs_src_path=str(path)))
+    for name in (*ROOMS, *NUMBERS):
+        files.append(File.generated(config, f"api/{name}.md", content=reference(name)))
     return files
 
 

@@ -422,3 +422,62 @@ def findings() -> str:
         projected=percent(causal_test["projected_out"]["harmful_refusal"]),
         price=direction["calibration"]["target_kl"],
     )
+
+
+_TRIED = ("residuals", "padding", "steering", "heads", "selection", "bfloat16", "remote")
+
+
+@table("models/summary")
+def models_summary() -> str:
+    """How many families pass everything, by kind."""
+    found = read("models").get("summary", {})
+    words = ("all", "one refusal", "several refusals", "fails")
+    rows = [[kind, str(counts["n"]), *(str(counts.get(word, 0)) for word in words)] for kind, counts in found.items()]
+    head = ["families", "n", "all holds", "one thing is refused", "several are refused", "something fails"]
+    return markdown(head, rows)
+
+
+@table("models/text")
+def models_text() -> str:
+    """One row per text family."""
+    rows = [row for row in read("models").get("rows", []) if not row["media"]]
+    cells = [[_class(row), *(_mark(row, check) for check in _TRIED), _whatever(row)] for row in rows]
+    return markdown(["family", *_TRIED, "what does not work"], cells)
+
+
+@table("models/media")
+def models_media() -> str:
+    """One row per family with media."""
+    rows = [row for row in read("models").get("rows", []) if row["media"]]
+    cells = [
+        [
+            _class(row),
+            ", ".join(row["media"]),
+            ", ".join(m for m in row.get("without_torchvision", []) if m != "text") or "–",
+            *(_mark(row, check) for check in _TRIED),
+            _whatever(row),
+        ]
+        for row in rows
+    ]
+    return markdown(["family", "media", "by default", *_TRIED, "what does not work"], cells)
+
+
+def _class(row: Data) -> str:
+    name = f"`{row['class'] or row['family']}`"
+    return f"{name}<br>{row['hub']}" if row["hub"] else name
+
+
+def _mark(row: Data, check: str) -> str:
+    """The worst of a check over text and media."""
+    said = [text for name, text in row["checks"].items() if name.split(".")[0] == check]
+    if not said:
+        return "–"
+    return "✗" if any(s.startswith("fails") for s in said) else "·" if any(s != "ok" for s in said) else "✓"
+
+
+def _whatever(row: Data) -> str:
+    """What is refused or fails, every line once."""
+    lines = dict.fromkeys(text.split(": ", 1)[1] for text in row["checks"].values() if text != "ok" and ": " in text)
+    if row.get("left_out"):
+        lines[f"not tried: {row['left_out']}"] = None
+    return "<br>".join(line.replace("|", "&#124;").replace("<", "&lt;") for line in lines) or ""

@@ -26,7 +26,7 @@ def run(
 
     Args:
         model: a name, a folder, a hub id, or a loaded model.
-        prompts: with roles, and splits unless they are to be drawn; the embedded model's own prompts by default.
+        prompts: with splits and roles; the embedded model's own prompts by default.
         remote: not offered yet: the study generates and scores on the machine it runs on.
         out: folder of the results.
         options: `seed`, `limit`, `max_new_tokens`, `progress` of `run_study`.

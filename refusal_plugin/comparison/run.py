@@ -86,7 +86,8 @@ def compare_defences(
 
     Args:
         model: a name, a folder, a hub id, or a loaded model.
-        prompts: with splits and roles, training media included; the embedded model's own by default.
+        prompts: with roles, and splits unless they are to be drawn, training media included; the embedded model's
+            own by default.
         defences: names of `REGISTRY`, or fitted defences.
         strengths: multiples of the matched strength at which the methods of `pareto` are run as well.
         seeds: fit seeds; each draws other training pairs. One seed says nothing about the spread between fits.
@@ -113,8 +114,7 @@ def compare_defences(
     names = [one if isinstance(one, str) else one.name for one in defences]
     _check(names, defences, seeds, strengths, target_kl)
     model = load(model) if isinstance(model, (str, Path)) else model
-    if prompts is None:
-        prompts = defence_prompts(model)
+    prompts = defence_prompts(model) if prompts is None else PromptSet(prompts).assigned()
     if limit is not None:
         prompts = limited(prompts, limit)
     checkpoints = Checkpoints(Path(out) / "stages")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..directions.calibration import KLPrice, price
 from ..inference.answers import Answer, decoded, generate_batches
+from ..inference.loop import re_encoder
 from ..models import anatomy
 from ..models.provenance import versions
 from ..prompts import Modality, Prompt, PromptSet, batches
@@ -180,7 +181,8 @@ class DefenceRun:
         edit = None if defence is None else defence.edit(torch.tensor(strengths), modality=modality)
         if edit is not None:
             edit.check(anatomy(self.model))
-        (new,) = generate_batches(self.model, [(batch, edit)], self.max_new_tokens)
+        again = re_encoder(self.model, system=None if defence is None else defence.system)
+        (new,) = generate_batches(self.model, [(batch, edit)], self.max_new_tokens, again)
         said = [decoded(self.model, "", ids) for ids in new]
         return [[answer.text, list(answer.ids), answer.finished] for answer in said]
 

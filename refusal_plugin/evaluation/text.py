@@ -99,7 +99,7 @@ def fold(text: str) -> str:
 def letters(text: str) -> str:
     """Case-folded letters of one form: compatibility forms, Arabic vowel signs and joiners are gone, spaces are kept."""
     plain = unicodedata.normalize("NFKC", text.translate(APOSTROPHES)).casefold().translate(INVISIBLE)
-    return re.sub("[\u064b-\u0652\u0640\u200c\u200d]", "", plain)
+    return re.sub("[\u064b-\u0652\u0640\u200c\u200d\u0307]", "", plain)
 
 
 def normalise(text: str) -> str:

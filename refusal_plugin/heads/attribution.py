@@ -92,7 +92,7 @@ def direct_contributions(
     """
     facts, ids = anatomy(model), range(aims.depth)
     sites, epsilons = head_sites(model, ids), norm_epsilons(model, ids)
-    n_heads, width, units = facts.n_heads, facts.n_heads * facts.d_head, aims.units
+    units, most = aims.units, max(site["heads"][0] for site in sites)
     # Where the weights are elsewhere, each request makes the read vectors in a pass over its first batch.
     known: list[Read] = [] if facts.remote else head_reads(model, units, ids)
 
@@ -103,7 +103,7 @@ def direct_contributions(
             reads = list(known)
             if not reads:
                 with model.trace(**calls[0][0]) as tracer:
-                    reads.extend(read_layers(sites, units, n_heads, width, epsilons))
+                    reads.extend(read_layers(sites, units, epsilons))
                     tracer.stop()
             for inputs, index in calls:
                 with model.trace(**inputs) as tracer:
@@ -111,7 +111,7 @@ def direct_contributions(
                     tracer.stop()
         return list(found)
 
-    options: dict[str, Any] = {"remote": remote, "row_bytes": 4 * aims.depth * (n_heads + 3) * units.shape[1]}
+    options: dict[str, Any] = {"remote": remote, "row_bytes": 4 * aims.depth * (most + 3) * units.shape[1]}
     return run_batches(work, measure, again, asked=f"attribute the heads of {facts.name}", **options)
 
 
@@ -121,16 +121,19 @@ def assemble(
     """Batches back in the order of the prompts; layers behind a direction's own are zero, the rest is the remainder."""
     n = len(labels)
     parts: dict[str, Tensor] = {}
-    for name in found[0]:
+    for name in ("heads", "bias", "mlp", "embedding", "stream"):
         parts[name] = torch.empty(n, *found[0][name].shape[2:])
         for places, batch in zip(rows, found, strict=True):
             parts[name][places] = batch[name][:, 0]
     stream = parts.pop("stream")
     own = torch.tensor(aims.layers)
     written = (torch.arange(aims.depth)[:, None] <= own).float()  # (layer, direction)
+    carry = found[0]["carry"][own]  # (direction,): what the layers have scaled the stream by, 1 in most models
+    written = written * carry
     heads, bias, mlp = parts["heads"] * written[:, None], parts["bias"] * written, parts["mlp"] * written
+    embedding = parts["embedding"] * carry
     total = stream[:, own, torch.arange(len(own))]
-    known = parts["embedding"] + heads.sum((1, 2)) + bias.sum(1) + mlp.sum(1)
+    known = embedding + heads.sum((1, 2)) + bias.sum(1) + mlp.sum(1)
     if not bool(torch.isfinite(total).all() and torch.isfinite(known).all()):
         bad = int((~torch.isfinite(total + known)).any(1).int().argmax())
         found_here = f"NaN or infinity in prompt '{labels.ids[bad]}'"
@@ -139,7 +142,7 @@ def assemble(
         heads=heads,
         bias=bias,
         mlp=mlp,
-        embedding=parts["embedding"],
+        embedding=embedding,
         constant=torch.zeros_like(total),
         remainder=total - known,
         total=total,

@@ -25,9 +25,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DirectionError
-from ..evaluation import label_answers
+from ..evaluation import REFUSALS, label_answers
+from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.answers import Answer, decoded
-from ..inference.scores import Encoded, RefusalTokens
+from ..inference.scores import Encoded
 from ..models import anatomy
 from ..models.heads import Site, head_sites
 from ..progress import Progress, track
@@ -54,9 +55,10 @@ class HeadAblation:
         model: a loaded model.
         encoded: the prompts.
         labels: their groups.
-        means: modality to mean `z` of benign prompts at the last prompt token, (layer, head * d_head).
+        means: modality to mean `z` of benign prompts at the last prompt token, (layer, widest head * d_head).
         untouched: (prompt,) refusal scores of the model as it is.
-        patching: (prompt, layer, head): first-order effect of every head, see the module.
+        patching: (prompt, layer, head): first-order effect of every head, see the module; zero where a layer has
+            fewer.
         tokens: the model's refusal tokens.
     """
 
@@ -86,14 +88,17 @@ class HeadAblation:
         sites = head_sites(model, range(facts.n_layers))
         chosen = chosen_prompts(prompts, "remove heads")
         encoded, labels = Encoded.of(model, chosen, **limits), Labels.of(chosen)
-        width = facts.n_heads * facts.d_head
-        z = torch.empty(len(chosen), facts.n_layers, width)
+        shape = [site["heads"] for site in sites]
+        z = torch.empty(len(chosen), facts.n_layers, max(heads * width for heads, width in shape))
         slope, score = torch.empty_like(z), torch.empty(len(chosen))
         for places, batch in encoded.batches:
             z[places], slope[places], score[places] = _paired(model, sites, batch, tokens.ids)
         means = {m: z[labels.rows("benign", m)].mean(0) for m in labels.kinds()}
         usual = torch.stack([means[m] for m in labels.modalities])
-        effect = (slope * (z - usual)).reshape(*z.shape[:2], facts.n_heads, facts.d_head).sum(-1)
+        effect = torch.zeros(*z.shape[:2], max(heads for heads, _ in shape))
+        for layer, (heads, width) in enumerate(shape):
+            first_order = (slope * (z - usual))[:, layer, : heads * width]
+            effect[:, layer, :heads] = first_order.reshape(len(z), heads, -1).sum(-1) if heads else 0.0
         return cls(model, encoded, labels, means, score, effect, tokens)
 
     def only(self, role: str | None = None, modality: str | None = None) -> "HeadAblation":
@@ -168,17 +173,18 @@ class HeadAblation:
         chosen = self.encoded.prompts
         judged = label_answers(chosen, answers)
         rows = self.labels.rows("harmful", modality)
-        hits = [judged.labels[row] == "refusal" for row in rows]
+        hits = [judged.labels[row] in REFUSALS for row in rows]
         return rate(hits, [self.labels.pairs[row] for row in rows], rng=np.random.default_rng(seed))
 
     def random_heads(self, heads: Sequence[Head], seed: int = 0) -> tuple[Head, ...]:
         """As many heads in the same layers, none of these where the layer has others to draw from."""
-        rng, n_heads = np.random.default_rng(seed), anatomy(self.model).n_heads
+        rng, parts = np.random.default_rng(seed), anatomy(self.model).parts
         drawn: list[Head] = []
         for layer in sorted({layer for layer, _ in heads}):
             taken = [head for at, head in heads if at == layer]
-            others = [head for head in range(n_heads) if head not in taken]
-            others = others if len(others) >= len(taken) else list(range(n_heads))
+            every = range(parts[layer].writers.n_heads)
+            others = [head for head in every if head not in taken]
+            others = others if len(others) >= len(taken) else list(every)
             drawn += [(layer, int(head)) for head in rng.choice(others, len(taken), replace=False)]
         return tuple(drawn)
 
@@ -188,33 +194,45 @@ class HeadAblation:
             raise DirectionError("remove heads", f"kind = {kind!r}", f"use one of {', '.join(get_args(Kind))}")
         plan: dict[int, list[int]] = {}
         for layer, head in heads:
-            if not (0 <= layer < facts.n_layers and 0 <= head < facts.n_heads):
-                found = f"{facts.name} has {facts.n_layers} layers of {facts.n_heads} heads"
+            there = facts.parts[layer].writers.n_heads if 0 <= layer < facts.n_layers else 0
+            if not 0 <= head < there:
+                found = f"{facts.name} has {facts.n_layers} layers, and {there} heads in that one"
                 raise DirectionError(f"remove head {head} of layer {layer}", found, "choose one of these")
             plan.setdefault(layer, []).append(head)
         return dict(sorted(plan.items()))
 
     def _steps(self, plan: dict[int, list[int]], batch: Batch, kind: str) -> list[tuple[Site, list[int], int, Tensor]]:
-        facts = anatomy(self.model)
         usual = torch.stack([self.means[p.modality] for p in batch.prompts])
         value = torch.zeros_like(usual) if kind == "zero" else usual
         sites = head_sites(self.model, list(plan))
-        return [(site, plan[layer], facts.d_head, value[:, layer]) for layer, site in zip(plan, sites, strict=True)]
+        return [(site, plan[layer], site["heads"][1], value[:, layer]) for layer, site in zip(plan, sites, strict=True)]
 
 
 def _paired(model: Any, sites: list[Site], batch: Batch, refusal_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`z` at the last prompt token, its gradient of the refusal score (each (batch, layer, width)), and the score."""
     last = batch.last
     with torch.enable_grad(), model.trace(**batch.inputs):
-        every = []
-        for place, site in enumerate(sites):
+        every: list[Any] = []
+        for site in sites:
+            if site["projection"] is None:
+                continue
             z = site["projection"].input
-            if place == 0:
+            if not every:
                 z.requires_grad_(True)  # a leaf: no weight asks for a gradient, so this is where the graph begins
             every.append(z)
         score = refusal_score(model.output.logits[:, -1], refusal_ids)
         slopes = torch.autograd.grad(score.sum(), every)
-        kept = torch.stack([rows_at(z.detach(), last)[:, 0].cpu() for z in every], dim=1).save()  # type: ignore[attr-defined]
-        slope = torch.stack([rows_at(g, last)[:, 0].cpu() for g in slopes], dim=1).save()  # type: ignore[attr-defined]
+        kept = [rows_at(z.detach(), last)[:, 0].cpu() for z in every].save()  # type: ignore[attr-defined]
+        slope = [rows_at(g, last)[:, 0].cpu() for g in slopes].save()  # type: ignore[attr-defined]
         value = score.detach().cpu().save()
-    return kept, slope, value
+    return _filled(kept, sites), _filled(slope, sites), value
+
+
+def _filled(found: list[Tensor], sites: list[Site]) -> Tensor:
+    """(batch, layer, widest) from tensors (batch, width) of the layers that have heads; zeros elsewhere."""
+    widths = [site["heads"][0] * site["heads"][1] for site in sites]
+    filled = torch.zeros(len(found[0]), len(sites), max(widths))
+    of_layers = [layer for layer, site in enumerate(sites) if site["projection"] is not None]
+    for layer, values in zip(of_layers, found, strict=True):
+        filled[:, layer, : values.shape[-1]] = values
+    return filled

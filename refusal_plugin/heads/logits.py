@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.answers import generate
-from ..inference.scores import RefusalTokens
 from ..models import anatomy, unembed
 from ..models.heads import final_read, head_reads, head_sites
 from ..progress import Progress
@@ -97,7 +97,7 @@ def attribute_logits(
             logits = next_logits(model.output).float().cpu().save()
         scale = torch.ones(len(rows)) if norm is None else _scale(norm, stream)
         factor = logit_factors(raw[:, ids], logits[:, ids]) * weight  # (batch, token)
-        mix = factor * scale[:, None]
+        mix = factor * scale[:, None] * written["carry"][-1]
         mixed = {
             "heads": torch.einsum("blhk,bk->blh", written["heads"][:, 0], mix),
             **{name: torch.einsum("blk,bk->bl", written[name][:, 0], mix) for name in ("bias", "mlp")},

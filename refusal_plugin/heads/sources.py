@@ -140,10 +140,9 @@ def attribute_sources(
     """
     aims, facts = targets(model, direction), anatomy(model)
     chosen = chosen_prompts(prompts, "attribute sources")
-    if not heads or any(not (0 <= at < aims.depth and 0 <= head < facts.n_heads) for at, head in heads):
-        found = (
-            f"heads {list(heads)}; the direction is written by layers 0 to {aims.depth - 1} of {facts.n_heads} heads"
-        )
+    each = [layer.writers.n_heads for layer in facts.parts]
+    if not heads or any(not (0 <= at < aims.depth and 0 <= head < each[at]) for at, head in heads):
+        found = f"heads {list(heads)}; the direction is written by layers 0 to {aims.depth - 1} of {max(each)} heads"
         raise DirectionError("attribute sources", found, "choose among these")
     ids = sorted({layer for layer, _ in heads})
     sites, reads = head_sites(model, ids), head_reads(model, aims.units, ids)

@@ -168,6 +168,7 @@ def generate_arms(
     _check(model, chosen, arms)
     answers: list[list[Answer | None]] = [[None] * len(chosen) for _ in range(len(arms))]
     where: dict[str, Any] = {"remote": remote, "new_tokens": max_new_tokens, "asked": "generate answers side by side"}
+    again = re_encoder(model, system=system)
     with track(len(chosen) * len(arms), "answers", progress) as advance:
         for group in _of_one_time(arms):
             work = batches(model, chosen * len(group), token_budget=token_budget, max_rows=max_rows, system=system)
@@ -178,9 +179,9 @@ def generate_arms(
                     if edit is not None:
                         edit.check(anatomy(model))
                 some = [(batch, edit) for (_rows, batch), edit in zip(items, edits, strict=True)]
-                return generate_batches(model, some, max_new_tokens, remote=remote)
+                return generate_batches(model, some, max_new_tokens, again, remote=remote)
 
-            for (rows, batch), said in run_batches(work, answer, re_encoder(model, system=system), **where):
+            for (rows, batch), said in run_batches(work, answer, again, **where):
                 for row, new in zip(rows, said, strict=True):
                     prompt = row % len(chosen)
                     answers[group[row // len(chosen)]][prompt] = decoded(model, chosen[prompt].id, new)

@@ -7,6 +7,7 @@ hooks (`with edit.attached(hf_model): hf_model.generate(...)`, no nnsight in the
 `with`, also when setting them up failed half-way; no weight is touched.
 """
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ WIDE = ("vector", "unit", "centre", "safe", "unsafe", "target", "matrix")
 BOUND = ("strength", "vector", "centre", "value", "unit", "keep")
 """Names of the tensors that may have one entry per row of the batch: (row, 1, d_model) or (row, 1, 1)."""
 
+_ATTACHED: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+
 # The order in which a block runs its sites; nnsight reads them in execution order only.
 SITE_ORDER: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 
@@ -47,6 +50,9 @@ class SiteEdit:
         tensors: its keyword arguments; under "memory" a name: parts of one edit that give the same name share one dict,
             new and empty in every run (see `traced.gate`).
         where: "last" (the newest token of each row) or "all" positions.
+        needed: whether a block without such a place is an error; False leaves the edit out there. Right for taking
+            something away everywhere: where nothing is written there is nothing to take (Nemotron-H's blocks have
+            either a mixer or an MLP).
     """
 
     layer: int
@@ -54,6 +60,7 @@ class SiteEdit:
     function: Callable[..., Tensor]
     tensors: Mapping[str, Any]
     where: Where = "all"
+    needed: bool = True
 
 
 @dataclass(frozen=True)
@@ -145,14 +152,21 @@ class Edit:
         blocks = hf_layers(module, found)
         handles: list[Any] = []
         memories: dict[str, dict[str, Any]] = {}
+        _ATTACHED[module] = _ATTACHED.get(module, 0) + 1
         try:
-            for part in self.ordered:
+            for part in _present(self.ordered, found):
                 where = site_module(blocks[part.layer], part.layer, part.site, found)
                 handles.append(_hook(where, part, _tensors(part, memories), self.when))
             yield module
         finally:
+            _ATTACHED[module] -= 1
             for handle in handles:
                 handle.remove()
+
+
+def has_attached(module: nn.Module) -> bool:
+    """Whether an edit hangs on a Hugging Face module at this moment, see `Edit.attached`."""
+    return _ATTACHED.get(module, 0) > 0
 
 
 NO_EDIT = Edit("none", ())
@@ -205,12 +219,12 @@ def _hook(module: nn.Module, part: SiteEdit, tensors: Mapping[str, Any], when: W
 def site_module(block: Any, layer: int, site: Site, facts: Anatomy) -> Any:
     """The module of a block (torch or traced) at whose input or output a site lives.
 
-    `attn_out` and `mlp_out` are what is ADDED to the stream: behind the post-norm where a model has one.
+    `attn_out` and `mlp_out` are what is ADDED to the stream: behind the post-norm where a model has one. In a layer
+    without attention what mixes positions in its place counts as attention (Mamba, short convolutions).
     """
     if site in ("resid_pre", "resid_post"):
         return block
-    parts = facts.parts[layer]
-    path = (parts.post_attention_norm or parts.attention) if site == "attn_out" else (parts.post_mlp_norm or parts.mlp)
+    path = _site_path(layer, site, facts)
     if path is None:
         raise DirectionError(f"edit {site} of layer {layer}", "the block has no such module", "edit resid_post")
     for name in path.split("."):
@@ -218,12 +232,30 @@ def site_module(block: Any, layer: int, site: Site, facts: Anatomy) -> Any:
     return block
 
 
+def _site_path(layer: int, site: Site, facts: Anatomy) -> str | None:
+    """Where `attn_out` or `mlp_out` is, relative to the block; None if the block has none."""
+    parts = facts.parts[layer]
+    if site == "attn_out":
+        return parts.post_attention_norm or parts.writers.norm or parts.writers.mixer
+    mlp = parts.post_mlp_norm or parts.mlp
+    return None if mlp == parts.writers.mixer else mlp  # the only part of its layer (Nemotron-H) counts once
+
+
+def sites_of(layer: int, facts: Anatomy) -> list[Site]:
+    """The sites that a block has, in the order in which it runs them."""
+    return [site for site in SITE_ORDER if site.startswith("resid") or _site_path(layer, site, facts) is not None]
+
+
+def _present(parts: Iterable[SiteEdit], facts: Anatomy) -> list[SiteEdit]:
+    return [part for part in parts if part.needed or part.site in sites_of(part.layer, facts)]
+
+
 def site_modules(model: Any, edit: Edit) -> list[dict[str, Any]]:
     """Per block of a loaded model: the traced modules that an edit touches, for `traced.write.edit_blocks`."""
     facts = anatomy(model)
     modules: list[dict[str, Any]] = [{} for _ in range(facts.n_layers)]
     blocks = layers(model)
-    for part in edit.ordered:
+    for part in _present(edit.ordered, facts):
         modules[part.layer][part.site] = site_module(blocks[part.layer], part.layer, part.site, facts)
     return modules
 
@@ -254,7 +286,8 @@ def ablation(unit: Float[Tensor, "d_model"], layer_ids: Iterable[int], *, name: 
     As in the reference code of Arditi et al. 2024: at the input of every block and at what attention and MLP write, all
     positions. A causal test inside a run; nothing of it can be saved.
     """
-    parts = [SiteEdit(layer, site, write.set_coordinate, {"unit": unit}) for layer in layer_ids for site in SITE_ORDER]
+    places = [(layer, site) for layer in layer_ids for site in SITE_ORDER]
+    parts = [SiteEdit(layer, site, write.set_coordinate, {"unit": unit}, needed=False) for layer, site in places]
     return Edit(name, tuple(parts))
 
 

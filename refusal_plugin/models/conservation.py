@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from ..traced.heads import project_heads
 from .norms import Norm, measure
 from .probe import Call, Recording, one_line
-from .structure import LayerParts, Structure
+from .structure import Structure
+from .writers import Writers
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Largest accepted error relative to the summed size of the components, by the dtype the model runs in."""
@@ -140,9 +141,7 @@ def _through_gradient(projection: nn.Module, direction: Tensor) -> tuple[Tensor,
     return gradient.view(width).float(), float(value.detach())
 
 
-def check(
-    structure: Structure, recording: Recording, n_heads: int, injected: str | None = None, seed: int = 0
-) -> Conservation:
+def check(structure: Structure, recording: Recording, injected: str | None = None, seed: int = 0) -> Conservation:
     """Compare both sides of the identity on the probe prompt, at every layer and position.
 
     It never raises: what cannot be compared (a shape or a module that nothing here foresees) is what is left over.
@@ -150,12 +149,11 @@ def check(
     Args:
         structure: the model's parts.
         recording: the probe on real weights.
-        n_heads: query heads of every layer.
         injected: what is known to write between the layers when media are given, which a probe of text cannot show.
         seed: of the random direction.
     """
     try:
-        return _check(structure, recording, n_heads, injected, seed)
+        return _check(structure, recording, injected, seed)
     except Exception as error:
         why = f"{type(error).__name__}: {one_line(error)}"
         leftover = f"the contributions of {structure.layer_class} cannot be computed ({why})"
@@ -163,9 +161,9 @@ def check(
 
 
 @torch.no_grad()
-def _check(structure: Structure, recording: Recording, n_heads: int, injected: str | None, seed: int) -> Conservation:
+def _check(structure: Structure, recording: Recording, injected: str | None, seed: int) -> Conservation:
     ran = [call for call in structure.calls(recording) if call is not None]
-    blocked = _cannot(structure, ran, n_heads) or _spread(ran)
+    blocked = _cannot(structure, ran) or _spread(ran)
     if blocked is not None:
         return blocked
     first = _value(ran[0].input_value)
@@ -179,14 +177,15 @@ def _check(structure: Structure, recording: Recording, n_heads: int, injected: s
     for index, (call, parts) in enumerate(zip(ran, structure.parts, strict=True)):
         device = _value(call.output_value).device
         r = direction.to(device)
-        written = _written(call, parts, recording, r, n_heads)
+        keep, written = parts.writers.keep, _written(call, parts.writers, recording, r)
         before, after = _value(call.input_value).float() @ r, _value(call.output_value).float() @ r
-        total, size = total.to(device) + written.sum(0), size.to(device) + written.abs().sum(0)
+        total = keep * total.to(device) + written.sum(0)
+        size = abs(keep) * size.to(device) + written.abs().sum(0)
         scale = float(size.max()) or 1.0
         # NaN must fail the check, and `max` would drop it.
         difference = float((total - after).abs().max()) / scale
         worst = difference if difference != difference or difference > worst else worst
-        own[index] = float((before + written.sum(0) - after).abs().max()) / scale
+        own[index] = float((keep * before + written.sum(0) - after).abs().max()) / scale
         between[index] = float((_value(previous).to(device).float() @ r - before).abs().max()) / scale
         previous = _value(call.output_value)
     if injected is not None:
@@ -204,42 +203,32 @@ def _spread(calls: Sequence[Call]) -> Conservation | None:
     return None
 
 
-def _written(call: Call, parts: LayerParts, recording: Recording, direction: Tensor, n_heads: int) -> Tensor:
-    """Everything a layer is known to write along the direction: `(n_heads + 2, 1, pos)`, heads first, bias, MLP."""
-    attention = _call(recording, call, parts.attention)
-    projection = _call(recording, call, parts.attention_out)
-    output, z = _value(attention.output_value), _value(projection.input_value)
-    norm = None
-    if parts.post_attention_norm is not None:
-        norm = measure(_call(recording, call, parts.post_attention_norm).module, output.shape[-1], output)
-    reader = head_reader(projection.module, norm, direction, n_heads, parts.residual_multiplier)
+def _written(call: Call, layer: Writers, recording: Recording, direction: Tensor) -> Tensor:
+    """All that a layer is known to write along the direction: `(part, 1, pos)`: heads, bias, MLP and the like."""
     shape = _value(call.output_value).shape[:2]
-    output = output.view(*shape, -1)
-    last = parts.post_mlp_norm or parts.mlp
-    mlp = _value(_call(recording, call, last).output_value).reshape(*shape, -1)
-    rows = [*reader.heads(z.view(*shape, -1), output).unbind(-1), reader.bias(output)]
-    return torch.stack([*rows, parts.residual_multiplier * (mlp.float() @ direction)])
+    rows: list[Tensor] = []
+    if layer.projection is not None:
+        mixed, projection = _call(recording, call, layer.mixer), _call(recording, call, layer.projection)
+        output, z = _value(mixed.output_value), _value(projection.input_value)
+        norm = None
+        if layer.norm is not None:
+            norm = measure(_call(recording, call, layer.norm).module, output.shape[-1], output)
+        reader = head_reader(projection.module, norm, direction, layer.n_heads, layer.factor)
+        output = output.reshape(*shape, -1)
+        rows = [*reader.heads(z.reshape(*shape, -1), output).unbind(-1), reader.bias(output)]
+    for path, factor in layer.parts:
+        value = _value(_call(recording, call, path).output_value).reshape(*shape, -1)
+        rows.append(factor * (value.float() @ direction))
+    return torch.stack(rows)
 
 
-def _cannot(structure: Structure, ran: Sequence[Call], n_heads: int) -> Conservation | None:
+def _cannot(structure: Structure, ran: Sequence[Call]) -> Conservation | None:
     """Reasons not even to compare: no heads to speak of, or a stream that is not one vector per position."""
 
     def refuse(index: int, leftover: str) -> Conservation:
         return Conservation(False, float("nan"), index, leftover)
 
-    kinds = [parts.attention for parts in structure.parts]
-    if odd := [index for index, kind in enumerate(kinds) if kind != kinds[0]]:
-        # The sum over heads would come out right whatever the number of heads, so it is no evidence here.
-        mixed = ", ".join(sorted({kind or "no attention" for kind in kinds}))
-        return refuse(odd[0], f"the layers mix kinds of attention with heads of their own ({mixed})")
     for index, (call, parts) in enumerate(zip(ran, structure.parts, strict=True)):
-        if parts.attention is None or parts.attention_out is None:
-            return refuse(index, f"layer {index} ({type(call.module).__name__}) has no attention output projection")
-        if parts.mlp is None:
-            return refuse(index, f"layer {index} ({type(call.module).__name__}) has no MLP")
-        if n_heads <= 0 or parts.d_attention <= 0 or parts.d_attention % n_heads:
-            width = f"{parts.d_attention} features, not a multiple of {n_heads} heads"
-            return refuse(index, f"the attention of layer {index} projects {width}")
         if any(value is None or value.dim() != 3 for value in (call.input_value, call.output_value)):
             shape = tuple(call.output_value.shape) if call.output_value is not None else ()
             suspects = ", ".join(parts.others) or "none of the known parts"
@@ -248,6 +237,13 @@ def _cannot(structure: Structure, ran: Sequence[Call], n_heads: int) -> Conserva
                 f"the stream of {structure.layer_class} has shape {shape}, not (batch, position, d_model); "
                 f"it is also written by {suspects}",
             )
+        layer, kind = parts.writers, type(call.module).__name__
+        if layer.projection is None and not layer.parts:
+            return refuse(index, f"nothing is known to write to the stream in layer {index} ({kind})")
+        if layer.projection is not None and layer.n_heads <= 0:
+            return refuse(index, f"the heads of {layer.mixer} in layer {index} ({kind}) cannot be told apart")
+    if not any(parts.writers.n_heads for parts in structure.parts):
+        return refuse(0, f"no layer of {structure.layer_class} has an output projection behind heads")
     return None
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from ..traced.heads import no_heads
 from .anatomy import Anatomy, anatomy, hf_layers, hf_module, layers
 from .conservation import TOLERANCE, head_reader
 from .norms import Norm, measure
@@ -50,20 +51,25 @@ def require_heads(facts: Anatomy) -> None:
 
 
 def _site(block: Any, facts: Anatomy, index: int) -> Site:
-    parts = facts.parts[index]
-    norm = parts.post_attention_norm
+    layer = facts.parts[index].writers
+
+    def module(path: str | None) -> Any:
+        return None if path is None else _below(block, path)
+
     return {
         "layer": block,
-        "attention": _below(block, parts.attention),
-        "projection": _below(block, parts.attention_out),
-        "norm": None if norm is None else _below(block, norm),
-        "mlp": _below(block, parts.post_mlp_norm or parts.mlp),
-        "multiplier": parts.residual_multiplier,
+        "attention": module(layer.mixer),
+        "projection": module(layer.projection),
+        "norm": module(layer.norm),
+        "factor": layer.factor,
+        "early": [(_below(block, path), factor) for path, factor in layer.early],
+        "late": [(_below(block, path), factor) for path, factor in layer.late],
+        "keep": layer.keep,
+        "heads": (layer.n_heads, layer.d_head),
     }
 
 
-def _below(block: Any, path: str | None) -> Any:
-    assert path is not None
+def _below(block: Any, path: str) -> Any:
     for name in path.split("."):
         block = block[int(name)] if name.isdigit() else getattr(block, name)
     return block
@@ -89,16 +95,19 @@ def head_reads(model: Any, directions: Tensor, layer_ids: Sequence[int]) -> list
     blocks = hf_layers(model)
     found = []
     for index in layer_ids:
-        parts = facts.parts[index]
-        projection: nn.Module = _below(blocks[index], parts.attention_out)
+        layer = facts.parts[index].writers
+        if layer.projection is None:
+            found.append(no_heads(directions))
+            continue
+        projection: nn.Module = _below(blocks[index], layer.projection)
         parameter = next(projection.parameters())
         like = parameter if parameter.is_floating_point() else torch.zeros(1, device=parameter.device)
         norm: Norm | None = None
-        if parts.post_attention_norm is not None:
-            module: nn.Module = _below(blocks[index], parts.post_attention_norm)
+        if layer.norm is not None:
+            module: nn.Module = _below(blocks[index], layer.norm)
             norm = measure(module, facts.d_model, like)
         readers = [
-            head_reader(projection, norm, r.to(parameter.device), facts.n_heads, parts.residual_multiplier)
+            head_reader(projection, norm, r.to(parameter.device), layer.n_heads, layer.factor)
             for r in directions.unbind(-1)
         ]
         found.append(
@@ -122,7 +131,7 @@ def norm_epsilons(model: Any, layer_ids: Sequence[int]) -> list[float]:
     blocks = hf_layers(model._module, facts)
     found = []
     for index in layer_ids:
-        path = facts.parts[index].post_attention_norm
+        path = facts.parts[index].writers.norm
         norm = None if path is None else _below(blocks[index], path)
         named = (getattr(norm, name, None) for name in ("variance_epsilon", "eps", "epsilon"))
         found.append(next((float(value) for value in named if isinstance(value, int | float)), 0.0))

@@ -355,7 +355,7 @@ def _examine(
         chat_template=template,
         config_hash=config_hash(config),
         template_hash=template_hash(template),
-        conservation=UNCHECKED if remote else check(found, recording, heads, injected),
+        conservation=UNCHECKED if remote else check(found, recording, injected),
         tokenizer=tokenizer,
         processor=media.processor,
         one_at_a_time={},

@@ -8,17 +8,20 @@ is the child whose input IS the attention output. A wrong guess cannot pass: con
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import ModelError
-from .probe import PROBE_LENGTH, Call, Recording, is_expert_stack, same
+from .capabilities import head_count
+from .flow import PASSES_ON, below, holds_projection, input_width, is_projection, last_projection, leaf, norm_of
+from .probe import PROBE_LENGTH, Call, Recording, same
+from .writers import Writers, writers
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _MLP = re.compile(r"mlp|ffn|feed_?forward|moe", re.IGNORECASE)
-_PASSES_ON = (nn.Dropout, nn.Identity)
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class LayerParts:
     """The parts of one decoder layer, as paths relative to the layer.
 
     Attributes:
-        attention: module that mixes positions ("self_attn").
+        attention: module that mixes positions ("self_attn"); None where a layer has none.
         attention_out: its output projection ("self_attn.o_proj"); the input of it is `z`, the concatenated heads.
         post_attention_norm: norm applied to the attention output before it is added to the stream; None without one.
         mlp: module that writes the rest ("mlp"; "fc2" in OPT, which has no MLP module, and "mlp.dense_4h_to_h" in
@@ -36,6 +39,7 @@ class LayerParts:
         d_attention: width of `z` = heads x d_head.
         residual_multiplier: factor on both outputs when they are added (Granite), else 1.
         others: further children that hold matrices: the suspects when conservation fails.
+        writers: all that the layer adds to the stream, each with its factor.
     """
 
     attention: str | None
@@ -47,6 +51,7 @@ class LayerParts:
     d_attention: int
     residual_multiplier: float
     others: tuple[str, ...]
+    writers: Writers
 
 
 @dataclass(frozen=True)
@@ -84,23 +89,6 @@ class Structure:
         return [recording.one(f"{self.layers_path}.{index}") for index in self.layer_indices]
 
 
-def is_projection(module: nn.Module) -> bool:
-    """Whether a module is one matrix (torch Linear, its quantised kin, or the Conv1D of GPT-2)."""
-    weight = getattr(module, "weight", None)
-    has_matrix = isinstance(weight, Tensor) and weight.dim() == 2 and not isinstance(module, nn.Embedding)
-    return has_matrix or isinstance(module, nn.Linear) or hasattr(module, "base_layer")
-
-
-def input_width(module: nn.Module) -> int:
-    """Number of inputs of a projection, whichever way its weight is laid out."""
-    width = getattr(module, "in_features", None)
-    if isinstance(width, int):
-        return width
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return int(weight.shape[0])  # Conv1D keeps (in, out)
-
-
 def find(module: nn.Module, recording: Recording, name: str) -> Structure:
     """Find the language path of `module` in a recording of its probe.
 
@@ -109,11 +97,12 @@ def find(module: nn.Module, recording: Recording, name: str) -> Structure:
     """
     layers_path, layer_calls = _layers(module, recording, name)
     last = layer_calls[-1]
-    parts = tuple(_parts(call, recording) for call in layer_calls)
+    heads = head_count(module.config)
+    parts = tuple(_parts(call, recording, heads) for call in layer_calls)
     assert last.output is not None
     return Structure(
         layers_path=layers_path,
-        layer_indices=tuple(int(_leaf(call)) for call in layer_calls),
+        layer_indices=tuple(int(leaf(call)) for call in layer_calls),
         d_model=int(last.output.shape[-1]),
         layer_class=type(last.module).__name__,
         parts=parts,
@@ -124,6 +113,18 @@ def find(module: nn.Module, recording: Recording, name: str) -> Structure:
 
 
 def _layers(module: nn.Module, recording: Recording, name: str) -> tuple[str, list[Call]]:
+    for mixes in (_has_attention, _has_mixer):
+        candidates = _candidates(module, recording, mixes)
+        if candidates:
+            return max(candidates, key=lambda item: (len(item[1]), _size(item[1])))
+    found = f"{type(module).__name__} runs no list of decoder blocks on a text prompt"
+    raise ModelError(f"examine {name!r}", found, "use a decoder-only language or multimodal model of transformers")
+
+
+def _candidates(
+    module: nn.Module, recording: Recording, mixes: Callable[[nn.Module], bool]
+) -> list[tuple[str, list[Call]]]:
+    """Lists of blocks that ran once each, some of which mix positions."""
     once = {call.path: call for call in recording.calls if recording.one(call.path) is not None}
     candidates: list[tuple[str, list[Call]]] = []
     for path, blocks in module.named_modules():
@@ -135,16 +136,13 @@ def _layers(module: nn.Module, recording: Recording, name: str) -> tuple[str, li
         nested = any(path.startswith(outer + ".") for outer, _ in candidates)
         # Blocks of cross-attention to images (Llama 3.2 Vision) do not run on text: the language is in those that do.
         skipped = [block for block, call in zip(blocks, calls, strict=True) if call is None]
-        if not ran or nested or not all(map(_crosses, skipped)) or not any(_has_attention(block) for block in blocks):
+        if not ran or nested or not all(map(_crosses, skipped)) or not any(map(mixes, blocks)):
             continue
         # Blocks of different classes (Jamba) are layers too if each is given what the one before returned.
         chained = all(same(left.output, right.input) for left, right in pairwise(ran))
         if chained or len({type(block) for block in blocks}) == 1:
             candidates.append((path, ran))
-    if not candidates:
-        found = f"{type(module).__name__} runs no list of decoder blocks with attention on a text prompt"
-        raise ModelError(f"examine {name!r}", found, "use a decoder-only language or multimodal model of transformers")
-    return max(candidates, key=lambda item: (len(item[1]), _size(item[1])))
+    return candidates
 
 
 def _crosses(block: nn.Module) -> bool:
@@ -153,6 +151,12 @@ def _crosses(block: nn.Module) -> bool:
 
 def _has_attention(block: nn.Module) -> bool:
     return any(_is_attention(path, module) for path, module in block.named_children())
+
+
+def _has_mixer(block: nn.Module) -> bool:
+    """A part of several matrices, in models without any attention (Mamba)."""
+    parts = [part for part in block.children() if not is_projection(part)]
+    return any(sum(map(is_projection, part.modules())) >= 2 for part in parts)
 
 
 def _is_attention(path: str, module: nn.Module) -> bool:
@@ -165,64 +169,44 @@ def _size(calls: list[Call]) -> int:
     return sum(parameter.numel() for call in calls for parameter in call.module.parameters())
 
 
-def _parts(layer: Call, recording: Recording) -> LayerParts:
+def _parts(layer: Call, recording: Recording, n_heads: int) -> LayerParts:
     children = recording.children(layer)
-    attention = next((call for call in children if _is_attention(_leaf(call), call.module)), None)
-    out = _last_projection(attention, recording) if attention is not None else None
-    weighty = [call for call in children if call is not attention and _holds_projection(call.module)]
-    mlp = next((call for call in weighty if _MLP.search(_leaf(call)) and call.output is not None), None)
+    attention = next((call for call in children if _is_attention(leaf(call), call.module)), None)
+    out = last_projection(attention, recording) if attention is not None else None
+    weighty = [call for call in children if call is not attention and holds_projection(call.module)]
+    mlp = next((call for call in weighty if _MLP.search(leaf(call)) and call.output is not None), None)
     block = [mlp] if mlp is not None else weighty
     if mlp is None and weighty:
         mlp = weighty[-1]  # OPT keeps fc1 and fc2 in the layer itself
     writer = mlp
     if mlp is not None and same(mlp.output, layer.output):
-        writer = _last_projection(mlp, recording) or mlp  # Bloom and MPT add the stream inside the MLP
-    after_attention = _norm_of(attention, children, block[0] if block else None)
-    after_mlp = _norm_of(mlp, children, None)
-    multiplier = getattr(layer.module, "residual_multiplier", 1.0)
+        writer = last_projection(mlp, recording) or mlp  # Bloom and MPT add the stream inside the MLP
+    after_attention = norm_of(attention, children, block[0] if block else None)
+    after_mlp = norm_of(mlp, children, None)
+    named = getattr(layer.module, "residual_multiplier", 1.0)
+    multiplier = float(named) if isinstance(named, int | float) else 1.0
     known = {attention.module if attention else None, *(call.module for call in block)}
-    rest = [path for path, part in layer.module.named_children() if part not in known and _holds_projection(part)]
+    rest = [path for path, part in layer.module.named_children() if part not in known and holds_projection(part)]
     return LayerParts(
-        attention=_below(layer, attention),
-        attention_out=_below(layer, out),
-        post_attention_norm=_below(layer, after_attention),
-        mlp=_below(layer, writer),
-        post_mlp_norm=_below(layer, after_mlp),
+        attention=below(layer, attention),
+        attention_out=below(layer, out),
+        post_attention_norm=below(layer, after_attention),
+        mlp=below(layer, writer),
+        post_mlp_norm=below(layer, after_mlp),
         parallel=_is_parallel(layer, attention, block[0] if block else None, children),
-        d_attention=input_width(out.module) if out is not None else 0,
-        residual_multiplier=float(multiplier) if isinstance(multiplier, int | float) else 1.0,
+        d_attention=input_width(out),
+        residual_multiplier=multiplier,
         others=tuple(rest),
+        writers=writers(
+            layer,
+            recording,
+            attention=attention,
+            norm=after_attention,
+            mlp=after_mlp or writer,
+            multiplier=multiplier,
+            n_heads=n_heads,
+        ),
     )
-
-
-def _last_projection(block: Call, recording: Recording) -> Call | None:
-    """The last projection to finish inside a block: in an attention, all before it is upstream of the heads' `z`."""
-    projections = [call for call in recording.inside(block) if is_projection(call.module)]
-    # A LoRA or otherwise wrapped projection records its inner matrices too: take the outermost module of the last one.
-    last = projections[-1] if projections else None
-    for call in projections:
-        if last is not None and call.started < last.started and call.ended > last.ended:
-            last = call
-    return last
-
-
-def _norm_of(source: Call | None, siblings: list[Call], following: Call | None) -> Call | None:
-    """The sibling that is given exactly what `source` returned, dropouts and identities looked through.
-
-    A norm whose result is what the `following` block reads is that block's pre-norm: in Bloom the attention adds the
-    stream itself, so its output IS the stream.
-    """
-    if source is None:
-        return None
-    flowing = [source.output]
-    for call in sorted(siblings, key=lambda call: call.started):
-        if call.started < source.ended or not any(same(call.input, tensor) for tensor in flowing):
-            continue
-        if isinstance(call.module, _PASSES_ON):
-            flowing.append(call.output)
-        elif not _holds_projection(call.module):
-            return None if following is not None and same(call.output, following.input) else call
-    return None
 
 
 def _is_parallel(layer: Call, attention: Call | None, mlp: Call | None, children: list[Call]) -> bool:
@@ -237,21 +221,9 @@ def _is_parallel(layer: Call, attention: Call | None, mlp: Call | None, children
 def _final_norm(last: Call, recording: Recording) -> str | None:
     for call in sorted(recording.calls, key=lambda call: call.started):
         after = call.started > last.ended and same(call.input, last.output)
-        if after and not isinstance(call.module, _PASSES_ON) and not _holds_projection(call.module):
+        if after and not isinstance(call.module, PASSES_ON) and not holds_projection(call.module):
             return call.path
     return None
-
-
-def _holds_projection(module: nn.Module) -> bool:
-    return any(is_projection(part) or is_expert_stack(part) for part in module.modules())
-
-
-def _leaf(call: Call) -> str:
-    return call.path.rsplit(".", 1)[-1]
-
-
-def _below(layer: Call, call: Call | None) -> str | None:
-    return call.path[len(layer.path) + 1 :] if call is not None else None
 
 
 def _path_of(root: nn.Module, module: nn.Module | None) -> str | None:

@@ -9,7 +9,7 @@ One prompt per JSONL line or CSV row, with these fields (only `text` is needed):
     role         harmful, benign or near_miss
     pair         name of the group of prompts about one thing; all of a group are in one split
     split        train, val or test; see `PromptSet.assigned` for prompts that say none
-    id           unique name; made from the text and the medium if absent
+    id           unique name; made from the text and what the medium holds if absent
     answer       exact expected answer
     read_text    question that shows whether the medium was read;  read_answer: its exact answer
     wording      name of the template the text was made from

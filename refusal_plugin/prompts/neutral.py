@@ -4,25 +4,28 @@
     video    every frame one uniform random colour
     audio    silence, then white noise at three levels, in turn
 
-Sizes (height, width, number of frames, number of samples) are those of the media of given prompts.
+Sizes (height, width, number and times of frames, number of samples) are those of the media of given prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from refusal_plugin.errors import PromptError
-from refusal_plugin.prompts.media import SAMPLE_RATE, load
-from refusal_plugin.prompts.prompt import Modality, Prompt
-from refusal_plugin.prompts.prompt_set import PromptSet
+from ..errors import PromptError
+from .media import SAMPLE_RATE, load
+from .prompt import Modality, Prompt
+from .prompt_set import PromptSet
+from .video import Clip
 
 SIZE = (224, 224)
 FRAMES = 8
 SECONDS = 2.0
+Shape: TypeAlias = tuple[tuple[int, ...], list[float] | None]
+"""(height, width), (frames, height, width) or (samples,); and the schedule of a clip that has a clock."""
 LEVELS = (0.0, 0.002, 0.02, 0.1)
 """Standard deviations of the noise; 0 is silence."""
 
@@ -38,7 +41,7 @@ def neutral_media(modality: Modality, n: int = 8, *, like: Iterable[Prompt] = ()
         seed: of colours and noise.
 
     Returns:
-        uint8 arrays (height, width, 3), lists of such frames, or float32 waveforms (samples,) at 16 kHz.
+        uint8 arrays (height, width, 3), clips of such frames, or float32 waveforms (samples,) at 16 kHz.
 
     Raises:
         PromptError: text has no media, or n < 1.
@@ -46,15 +49,15 @@ def neutral_media(modality: Modality, n: int = 8, *, like: Iterable[Prompt] = ()
     """
     if modality == "text" or n < 1:
         raise PromptError(f"{n} neutral media of modality {modality!r}", "there are none", "use image, video or audio")
-    sizes = [_size(prompt) for prompt in islice((p for p in like if p.modality == modality), n)]
-    default: dict[str, tuple[int, ...]] = {
-        "image": SIZE,
-        "video": (FRAMES, *SIZE),
-        "audio": (round(SECONDS * SAMPLE_RATE),),
+    shapes = [_shape(prompt) for prompt in islice((p for p in like if p.modality == modality), n)]
+    default: dict[str, Shape] = {
+        "image": (SIZE, None),
+        "video": ((FRAMES, *SIZE), None),
+        "audio": ((round(SECONDS * SAMPLE_RATE),), None),
     }
     rng = np.random.default_rng(seed)
-    chosen = islice(cycle(sizes or [default[modality]]), n)
-    return [_draw(modality, size, number, rng) for number, size in enumerate(chosen)]
+    chosen = islice(cycle(shapes or [default[modality]]), n)
+    return [_draw(modality, shape, number, rng) for number, shape in enumerate(chosen)]
 
 
 def neutral_prompts(
@@ -77,22 +80,23 @@ def neutral_prompts(
     )
 
 
-def _size(prompt: Prompt) -> tuple[int, ...]:
-    """(height, width), (frames, height, width) or (samples,)."""
+def _shape(prompt: Prompt) -> Shape:
     found: Any = load(prompt)
     if prompt.modality == "image":
-        return (found.height, found.width)
+        return (found.height, found.width), None
     if prompt.modality == "video":
-        return (len(found), found[0].height, found[0].width)
-    return (len(found),)
+        return (len(found), found[0].height, found[0].width), found.schedule if found.timed else None
+    return (len(found),), None
 
 
-def _draw(modality: Modality, size: tuple[int, ...], number: int, rng: np.random.Generator) -> Any:
+def _draw(modality: Modality, shape: Shape, number: int, rng: np.random.Generator) -> Any:
+    size, schedule = shape
     if modality == "audio":
         return (LEVELS[number % len(LEVELS)] * rng.standard_normal(size[0])).astype(np.float32)
     if modality == "image":
         return _colour(size, rng)
-    return [_colour(size[1:], rng) for _ in range(size[0])]
+    frames = [_colour(size[1:], rng) for _ in range(size[0])]
+    return Clip(frames) if schedule is None else Clip(frames, schedule[:-1], schedule[-1])
 
 
 def _colour(size: tuple[int, ...], rng: np.random.Generator) -> Any:

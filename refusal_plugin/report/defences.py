@@ -1,35 +1,67 @@
-"""The study's defences at the same price per modality: a table, since two methods make no curve."""
+"""The study's defences at the same price per modality: what each refuses and what it leaves of right answers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from .filling import fill
+from .charts import Lane, Row, row_chart
+from .figures.figure import Panel, figure
 from .markup import Markup
-from .numbers_in_words import decimal, points, short_share
-from .palette import modality_order
+from .numbers_in_words import decimal, percent, points, share, short_share
+from .palette import colour, modality_order
 from .records import Rate, at, finite, mapping
+from .svg import Axis
 from .table import html_table
 
-NAMES = {"addition": "addition (one strength for all)", "sarsteer": "SARSteer", "mars": "MARS", "random": "random"}
+NAMES = {"none": "no defence", "addition": "addition", "sarsteer": "SARSteer", "mars": "MARS", "random": "random"}
 HEADS = ("defence", "harmful refused", "change", "harmless refused, change", "utility", "KL", "edit / residual")
+COLUMNS = (("harmful_refusal", "harmful refused"), ("utility", "answers right"))
 
 
 def defences_section(results: Mapping[str, Any]) -> Markup | None:
-    """The defence table of a study; None where neither SARSteer nor MARS was run."""
+    """The defences of a study; None where neither SARSteer nor MARS was run."""
     modalities = mapping(results, "modalities")
     names = [m for m in modality_order(modalities) if {"sarsteer", "mars"} & set(mapping(modalities[m], "defences"))]
-    return fill("defences.html", tables=[(m, _table(m, modalities[m])) for m in names]) if names else None
+    if not names:
+        return None
+    panels = [Panel.of(m, _chart(m, mapping(modalities[m], "defences"))) for m in names]
+    dear = [said for m in names for said in _dear(m, mapping(modalities[m], "defences"))]
+    return figure("defences", panels, [_table(m, modalities[m]) for m in names], dear=dear)
+
+
+def _chart(modality: str, arms: Mapping[str, Any]) -> Markup:
+    axes = [replace(Axis.shares(), ticks=(0.0, 0.5, 1.0), head=head) for _, head in COLUMNS]
+    rows = []
+    for key, name in NAMES.items():
+        if key in arms:
+            rates = [Rate.of(arms[key], column) for column, _ in COLUMNS]
+            said = [f"{name}, {head}: {share(rate)}" for rate, (_, head) in zip(rates, COLUMNS, strict=True)]
+            hollow, shape = key == "none", "cross" if key == "random" else "circle"
+            hue = "var(--rp-control)" if key == "random" else colour(modality)
+            parts = enumerate(zip(rates, said, strict=True))
+            rows.append(Row(name, [Lane(r, hue, words, shape, hollow, 4.5, column=k) for k, (r, words) in parts]))
+    title = f"Defences at the same price, {modality}"
+    return row_chart(title, rows, *axes, lane=24, pad=0, left=76, right=14, top=30)
+
+
+def _dear(modality: str, arms: Mapping[str, Any]) -> list[str]:
+    """Defences whose right answers lie, with their whole interval, below those of no defence."""
+    before, found = Rate.of(arms, "none", "utility"), []
+    for key, name in NAMES.items():
+        after = Rate.of(arms, key, "utility")
+        if before.low is not None and after.high is not None and after.high < before.low:
+            found.append(f"{name} on {modality}, from {percent(before.value)} to {percent(after.value)}")
+    return found
 
 
 def _table(modality: str, found: object) -> Markup:
-    refused, useful = (short_share(Rate.of(found, "defences", "none", k)) for k in ("harmful_refusal", "utility"))
-    rows: list[list[object]] = [["no defence", refused, "", "", useful, "", ""]]
+    rows: list[list[object]] = []
     for key, name in NAMES.items():
         arm = mapping(found, "defences", key)
         if not arm:
             continue
-        refused, useful = (short_share(Rate.of(arm, k)) for k in ("harmful_refusal", "utility"))
-        changes = [points(Rate.of(arm, k)) for k in ("gain", "over_refusal")]
+        refused, useful = (short_share(Rate.of(arm, column)) for column, _ in COLUMNS)
+        changes = ["", ""] if key == "none" else [points(Rate.of(arm, k)) for k in ("gain", "over_refusal")]
         kl, norm = finite(arm, "kl"), finite(arm, "edit_norm")
         price = ["" if kl is None else decimal(kl, 3), "" if norm is None else decimal(norm, 2)]
         rows.append([name, refused, *changes, useful, *price])

@@ -8,6 +8,8 @@ from .records import Rate
 NOT_MEASURED = "not measured"
 MINUS = "\u2212"
 DASH = "\u2013"
+FEW = 40
+"""Sample size up to which a share is written as a count: 92 % of 12 items reads surer than 11 of 12 is."""
 
 
 def signed(text: str) -> str:
@@ -17,9 +19,9 @@ def signed(text: str) -> str:
     return text
 
 
-def percent(value: float | None, digits: int = 0) -> str:
+def percent(value: float | None, digits: int = 0, *, missing: str = DASH) -> str:
     """0.437 -> "44%"."""
-    return DASH if value is None else signed(f"{100 * value:.{digits}f}%")
+    return missing if value is None else signed(f"{100 * value:.{digits}f}%")
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
@@ -40,6 +42,14 @@ def whole(value: float | None) -> str:
     return "?" if value is None else f"{value:.0f}"
 
 
+def counted(value: float | None, n: int | None, *, missing: str = DASH) -> str:
+    """A share of few items as a count, "11 of 12"; of many, or of an unknown number, in percent."""
+    hits = 0.0 if value is None or n is None else value * n
+    if value is None or n is None or n > FEW or abs(hits - round(hits)) > 0.05:
+        return percent(value, missing=missing)
+    return f"{hits:.0f} of {n}"
+
+
 def share(rate: Rate) -> str:
     """A rate with its interval and sample size: "43.7% [32.1, 55.3], n = 71"."""
     return short_share(rate) + ("" if rate.value is None or rate.n is None else f", n = {rate.n}")
@@ -57,10 +67,15 @@ def scalar(rate: Rate, digits: int = 2) -> str:
 
 def points(rate: Rate) -> str:
     """A difference of rates in percentage points: "+43.6 points [32.0, 56.1]"."""
-    if rate.value is None:
-        return NOT_MEASURED
-    plus = "+" if round(100 * rate.value, 1) > 0 else ""
-    return f"{plus}{decimal(100 * rate.value, 1)} points{_interval(rate, 100, 1)}"
+    return NOT_MEASURED if rate.value is None else change(rate.value, 1) + _interval(rate, 100, 1)
+
+
+def change(value: float | None, digits: int = 0, *, missing: str = NOT_MEASURED) -> str:
+    """The same without its interval, in whole points: "+44 points"."""
+    if value is None:
+        return missing
+    plus = "+" if round(100 * value, digits) > 0 else ""
+    return f"{plus}{decimal(100 * value, digits)} points"
 
 
 def _interval(rate: Rate, factor: float, digits: int) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..contrasts import Contrast, Fitted, empty, estimate, product, ratio, row
 from ..errors import PromptError
+from ..evaluation.refusal_tokens import refusal_tokens
 from ..inference.activations import known_layers
-from ..inference.scores import refusal_tokens
 from ..inference.streams import SAFE, Streams, collect_streams, need_disjoint, some_pairs
 from ..models.provenance import Artefact, provenance
 from ..progress import Progress, track

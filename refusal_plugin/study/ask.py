@@ -9,9 +9,9 @@ from rich.table import Table
 
 from ..directions.direction import Direction, fit_direction
 from ..directions.selection import select_direction
+from ..evaluation.refusal_tokens import refusal_tokens
 from ..inference.activations import collect_activations
 from ..inference.answers import generate
-from ..inference.scores import refusal_tokens
 from ..models import anatomy, load
 from ..models.own_prompts import own_prompts
 from ..prompts import Prompt, PromptSet, encode

@@ -11,8 +11,8 @@ from ..defences import Defence, DefenceData, fit_defence
 from ..defences.run import DefenceRun
 from ..errors import RefusalPluginError
 from ..evaluation import label_answers, rate_changes
+from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.answers import Answer
-from ..inference.scores import RefusalTokens
 from ..prompts import PromptSet
 from ..storage import Checkpoints
 

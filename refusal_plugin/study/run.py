@@ -18,12 +18,12 @@ import torch
 from ..directions.calibration import calibrate
 from ..directions.direction import Direction, fit_direction
 from ..directions.selection import select_direction
-from ..errors import PromptError, RefusalPluginError
+from ..errors import PromptError
 from ..evaluation import Outcomes, label_answers, rate_changes, refusal_rates
+from ..evaluation.refusal_tokens import RefusalTokens, refusal_tokens
 from ..inference.activations import Activations, collect_activations
 from ..inference.answers import Answer, generate
 from ..inference.edits import Edit, addition, attenuation
-from ..inference.scores import RefusalTokens, refusal_tokens
 from ..inference.threads import few_threads
 from ..models import anatomy, load
 from ..models.own_prompts import own_prompts, with_media_to_train_on
@@ -66,7 +66,7 @@ def run_study(
 
     Args:
         model: a name, a folder, a hub id, or a loaded model.
-        prompts: with roles, and splits unless they are to be drawn; the embedded model's own prompts by default.
+        prompts: with splits and roles; the embedded model's own prompts by default.
         out: folder of the results; an earlier, interrupted run there is continued.
         seed: of the bootstrap, of the random control and of `limit`.
         limit: at most this many prompts in all (a quick look; every interval widens).
@@ -81,7 +81,7 @@ def run_study(
     """
     model = load(model) if isinstance(model, (str, Path)) else model
     facts = anatomy(model)
-    prompts = own_prompts(model) if prompts is None else prompts.assigned()
+    prompts = own_prompts(model) if prompts is None else PromptSet(prompts).assigned()
     if limit is not None:
         prompts = prompts.limit(limit, seed)
     require(prompts, facts.modalities)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..directions.direction import Direction
 from ..errors import RefusalPluginError
+from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.activations import Activations, collect_activations
 from ..inference.answers import Answer
-from ..inference.scores import RefusalTokens
 from ..models.own_prompts import MEDIA_PAIRS, with_media_to_train_on
 from ..prompts import PromptSet, Role
 from ..safe_space import analyse_safe_space

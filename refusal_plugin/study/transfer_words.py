@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..report.numbers_in_words import NOT_MEASURED, change, counted, percent
 from ..statistics import Estimate
 from ..transfer import ModalityGap, TransferReport
 
@@ -31,9 +32,10 @@ def transfer_words(report: TransferReport) -> str:
     restored = [(t, report.estimate("restored", source, t)) for t in others]
     control = [(t, report.estimate("restored", "random", t)) for t in others]
     if all(e.value is not None for _, e in (*restored, *control)):
+        own, random = (_list([f"{t} {change(e.value)}" for t, e in arm]) for arm in (restored, control))
         said.append(
-            f"Generated refusals of harmful requests change by {_list([f'{t} {_points(e)}' for t, e in restored])}, "
-            f"with a random direction of the same length by {_list([f'{t} {_points(e)}' for t, e in control])}."
+            f"Generated refusals of harmful requests change by {own}, with a random direction of the same length by "
+            f"{random}."
         )
     less = [t for t in others if t in report.sources and _less(report, source, t)]
     if less:
@@ -69,8 +71,9 @@ def gap_words(gap: ModalityGap) -> str:
         dropped = gap.dropped[gap.modalities.index(m)]
         if whole.value is None:
             continue
-        gate = "no read-back" if gated.value is None else f"{_points(gated)} on items read correctly, {dropped} dropped"
-        parts.append(f"{m} {_points(whole)} ({gate})")
+        kept = f"{change(gated.value)} on items read correctly, {dropped} dropped"
+        gate = "no read-back" if gated.value is None else kept
+        parts.append(f"{m} {change(whole.value)} ({gate})")
     if parts:
         said.append(f"Harm is refused less than in {gap.reference} by {_list(parts)}.")
     wrong = [m for m in others if _side(gap, m)]
@@ -95,7 +98,7 @@ def safe_space_words(record: Mapping[str, Any]) -> str:
     chance = max(r["chance"] for r in modalities.values())
     said = [
         f"At layer {record['layer']} the first {k} directions in which safe requests differ hold {_list(shares)} of "
-        f"the squared refusal direction (a random direction: {100 * chance:.0f} %)."
+        f"the squared refusal direction (a random direction: {percent(chance)})."
     ]
     parts = []
     for m, r in modalities.items():
@@ -107,7 +110,7 @@ def safe_space_words(record: Mapping[str, Any]) -> str:
             continue
         parts.append(
             f"{m} {plain['kl']['value']:.3f} to {clean['kl']['value']:.3f} nats and refusal of harm from "
-            f"{_percent(_of(plain['refusal']))} to {_percent(_of(clean['refusal']))}"
+            f"{_counted(plain['refusal'])} to {_counted(clean['refusal'])}"
         )
     if parts:
         said.append(f"Removing that part changes the price on safe requests of {_list(parts, '; ')}.")
@@ -139,13 +142,13 @@ def _in(found: Sequence[str], every: Sequence[str]) -> str:
     )
 
 
+def _counted(record: Mapping[str, Any]) -> str:
+    return counted(record["value"], record["n"], missing=NOT_MEASURED)
+
+
 def _two(found: Estimate) -> str:
-    return "not measured" if found.value is None else f"{found.value:.2f}"
+    return NOT_MEASURED if found.value is None else f"{found.value:.2f}"
 
 
 def _percent(found: Estimate) -> str:
-    return "not measured" if found.value is None else f"{100 * found.value:.0f} %"
-
-
-def _points(found: Estimate) -> str:
-    return "not measured" if found.value is None else f"{100 * found.value:+.0f} points"
+    return percent(found.value, missing=NOT_MEASURED)

@@ -5,10 +5,12 @@
 `w` is the direction pulled back through a norm behind the attention and `g` that norm's scale (no such norm: `w = r`,
 `g = 1`). A head's write of width d_model is never made: its `d_head` numbers meet a precomputed read vector.
 
-A `site` is a dict of one decoder layer's traced modules: "layer", "attention", "projection" (the attention output
-projection), "norm" (behind the attention, or None) and "mlp" (what is added to the stream after it), and "multiplier",
-the factor on what is added. A `read` is a dict of that layer's fixed tensors, made by `read_by_calling` or, where the
-weights are at hand, by `refusal_plugin.models.heads.head_reads`. Signs: positive adds to the stream along `r`.
+A `site` is a dict of one decoder layer's traced modules: "layer", "attention" (what mixes positions), "projection" (its
+output projection) and "norm" (behind it), each None where there is none; "factor", on what these add; "early" and
+"late", pairs of a further part (the MLP and the like) and its factor, those that run before the attention and those
+behind it; "keep", the factor on the stream that the layer was given; "heads", their number and their width. A `read`
+is a dict of that layer's fixed tensors, made by `read_by_calling` or, where the weights are at hand, by
+`refusal_plugin.models.heads.head_reads`. Signs: positive adds to the stream along `r`.
 """
 
 import torch
@@ -69,16 +71,53 @@ def layer_writes(site, read, directions, index):
     Returns:
         heads (batch, n, head, k), bias (batch, n, k), mlp (batch, n, k).
     """
-    z = rows(site["projection"].input, index)
-    heads = project_heads(z, read["read"])
-    constant, scaled = read["constant"].to(z.device), read["scaled"].to(z.device)
-    bias = (constant + scaled).expand(*index.shape, -1)
-    if site["norm"] is not None:
-        scale = norm_scale(rows(site["attention"].output, index), read["epsilon"], read["centred"])
-        heads = heads * scale[..., None, None]
-        bias = constant + scale.unsqueeze(-1) * scaled
-    mlp = site["multiplier"] * (rows(site["mlp"].output, index) @ directions.to(z.device))
-    return heads, bias, mlp
+    before = parts_write(site["early"], directions, index)
+    heads, bias = read["read"].new_zeros(*index.shape, 0, directions.shape[-1]), 0.0 * directions[0]
+    if site["projection"] is not None:
+        z = rows(site["projection"].input, index)
+        heads = project_heads(z, read["read"])
+        constant, scaled = read["constant"].to(z.device), read["scaled"].to(z.device)
+        bias = (constant + scaled).expand(*index.shape, -1)
+        if site["norm"] is not None:
+            scale = norm_scale(rows(site["attention"].output, index), read["epsilon"], read["centred"])
+            heads = heads * scale[..., None, None]
+            bias = constant + scale.unsqueeze(-1) * scaled
+    mlp = before + parts_write(site["late"], directions, index)
+    return heads, bias.expand(*index.shape, -1), mlp.expand(*index.shape, -1)
+
+
+def parts_write(parts, directions, index):
+    """What parts without heads add: `sum of factor * <output, directions>`.
+
+    Args:
+        parts: pairs (module, factor), in the order in which they run.
+        directions: (d_model, k).
+        index: (batch, n) positions.
+
+    Returns:
+        (batch, n, k) float32; zeros (k,) without parts.
+    """
+    found = 0.0 * directions[0].float()
+    for module, factor in parts:
+        written = rows(module.output, index)
+        found = found.to(written.device) + factor * (written @ directions.to(written.device))
+    return found
+
+
+def no_heads(directions):
+    """The `read` of a layer that has no heads.
+
+    Args:
+        directions: (d_model, k).
+    """
+    none = torch.zeros(directions.shape[-1])
+    return {
+        "read": torch.zeros(0, 1, directions.shape[-1]),
+        "constant": none,
+        "scaled": none,
+        "epsilon": 0.0,
+        "centred": False,
+    }
 
 
 def direct_writes(sites, reads, directions, index):
@@ -90,19 +129,25 @@ def direct_writes(sites, reads, directions, index):
         index: (batch, n) positions.
 
     Returns:
-        dict of float32 tensors on the CPU: heads (batch, n, layer, head, k), bias and mlp (batch, n, layer, k),
-        embedding (batch, n, k): the stream before layer 0, and stream (batch, n, layer, k): behind every layer.
+        dict of float32 tensors on the CPU: heads (batch, n, layer, head, k), layers with fewer heads filled up with
+        zeros, bias and mlp (batch, n, layer, k), embedding (batch, n, k): the stream before layer 0, stream
+        (batch, n, layer, k): behind every layer, and carry (layer,): what has multiplied the stream so far. The sum of
+        the parts up to a layer times its carry is the stream behind it; carry is 1 unless layers scale the stream.
     """
     embedding, every_heads, every_bias, every_mlp, streams = [], [], [], [], []  # type: ignore[var-annotated]
+    most = max([site["heads"][0] for site in sites])
+    carry = []  # type: ignore[var-annotated]
     for site, read in zip(sites, reads, strict=True):
         if not embedding:
             before = rows(site["layer"].input, index)
             embedding.append((before @ directions.to(before.device)).cpu())
         heads, bias, mlp = layer_writes(site, read, directions, index)
         after = rows(site["layer"].output, index)
-        every_heads.append(heads.cpu())
-        every_bias.append(bias.cpu())
-        every_mlp.append(mlp.cpu())
+        carry.append(site["keep"] * (carry[-1] if carry else 1.0))
+        missing = heads.new_zeros(*heads.shape[:2], most - heads.shape[2], heads.shape[3])
+        every_heads.append(torch.cat([heads, missing], dim=2).cpu() / carry[-1])
+        every_bias.append(bias.cpu() / carry[-1])
+        every_mlp.append(mlp.cpu() / carry[-1])
         streams.append((after @ directions.to(after.device)).cpu())
     return {
         "heads": torch.stack(every_heads, dim=2),
@@ -110,6 +155,7 @@ def direct_writes(sites, reads, directions, index):
         "mlp": torch.stack(every_mlp, dim=2),
         "stream": torch.stack(streams, dim=2),
         "embedding": embedding[0],
+        "carry": torch.tensor(carry),
     }
 
 
@@ -134,7 +180,7 @@ def probe_norm(norm, width, like):
     return (positive - negative) / 2 * signs.float(), (positive + negative) / 2, centred
 
 
-def read_by_calling(site, directions, n_heads, width, epsilon, like):
+def read_by_calling(site, directions, epsilon, like):
     """A layer's read vectors without its weights: the projection is called with the rows of the identity.
 
     Exact for any linear projection, LoRA and quantised ones included, and allowed on a server that shows no weight. The
@@ -143,14 +189,15 @@ def read_by_calling(site, directions, n_heads, width, epsilon, like):
     Args:
         site: see the module.
         directions: (d_model, k).
-        n_heads: query heads.
-        width: of the projection's input, heads x d_head.
         epsilon: of the norm behind the attention; unused without one.
         like: a tensor of the device and dtype the layer works in.
 
     Returns:
         a `read`, see the module.
     """
+    if site["projection"] is None:
+        return no_heads(directions)
+    n_heads, width = site["heads"][0], site["heads"][0] * site["heads"][1]
     r = directions.to(like.device).float()
     back, behind, centred = r, torch.zeros_like(r[0]), torch.zeros_like(r[0, 0])
     if site["norm"] is not None:
@@ -166,7 +213,7 @@ def read_by_calling(site, directions, n_heads, width, epsilon, like):
         unit = torch.zeros(1, n, width, device=like.device, dtype=like.dtype)
         unit[0, torch.arange(n), torch.arange(start, start + n)] = LARGE
         parts.append((residual(site["projection"](unit)).reshape(n, -1).float() - bias) / LARGE @ back)
-    factor = site["multiplier"]
+    factor = site["factor"]
     return {
         "read": factor * torch.cat(parts).reshape(n_heads, width // n_heads, -1),
         "constant": factor * behind,
@@ -176,17 +223,17 @@ def read_by_calling(site, directions, n_heads, width, epsilon, like):
     }
 
 
-def read_layers(sites, directions, n_heads, width, epsilons):
+def read_layers(sites, directions, epsilons):
     """The read vectors of several layers, in one pass of the model; see `read_by_calling`.
 
     Args:
         sites, epsilons: one per layer, from layer 0 on.
-        directions, n_heads, width: as there.
+        directions: as there.
     """
     like = residual(sites[0]["layer"].output)
     reads = []
     for site, epsilon in zip(sites, epsilons, strict=True):
-        reads.append(read_by_calling(site, directions, n_heads, width, epsilon, like))
+        reads.append(read_by_calling(site, directions, epsilon, like))
     return reads
 
 

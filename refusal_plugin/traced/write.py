@@ -114,10 +114,13 @@ def edit_blocks(sites, edits):
 
     Args:
         sites: per block, a dict from site name to the traced module whose tensor is edited
-            (`resid_pre` is edited at that module's input, every other site at its output).
+            (`resid_pre` is edited at that module's input, every other site at its output); an edit of a place that is
+            not in it is left out.
         edits: per edit, a tuple `(layer, site, where, function, tensors)`, sorted by execution order.
     """
     for layer, site, where, function, tensors in edits:
+        if site not in sites[layer]:
+            continue
         if site == "resid_pre":
             place(sites[layer][site].input, where, function, tensors)
         else:

@@ -144,7 +144,7 @@ def score_effects(
 
 def _score_table(
     scores: Float[Tensor, "arm prompt"], pairs: Sequence[str], given: Interventions
-) -> tuple[Float[Tensor, "arm layer 4"], tuple[Float[Tensor, " _"], ...]]:
+) -> tuple[Float[Tensor, "row layer 4"], tuple[Float[Tensor, " _"], ...]]:
     """Changes per source and layer, and each layer's random directions; arm 0 is the untouched model."""
     sources, plain = len(given.vectors), scores[0]
     table, nulls = empty(sources + 1, len(given.layers)), []

@@ -8,15 +8,16 @@ import pytest
 import torch
 from counting import Counts, counted
 from planting import planted_prompts
+from refusal_plugin.inference.continuation import Stream, sweep
 from tiny import tiny_tokenizer
 
 import refusal_plugin as rp
 from refusal_plugin.directions.calibration import KLPrice, calibrate
 from refusal_plugin.directions.selection import select_direction
 from refusal_plugin.errors import DirectionError
+from refusal_plugin.evaluation.refusal_tokens import RefusalTokens
 from refusal_plugin.inference.answers import generate_ids
-from refusal_plugin.inference.continuation import Stream, sweep
-from refusal_plugin.inference.scores import Encoded, RefusalTokens, refusal_scores
+from refusal_plugin.inference.scores import Encoded, refusal_scores
 from refusal_plugin.models import anatomy
 from refusal_plugin.prompts import PromptSet, batches
 

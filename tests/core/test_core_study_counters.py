@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from counting import FLOAT, LONG, Counts, area, counted, made, run
+from refusal_plugin.directions.direction.selection_figures import GRID
 
 from refusal_plugin.directions.calibration import ROUNDS, RUNGS, STEPS
 from refusal_plugin.directions.selection import MAX_DEPTH
-from refusal_plugin.directions.selection_figures import GRID
 from refusal_plugin.inference.scores import Encoded
 from refusal_plugin.models import anatomy
 from refusal_plugin.prompts import Batch, Prompt, PromptSet, batches

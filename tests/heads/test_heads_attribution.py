@@ -57,15 +57,14 @@ def test_contributions_add_up_to_the_stream(family: str, tiny: Any) -> None:
 @pytest.mark.parametrize("family", [*CONSERVING])
 def test_read_vectors_without_weights_equal_those_from_weights(family: str, tiny: Any) -> None:
     """Calling the projection with the identity inside a trace is what a remote run does."""
-    model, facts = tiny(family), anatomy(tiny(family))
+    model = tiny(family)
     r = torch.stack([unit(32), unit(32, 4)], dim=-1)
     sites, epsilons = head_sites(model, range(3)), norm_epsilons(model, range(3))
     batch, called = encode(model, list(WORDS)), []
-    width = facts.n_heads * facts.d_head
     with torch.no_grad(), model.trace(**batch.inputs) as tracer:
         like = residual(sites[0]["layer"].output)
         for site, epsilon in zip(sites, epsilons, strict=True):
-            called.append(read_by_calling(site, r, facts.n_heads, width, epsilon, like))
+            called.append(read_by_calling(site, r, epsilon, like))
         called.save()
         tracer.stop()
     for one, other in zip(head_reads(model, r, range(3)), called, strict=True):

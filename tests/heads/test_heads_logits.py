@@ -8,9 +8,9 @@ import torch
 from tiny import FAMILIES
 
 from refusal_plugin.errors import DataError
+from refusal_plugin.evaluation.refusal_tokens import RefusalTokens
 from refusal_plugin.heads import HeadAttribution
 from refusal_plugin.heads.logits import answer_tokens, attribute_logits
-from refusal_plugin.inference.scores import RefusalTokens
 from refusal_plugin.models import hf_module
 from refusal_plugin.prompts import Prompt, PromptSet, encode
 

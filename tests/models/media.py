@@ -17,9 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from refusal_plugin.prompts import Prompt
 from tests.models.tiny import FAMILIES, WORDS, randomise, tiny_tokenizer
+from tests.support import torchvision
+
+HAS_VIDEO = not torchvision.enable()
+"""Whether video processors can be made here; asked before anything of transformers imports torchvision."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,6 @@ class Media:
         placeholders: what the chat template writes for a medium.
         files: preprocessor files by name.
         named: tokens that the tokenizer is asked for by name.
-        larger: architecture of the assembled model that the checkpoint is of, and the prefix of its part here.
     """
 
     takes: tuple[str, ...]
@@ -40,7 +44,6 @@ class Media:
     placeholders: Mapping[str, str]
     files: Mapping[str, Mapping[str, Any]]
     named: Mapping[str, str] = field(default_factory=dict)
-    larger: tuple[type, str] | None = None
 
 
 _QWEN_TOKENS = {60: "<|image_pad|>", 61: "<|video_pad|>", 62: "<|vision_start|>", 63: "<|vision_end|>"}
@@ -267,7 +270,13 @@ MEDIA: dict[str, Media] = {
         {"preprocessor_config.json": {**_WHISPER, "processor_class": "VoxtralProcessor"}},
     ),
     "omni": _omni("Qwen2_5OmniProcessor"),
+    "qwen3_omni": _omni("Qwen3OmniMoeProcessor"),
 }
+ASSEMBLED = {
+    "omni": ("qwen2_5_omni", "Qwen2_5OmniModel"),
+    "qwen3_omni": ("qwen3_omni_moe", "Qwen3OmniMoeForConditionalGeneration"),
+}
+"""Families that lie on a hub as one part of an assembled model: its type and architecture."""
 
 
 def media_tokenizer(family: str) -> transformers.PreTrainedTokenizerFast:
@@ -297,6 +306,35 @@ def save(family: str, folder: Path, *, seed: int = 0) -> Path:
     media_tokenizer(family).save_pretrained(folder)
     for name, content in media.files.items():
         (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def assemble(family: str, folder: Path) -> Path:
+    """Turn a checkpoint into that of the assembled model, as on a hub: the part is its "thinker"."""
+    model_type, architecture = ASSEMBLED[family]
+    part = json.loads((folder / "config.json").read_text())
+    whole = {"model_type": model_type, "architectures": [architecture], "thinker_config": part}
+    (folder / "config.json").write_text(json.dumps(whole))
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {f"thinker.{name}": value for name, value in tensors.items()}
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def nest(folder: Path) -> Path:
+    """Rewrite the preprocessor files into one `processor_config.json`, as transformers 5 saves a processor."""
+    names = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
+    files = {name: json.loads((folder / name).read_text()) for name in names if (folder / name).is_file()}
+    first = files.pop("preprocessor_config.json")
+    kinds = {"image_processor_type": "image_processor", "feature_extractor_type": "feature_extractor"}
+    nested: dict[str, Any] = {part: first for key, part in kinds.items() if key in first}
+    video = files.pop("video_preprocessor_config.json", None)
+    if video is not None or first.get("image_processor_type") == "Qwen2VLImageProcessor":
+        nested["video_processor"] = video or {**first, "video_processor_type": "Qwen2VLVideoProcessor"}
+    whole = {"processor_class": first["processor_class"], **files.pop("processor_config.json", {}), **nested}
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    (folder / "processor_config.json").write_text(json.dumps(whole))
     return folder
 
 

@@ -41,7 +41,7 @@ D_HEAD = {
     "gemma3_multimodal": 12,
     "deepseek_v3": 12,
 }
-NO_HEADS = {"gemma3n", "qwen3_vl", "qwen3_next", "opt_post_norm", "mllama"}
+NO_HEADS = {"gemma3n", "qwen3_vl", "opt_post_norm", "mllama"}
 LAYERS_PATH = {
     "gpt2": "transformer.h",
     "gptj": "transformer.h",
@@ -102,7 +102,6 @@ def test_contributions_add_up_to_the_stream(family: str) -> None:
     [
         ("gemma3n", r"shape \(4, 1, 9, 32\).*altup, laurel"),
         ("qwen3_vl", "DeepStack adds vision features"),
-        ("qwen3_next", "mix kinds of attention .*linear_attn, self_attn"),
         ("mllama", "1 blocks of cross-attention write between the layers"),
         ("opt_post_norm", "not written by the heads, attention bias or MLP of layer 0"),
     ],

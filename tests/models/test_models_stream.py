@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from refusal_plugin.inference.shared_prefix import collect_arms
 
 from refusal_plugin.directions.direction import Direction
 from refusal_plugin.errors import ModelError
@@ -11,7 +12,6 @@ from refusal_plugin.heads.projection import project_tokens
 from refusal_plugin.inference.activations import collect_activations
 from refusal_plugin.inference.answers import generate
 from refusal_plugin.inference.edits import Edit, SiteEdit, ablation, addition
-from refusal_plugin.inference.shared_prefix import collect_arms
 from refusal_plugin.models import anatomy, hf_module, load
 from refusal_plugin.prompts import Prompt, encode
 from refusal_plugin.traced import write

@@ -215,7 +215,7 @@ def _omni() -> nn.Module:
     config = transformers.Qwen2_5OmniThinkerConfig(
         audio_config={**audio, "max_source_positions": 16, "n_window": 4, "output_dim": 32},
         vision_config=vision,
-        text_config=_text(),
+        text_config=_text(max_position_embeddings=8192),
         audio_token_index=56,
         image_token_index=57,
         video_token_index=58,
@@ -225,6 +225,37 @@ def _omni() -> nn.Module:
         **{"vision_start_token_id": 61, "vision_end_token_id": 62, **_IDS},
     )
     return transformers.Qwen2_5OmniThinkerForConditionalGeneration(config)
+
+
+def _qwen3_omni() -> nn.Module:
+    audio = {
+        "num_mel_bins": 8,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "d_model": 16,
+        "n_window": 50,
+        "n_window_infer": 400,
+        "output_dim": 32,
+        "downsample_hidden_size": 8,
+        "max_source_positions": 1500,
+    }
+    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+    config = transformers.Qwen3OmniMoeThinkerConfig(
+        audio_config=audio,
+        vision_config={**_VISION, "deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+        text_config=_text(max_position_embeddings=8192, **moe),
+        audio_token_id=56,
+        image_token_id=57,
+        video_token_id=58,
+        audio_start_token_id=59,
+        audio_end_token_id=60,
+        vision_start_token_id=61,
+        vision_end_token_id=62,
+        position_id_per_seconds=25,
+        **_IDS,
+    )
+    return transformers.Qwen3OmniMoeThinkerForConditionalGeneration(config)
 
 
 def _clip() -> transformers.CLIPVisionConfig:
@@ -453,6 +484,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "smolvlm": _smolvlm,
     "mistral3": _mistral3,
     "voxtral": _voxtral,
+    "qwen3_omni": _qwen3_omni,
 }
 MULTIMODAL = (
     "llava",
@@ -469,4 +501,5 @@ MULTIMODAL = (
     "smolvlm",
     "mistral3",
     "voxtral",
+    "qwen3_omni",
 )

@@ -108,7 +108,12 @@ def test_the_package_says_everything_once(house: House) -> None:
 
 
 def test_the_exported_names_stand_once() -> None:
-    assert exported() == list(refusal_plugin.__all__)
+    assert exported() == refusal_plugin.__all__
+    for name in exported():
+        assert getattr(refusal_plugin, name) is not None
+        assert name in dir(refusal_plugin)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = refusal_plugin.no_such_name
     assert 40 <= len(exported()) <= 56
 
 

@@ -1,6 +1,7 @@
 """Sounds: ffmpeg's samples, channels that do not cancel, and nothing cut in silence."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,12 +9,15 @@ import ffmpeg
 import numpy as np
 import pytest
 import torch
+from families import template, tokenizer
 from ffmpeg import needs_ffmpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
 from refusal_plugin.errors import MediaError
-from refusal_plugin.prompts import load_audio
+from refusal_plugin.prompts import Prompt, encode, load_audio
+from refusal_plugin.prompts.input_spec import InputSpec
 from refusal_plugin.prompts.sound import mix
 from refusal_plugin.prompts.whole import require_whole_sound
 
@@ -81,26 +85,41 @@ def test_the_sound_of_a_video(tmp_path: Path) -> None:
 
 
 # -- the processor's window -------------------------------------------------------------------------------------------
-def cut(seconds: float | None, stated: int | None) -> tuple[SimpleNamespace, object]:
-    """A processor that reads that many seconds, and how it encodes."""
-    extractor = SimpleNamespace() if stated is None else SimpleNamespace(n_samples=stated)
-
-    def encode(samples: np.ndarray) -> dict[str, torch.Tensor]:
-        end = None if seconds is None else round(seconds * 16_000)
-        return {"input_features": torch.tensor(samples[:end]).abs().unfold(0, 160, 160).mean(1)}
-
-    return SimpleNamespace(feature_extractor=extractor), encode
+def listener() -> InputSpec:
+    """Qwen2-Audio's processor with a window of two seconds."""
+    names = {"audio_token": "<|AUDIO|>", "audio_bos_token": "<|audio_bos|>", "audio_eos_token": "<|audio_eos|>"}
+    words = tokenizer(*names.values(), **names)
+    extractor = WhisperFeatureExtractor(chunk_length=2)
+    made = Qwen2AudioProcessor(extractor, words, chat_template=template("<|audio_bos|><|AUDIO|><|audio_eos|> "))
+    return InputSpec(words, made, ("text", "audio"), media_ids={"audio": words.convert_tokens_to_ids("<|AUDIO|>")})
 
 
-@pytest.mark.parametrize("stated", [None, 32_000])
-@pytest.mark.parametrize("seconds", [2.2, 4.0, 60.0])
-def test_a_sound_longer_than_the_window_is_refused(noise, stated: int | None, seconds: float) -> None:
+@pytest.mark.parametrize("seconds", [2.2, 4.0, 20.0])
+def test_a_sound_longer_than_the_window_is_refused(noise, seconds: float) -> None:
     sound = noise(1, round(seconds * 16_000))
-    processor, encode = cut(2.0, stated)
-    with pytest.raises(MediaError, match=r"lasts \d+\.\d s, the model's processor reads"):
-        require_whole_sound(processor, sound, 16_000, encode(sound), encode, "encode prompt 'x'")
-    processor, whole = cut(None, stated)
-    require_whole_sound(processor, sound, 16_000, whole(sound), whole, "encode prompt 'x'")
-    short = sound[:32_000]
-    processor, encode = cut(2.0, stated)
-    require_whole_sound(processor, short, 16_000, encode(short), encode, "encode prompt 'x'")
+    with pytest.raises(MediaError, match=rf"'long': it lasts {seconds} s, the model's processor reads the first 2 s"):
+        encode(listener(), Prompt("bake bread", audio=sound, id="long"))
+    heard = encode(listener(), Prompt("bake bread", audio=sound[:32_000]))
+    assert heard.roles["media"].sum() == 50
+
+
+@pytest.mark.parametrize("seconds", [2.2, 20.0])
+def test_it_is_tried_where_no_window_is_stated(noise, seconds: float) -> None:
+    sound, short = noise(1, round(seconds * 16_000)), noise(1, 32_000)
+
+    def encoder(samples: int | None) -> tuple[SimpleNamespace, Callable[[np.ndarray], dict[str, torch.Tensor]]]:
+        """An extractor that reads so many samples and says nothing of it."""
+        made = WhisperFeatureExtractor(chunk_length=30)
+
+        def features(heard: np.ndarray) -> dict[str, torch.Tensor]:
+            found = made(heard[:samples], sampling_rate=16_000, return_tensors="pt")
+            return {"input_features": found["input_features"]}
+
+        return SimpleNamespace(feature_extractor=SimpleNamespace()), features
+
+    processor, features = encoder(32_000)
+    with pytest.raises(MediaError, match="the model's processor reads less than that"):
+        require_whole_sound(processor, sound, 16_000, features(sound), features, "encode")
+    require_whole_sound(processor, short, 16_000, features(short), features, "encode")
+    processor, features = encoder(None)
+    require_whole_sound(processor, sound, 16_000, features(sound), features, "encode")

@@ -13,6 +13,7 @@ from PIL import Image
 from refusal_plugin.errors import MediaError
 from refusal_plugin.prompts import Clip, Prompt, PromptSet, load_image, load_video
 from refusal_plugin.prompts.media import check
+from refusal_plugin.prompts.neutral import neutral_media
 from refusal_plugin.prompts.video import Clock
 
 X264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
@@ -231,3 +232,11 @@ def test_a_still_image_is_no_video(tmp_path: Path) -> None:
 def test_a_photo_with_a_preview_is_one_picture(tmp_path: Path) -> None:
     grey(1, (32, 32)).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[grey(200, (16, 16))])
     assert load_image(tmp_path / "a.jpg").size == (32, 32)
+
+
+def test_neutral_clips_have_the_clock_of_those_they_stand_for() -> None:
+    frames = [grey(level) for level in range(3)]
+    like = [Prompt("do", video=Clip(frames, [0, 1, 5], 7)), Prompt("do", video=frames)]
+    timed, untimed = (load_video(medium) for medium in neutral_media("video", 2, like=like))
+    assert timed.times == (0, 1, 5) and timed.clock.seconds == 7 and timed[0].size == (8, 6)
+    assert untimed.times == (0, 0.5, 1.0) and not untimed.timed

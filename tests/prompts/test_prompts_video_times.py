@@ -16,18 +16,17 @@ from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from refusal_plugin.prompts import Clip, Prompt, encode
-from refusal_plugin.prompts.source import Source
-from tests.support.torchvision import enable
+from refusal_plugin.prompts.input_spec import InputSpec
+from tests.support import torchvision
 
-MISSING = enable()
-if not MISSING and not is_torchvision_available():  # transformers looks once, when it is first imported
-    MISSING = "torchvision was not there when transformers was imported: name its folder in PYTHONPATH"
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING or "torchvision is there")
+# transformers looks for torchvision once, when it is first imported.
+READY = not torchvision.enable() and is_torchvision_available()
+pytestmark = pytest.mark.skipif(not READY, reason="torchvision is not installed: pip install 'refusal-plugin[vision]'")
 
 
-def source(family: str) -> Source:
+def source(family: str) -> InputSpec:
     processor = FAMILIES[family]()
-    return Source(processor.tokenizer, processor, ("text", "video"), None)
+    return InputSpec(processor.tokenizer, processor, ("text", "video"), None)
 
 
 def own(processor: Any, file: Path, text: str, rate: float, seconds: float) -> dict[str, Any]:
@@ -35,9 +34,10 @@ def own(processor: Any, file: Path, text: str, rate: float, seconds: float) -> d
     frames = ffmpeg.pixels(file, 64, 48)
     known = {"total_num_frames": len(frames), "fps": rate, "duration": seconds, "height": 48, "width": 64}
     video = processor.video_processor
-    more = {} if video.do_sample_frames else {"fps": 2.0}
+    more = {} if video.do_sample_frames or video.fps or video.num_frames else {"fps": 2.0}
+    nested = [[frames]] if type(processor).__name__ == "SmolVLMProcessor" else [frames]  # prompt by prompt
     found = processor(
-        text=[text], videos=[frames], video_metadata=[known], do_sample_frames=True, return_tensors="pt", **more
+        text=[text], videos=nested, video_metadata=[known], do_sample_frames=True, return_tensors="pt", **more
     )
     return dict(found)
 

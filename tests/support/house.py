@@ -91,19 +91,7 @@ class House:
 
     def imports(self, module: str) -> list[Import]:
         """Every name that a module imports, relative ones resolved, wherever in the file they stand."""
-        is_package = self.modules[module].name == "__init__.py"
-        found = []
-        for node in ast.walk(self.trees[module]):
-            if isinstance(node, ast.Import):
-                found += [Import(node.lineno, alias.name, "") for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                base = node.module or ""
-                if node.level:
-                    parents = module.split(".")[: None if is_package else -1]
-                    parents = parents[: len(parents) - node.level + 1]
-                    base = ".".join([*parents, *([node.module] if node.module else [])])
-                found += [Import(node.lineno, base, alias.name) for alias in node.names]
-        return found
+        return imports_of(self.trees[module], module, self.modules[module].name == "__init__.py")
 
     def origin(self, module: str, name: str, seen: frozenset[tuple[str, str]] = frozenset()) -> str:
         """The module that defines a name which `module` has: itself, a submodule, or whoever it takes the name from."""
@@ -118,7 +106,12 @@ class House:
         """Imports by which a package passes a name on."""
         if module not in self.modules or self.modules[module].name != "__init__.py":
             return []
-        return [one for one in self.imports(module) if one.name == name and one.module.startswith(PACKAGE)]
+        return [one for one in self.passed_on(module) if one.name == name and one.module.startswith(PACKAGE)]
+
+    def passed_on(self, package: str) -> list[Import]:
+        """Names that a package takes to pass them on: from its stub where it has one."""
+        stub = self.modules[package].with_suffix(".pyi")
+        return imports_of(ast.parse(stub.read_text("utf-8")), package, True) if stub.exists() else self.imports(package)
 
     @cached_property
     def graph(self) -> dict[str, set[str]]:
@@ -181,6 +174,22 @@ class House:
         return found
 
 
+def imports_of(tree: ast.Module, module: str, is_package: bool) -> list[Import]:
+    """Every name that the source of a module imports."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [Import(node.lineno, alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".")[: None if is_package else -1]
+                parents = parents[: len(parents) - node.level + 1]
+                base = ".".join([*parents, *([node.module] if node.module else [])])
+            found += [Import(node.lineno, base, alias.name) for alias in node.names]
+    return found
+
+
 def room_of(module: str) -> str:
     """The folder or flat file of the package that a module belongs to."""
     parts = module.split(".")
@@ -224,12 +233,8 @@ def strong_components(graph: Mapping[str, Iterable[str]]) -> Iterator[list[str]]
 
 
 def exported() -> list[str]:
-    """The names that the package exports."""
-    tree = House.at().trees[PACKAGE]
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return [ast.literal_eval(item) for item in node.value.elts]  # type: ignore[attr-defined]
-    return []
+    """The names that the package exports, from its stub."""
+    return sorted(one.name for one in House.at().passed_on(PACKAGE))
 
 
 def words(path: Path) -> int:

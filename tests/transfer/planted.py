@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from refusal_plugin.inference.streams import Streams
 from refusal_plugin.prompts import Prompt, PromptSet
-from refusal_plugin.transfer import Streams
 
 D = 24
 

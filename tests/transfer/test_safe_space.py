@@ -10,9 +10,9 @@ from torch import Tensor
 
 from refusal_plugin.errors import DataError, DirectionError
 from refusal_plugin.geometry import Moments
+from refusal_plugin.inference.streams import Streams
 from refusal_plugin.safe_space import SafeSpace, overlap, overlaps, random_angles
-from refusal_plugin.safe_space.analysis import share_inside, space_of
-from refusal_plugin.transfer import Streams
+from refusal_plugin.safe_space.analysis import share_inside
 
 from .planted import D, axis, prompts
 
@@ -84,7 +84,7 @@ def test_the_share_inside_is_freed_from_fitting_noise() -> None:
         values[1::3] = x[24:]
         values[2::3] = rows(24, 4, 300 + seed)
         s = Streams(asked, values)
-        space = space_of(s, 4, 4)
+        space = SafeSpace.of_streams(s, 4, compared=4)
         direction = s.direction(sorted({p.pair for p in asked}))
         plain.append(float(space.share(direction.vector.float())[0, -1]))
         free.append(float(share_inside(direction, space, 48, 0)[0, -1, 0]))

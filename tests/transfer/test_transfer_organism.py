@@ -135,12 +135,11 @@ def test_what_cannot_be_asked(organism: Any, prompts: PromptSet, report: Transfe
         analyse_transfer(organism, prompts, sources=("audio",), progress=False)
     with pytest.raises(PromptError, match="no such modality"):
         analyse_transfer(organism, prompts, targets=("smell",), progress=False)
-    with pytest.raises(DirectionError, match="layer 99"):
+    with pytest.raises(DirectionError, match=r"layers .99. of"):
         analyse_transfer(organism, prompts, layers=(99,), progress=False)
     test = prompts.filter(split="test", modality="text")
-    leaking = prompts + PromptSet(p.replace(split="train", id=f"again-{p.id}") for p in test)
-    with pytest.raises(PromptError, match="in the fit and in the test part"):
-        analyse_transfer(organism, leaking, progress=False)
+    with pytest.raises(PromptError, match="in test and in train"):
+        prompts + PromptSet(p.replace(split="train", id=f"again-{p.id}") for p in test)
     with pytest.raises(DataError, match="measure 'luck'"):
         report.estimate("luck", "text", "image")
     with pytest.raises(DataError, match="layer 2"):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from refusal_plugin.contrasts import Contrast, Fitted, GroupMean, cosine
+from refusal_plugin.contrasts import Contrast, Fitted, GroupMean, cosine, empty, estimate
 from refusal_plugin.errors import DataError, PromptError
 from refusal_plugin.evaluation.rates import Outcomes
+from refusal_plugin.inference.streams import SAFE, Streams, need_disjoint, some_pairs
 from refusal_plugin.statistics import Estimate, resampled_groups, student_p_value
-from refusal_plugin.transfer import Streams
-from refusal_plugin.transfer.effects import doses, some_pairs
+from refusal_plugin.transfer.effects import Interventions, scaled_vectors
 from refusal_plugin.transfer.gap import SHIFT, fill_shift, gap_tables, refusal_gap
-from refusal_plugin.transfer.similarity import SAFE, auroc_null, aurocs, cosine_null, cosines, empty, estimate
+from refusal_plugin.transfer.similarity import auroc_null, aurocs, cosine_null, cosines
 
 from .planted import D, axis, prompts, streams
 
@@ -302,17 +302,17 @@ def test_group_errors_are_the_variance_of_the_mean() -> None:
 
 def test_matched_length_gives_every_source_the_first_one_s() -> None:
     fitted = torch.stack([axis(0) * 3, axis(1) * 0.1])[:, None]
-    given = doses(fitted, torch.zeros(2, 1, D), 0.5, "matched", "benign_mean")
-    assert torch.allclose(given.vectors.norm(dim=-1), torch.tensor(1.5))
-    assert torch.allclose(given.random(3, 0, 0).norm(), torch.tensor(1.5))
-    assert not torch.equal(given.random(3, 0, 0), given.random(4, 0, 0))
-    own = doses(fitted, torch.zeros(2, 1, D), 1.0, "own", "benign_mean")
-    assert torch.allclose(own.vectors.norm(dim=-1)[:, 0], torch.tensor([3.0, 0.1]))
+    vectors = scaled_vectors(fitted, 0.5, "matched")
+    assert torch.allclose(vectors.norm(dim=-1), torch.tensor(1.5))
+    given = Interventions(vectors, torch.zeros(2, 1, D), "benign_mean", (0,), (2,), seed=0)
+    assert torch.allclose(given.random(3, 0).norm(), torch.tensor(1.5))
+    assert not torch.equal(given.random(3, 0), given.random(4, 0))
+    assert len(given.added(0, 2)) == len(given.removed(0, 2, 1)) == 4, "two sources and two random directions"
+    own = scaled_vectors(fitted, 1.0, "own")
+    assert torch.allclose(own.norm(dim=-1)[:, 0], torch.tensor([3.0, 0.1]))
 
 
 def test_bad_inputs_are_refused() -> None:
-    from refusal_plugin.transfer.streams import need_disjoint
-
     s = streams("text", "train", 4, direction=axis(0), seed=1)
     with pytest.raises(DataError, match="NaN"):
         Streams(s.prompts, s.values * float("nan"))

@@ -12,39 +12,44 @@ from ..svg import Axis, ticks
 from ..table import html_table
 from .figure import Panel, figure
 
-# key in results.json, panel title, small print
-KINDS = (
-    ("auroc_by_layer", "Harmful against all other requests", "benign and near-miss"),
-    ("auroc_near_miss_by_layer", "Harmful against near-miss only", "same words, no harm"),
-)
+# key in results.json, name at the line's end, shape of the marks, dash
+KINDS = (("auroc_by_layer", "all others", "circle", None), ("auroc_near_miss_by_layer", "near-miss", "diamond", "4 3"))
 COLUMNS = ("auroc_by_layer", "auroc_comprehended_by_layer", "auroc_near_miss_by_layer")
 
 
 def auroc_figure(results: Mapping[str, Any]) -> Markup:
-    """AUROC by layer for every modality, with the band that random directions reach."""
+    """AUROC by layer, one panel per modality, each over the band that random directions reach there."""
     modalities, layer = mapping(results, "modalities"), finite(results, "direction", "layer")
     names = modality_order(modalities)
     bands = {name: _band(modalities[name]) for name in names}
+    curves = {
+        name: [
+            Curve.of(said, colour(name), by_layer(modalities[name], key), shape, dash=dash)
+            for key, said, shape, dash in KINDS
+        ]
+        for name in names
+    }
+    every = [v for found in curves.values() for curve in found for v in curve.ends]
+    least = min([1.0, *every, *(low for band in bands.values() for _, low, _ in band)])
+    lowest = 0.4 if least >= 0.4 else 0.0 if least < 0.2 else 0.2
+    y = Axis(lowest, 1.0, ticks(lowest, 1.0, 5), lambda v: f"{v:.1f}")
     panels, rows = [], []
-    for key, title, small in KINDS:
-        curves = [Curve.of(name, colour(name), by_layer(modalities[name], key)) for name in names]
-        every = [v for c in curves for v in c.ends]
-        if not every:
+    for name, found in curves.items():
+        if not any(curve.known for curve in found):
             continue
-        least = min([*every, *(low for band in bands.values() for _, low, _ in band)])
-        lowest = 0.4 if least >= 0.4 else 0.0 if least < 0.2 else 0.2
         drawn = line_chart(
-            f"AUROC by layer: {title}",
-            curves,
-            Axis.counts([p.x for c in curves for p in c.points], "layer"),
-            Axis(lowest, 1.0, ticks(lowest, 1.0, 5), lambda v: f"{v:.1f}"),
-            height=270,
+            f"AUROC by layer, {name}",
+            found,
+            Axis.counts([p.x for curve in found for p in curve.points], "layer"),
+            y,
             left=38,
+            right=74,
             chosen=None if layer is None else (layer, "selected"),
             references=[(0.5, "chance")],
-            nulls=[*bands.values()],
+            nulls=[bands[name]],
+            depth=0.2,
         )
-        panels.append(Panel(drawn, title, small))
+        panels.append(Panel.of(name, drawn))
     for name in names:
         columns = [by_layer(modalities[name], key) for key in COLUMNS]
         null = {number: f"{decimal(low)} to {decimal(high)}" for number, low, high in bands[name]}

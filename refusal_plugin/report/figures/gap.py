@@ -15,8 +15,8 @@ from .figure import Panel, figure
 SHARES = (
     ("share_along", "runs along the refusal direction"),
     ("translation", "is one common translation"),
-    ("cka", "likeness of harmful and benign (CKA)"),
 )
+LIKENESS = (("cka", "CKA, debiased"),)
 MARGINS = (
     ("harmful_before", "harmful"),
     ("harmful_after", "harmful, re-centred"),
@@ -48,11 +48,17 @@ def gap_figure(results: Mapping[str, Any]) -> Markup:
     others = [n for n in names if n != at(found[n], "reference")]
     if not others:
         return figure("gap", [], [])
-    parts = [(n, [(label, Rate.of(found[n], key)) for key, label in SHARES]) for n in others]
-    sides = [(n, [(label, Rate.of(found[n], key)) for key, label in MARGINS]) for n in names]
+    parts, likeness, sides = (
+        [(n, [(label, Rate.of(found[n], key)) for key, label in keys]) for n in among]
+        for keys, among in ((SHARES, others), (LIKENESS, others), (MARGINS, names))
+    )
     gaps = [(n, _gates(mapping(found[n], "refusal_gap"))) for n in others]
     share = Axis(-0.1, 1.0, ticks(-0.1, 1.0, 4), lambda v: decimal(v, 1))
     panels = [Panel(_bars("Parts of the shift", parts, share, percent), "Parts of the shift", "share, 95% interval")]
+    if any(rate.value is not None for _, group in likeness for _, rate in group):
+        title = "Do harmful and benign requests lie alike?"
+        drawn = _bars(title, likeness, share, decimal)
+        panels.append(Panel(drawn, title, "CKA: 0 unlike, 1 alike"))
     ends = [v for _, group in sides for _, rate in group for v in rate.ends]
     if ends:
         axis = Axis.around(ends, lambda v: decimal(v, 1), include=(0.0,), count=4)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..charts.heat import AWAY, TOWARDS
 from ..markup import Markup, number, tag
-from ..numbers_in_words import percent
+from ..numbers_in_words import counted, percent
 from ..palette import modality_order
 from ..records import Rate, finite, records
 from ..svg import Plot, box, mark, text
@@ -74,8 +74,9 @@ def _graph(rows: list[Mapping[str, Any]], norm: float, limit: float, modality: s
     plot.add(mark(RIGHT, centre, TOWARDS, size=11))
     plot.add(text(RIGHT, centre, "r", anchor="middle", class_="strong", fill="var(--rp-bg)"))
     if refused.value is not None:
-        plot.add(*_edge(RIGHT + 12, centre, END - 24, centre, 0.35 * limit, limit, "the direction to the answer"))
-        plot.add(text(END, centre - 8, percent(refused.value), anchor="middle", class_="strong"))
+        name, rate = "harmful prompts refused", counted(refused.value, refused.n)
+        plot.add(*_edge(RIGHT + 12, centre, END - 30, centre, refused.value * limit, limit, name))
+        plot.add(text(END, centre - 8, rate, anchor="middle", class_="strong"))
         plot.add(text(END, centre + 9, "refused", anchor="middle", class_="tick"))
     return plot.render(f"Circuit of refusal in {modality}", "; ".join(said))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..charts import Lane, Row, row_chart
 from ..markup import Markup
-from ..numbers_in_words import decimal, percent, scalar, share, whole
+from ..numbers_in_words import counted, decimal, percent, scalar, share, whole
 from ..palette import colour, modality_order
 from ..records import Rate, finite, records, sequence
 from ..svg import Axis
@@ -81,7 +81,7 @@ def removal_figure(found: Mapping[str, Any]) -> Markup | None:
         rates = [Rate.of(row, "refused", key) for key, _, _ in REMOVED]
         lanes = []
         for rate, (key, hue, name) in zip(rates, REMOVED, strict=True):
-            said = "" if rate.value is None else percent(rate.value)
+            said = counted(rate.value, rate.n, missing="")
             look: dict[str, Any] = {"shape": "bar", "size": 9.0, "said": said, "strong": key == "top"}
             lanes.append(Lane(rate, colour(hue), f"{m}, {name}: {share(rate)}", **look))
         rows.append(Row(m, lanes, colour(m)))
@@ -89,7 +89,7 @@ def removal_figure(found: Mapping[str, Any]) -> Markup | None:
         random = ", ".join(decimal(finite(effect, "value")) for effect in sequence(row, "score_random"))
         table.append([m, heads, *map(share, rates), scalar(Rate.of(row, "score")), random])
     axis = Axis.shares("harmful requests refused")
-    drawn = row_chart("Refusals without the top heads", rows, axis, lane=17, pad=15, left=62, right=58, top=12)
+    drawn = row_chart("Refusals without the top heads", rows, axis, lane=17, pad=15, left=62, right=72, top=12)
     refused = [f"refused, {name}" for _, _, name in REMOVED]
     columns = ["", "top heads", *refused, "score lost (nats)", "random heads (nats)"]
     behind = html_table(columns, table, caption="Harmful test prompts refused, first words of the answer.")

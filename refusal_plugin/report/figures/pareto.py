@@ -59,8 +59,9 @@ def _plot(results: Mapping[str, Any], modality: str) -> Markup:
     for row in sorted(matched, key=lambda r: r.get("defence") in LOOKS):  # the named ones on top
         name = str(row.get("defence"))
         hue, shape = LOOKS.get(name, ("control", "circle"))
-        dots += _dot(name, row, f"var(--rp-{hue})", shape=shape, size=6.0 if name in LOOKS else 3.6)
-    dots += _dot("no defence", plain, "var(--rp-ink)", hollow=True, size=6.0)
+        named = {"size": 6.0, "label": name} if name in LOOKS else {"size": 3.6}
+        dots += _dot(name, row, f"var(--rp-{hue})", shape=shape, **named)
+    dots += _dot("no defence", plain, "var(--rp-ink)", hollow=True, size=6.0, label="no defence")
     widest = max([v for row in (*matched, *walked, plain) if (v := _over(row)) is not None], default=0.0)
     edge = min(1.0, max(0.1, 0.1 * -(-widest * 1.05 // 0.1)))
     x = Axis(0.0, edge, ticks(0.0, edge, 5), percent, "harmless requests refused")

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..charts import Curve, Dot, Point, line_chart, scatter_chart
 from ..markup import Markup
-from ..numbers_in_words import decimal, points, scalar, share, whole
+from ..numbers_in_words import decimal, points, scalar, share, significant, whole
 from ..palette import colour, modality_order
 from ..records import Rate, by_layer, finite, mapping, records, sequence
 from ..svg import Axis, ticks
@@ -29,8 +29,7 @@ def space_figure(results: Mapping[str, Any]) -> Markup:
         Panel(_by_k("Variance of safe requests explained", explained, k), "Safe variance explained", "against k"),
     ]
     swept = {n: records(spaces[n], "sweep") for n in names}
-    if any(swept.values()):
-        panels.append(Panel(_trade(swept), "Refusal of harm against price", "each mark one k or lambda"))
+    panels += [Panel.of(n, _trade(n, rows), "refusal of harm against price") for n, rows in swept.items() if rows]
     rows: list[list[object]] = []
     for n in names:
         for r in swept[n]:
@@ -55,23 +54,31 @@ def _by_k(
     x = Axis(0, most + 0.5, ticks(0, most, 5, whole=True), whole, "directions k")
     if step is not None:
         ends = [Point(0, Rate(0.0)), Point(most, Rate(step * most))]
-        chance = Curve("chance", "var(--rp-muted)", ends, shape="", dash="2 3", line="var(--rp-muted)", label=False)
+        chance = Curve("chance", "var(--rp-muted)", ends, shape="", dash="2 3", line="var(--rp-muted)")
         curves.insert(0, chance)
-    return line_chart(title, curves, x, Axis.shares(), chosen=None if k is None else (k, ""))
+    return line_chart(title, curves, x, Axis.shares(), chosen=None if k is None else (k, f"k = {k:.0f}"))
 
 
-def _trade(swept: Mapping[str, list[Mapping[str, Any]]]) -> Markup:
+def _trade(name: str, rows: list[Mapping[str, Any]]) -> Markup:
+    """Refusal against price of one modality: a mark per k, and per strength where not the whole part is removed."""
     dots = []
-    for name, rows in swept.items():
-        for r in rows:
-            cost, hit = Rate.of(r, "kl").value, Rate.of(r, "refusal")
-            if cost is None or hit.value is None:
-                continue
-            title = f"{name}, k {r.get('k')}, strength {r.get('strength')}: {share(hit)} at {decimal(cost, 3)} nats"
-            shape = "cross" if r.get("kind") == "random" else "circle"
-            dots.append(Dot(cost, hit.value, colour(name), title, shape=shape, hollow=not r.get("k")))
-    x = Axis.around([d.x for d in dots], decimal, "KL on safe requests, nats", include=(0.0,), count=4)
-    return scatter_chart("Refusal of harm against price", dots, x, Axis.shares(high=1.02), height=250, right=20)
+    for r in rows:
+        cost, hit = Rate.of(r, "kl").value, Rate.of(r, "refusal")
+        if cost is None or hit.value is None:
+            continue
+        count, strength, random = finite(r, "k"), finite(r, "strength"), r.get("kind") == "random"
+        title = f"k {whole(count)}, strength {strength or 0:g}: {share(hit)} at {decimal(cost, 3)} nats"
+        if random:
+            label = "random"
+        elif not count:
+            label = "plain"
+        else:
+            label = f"k {count:.0f}" if strength == 1 else f"\u03bb {strength or 0:g}"
+        shape = "cross" if random else "diamond" if count and strength != 1 else "circle"
+        dots.append(Dot(cost, hit.value, colour(name), title, shape=shape, hollow=not count, label=label))
+    x = Axis.around([d.x for d in dots], significant, "KL on safe requests, nats", include=(0.0,), count=4)
+    title = f"Refusal of harm against price, {name}"
+    return scatter_chart(title, dots, x, Axis.shares(high=1.02), height=250, right=44)
 
 
 def angles_figure(results: Mapping[str, Any]) -> Markup:

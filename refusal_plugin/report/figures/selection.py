@@ -78,9 +78,9 @@ def _plot(
         Axis.around(values, significant, include=extra, pad=0.09, count=4),
         height=214,
         left=48,
-        right=18,
+        right=54,
         chosen=None if picked is None else (picked, "selected"),
-        references=[] if reference is None else [(reference, "")],
+        references=[] if reference is None else [(reference, "no edit")],
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ..charts import Cell, Curve, heat_map, line_chart
 from ..markup import Markup
-from ..numbers_in_words import decimal, points, scalar
+from ..numbers_in_words import change, decimal, points, scalar
 from ..palette import colour, modality_order
 from ..records import Rate, by_layer, finite, mapping
 from ..svg import WIDTH, Axis
@@ -83,7 +83,18 @@ def transfer_matrix(results: Mapping[str, Any]) -> Markup:
         panels.append(Panel(drawn, title, measure.small))
     layers = [layer for s in sources for t in targets if (layer := mapping(found[s], t).get("layer")) is not None]
     table = html_table(["", *[f"in {t}" for t in targets]], rows, caption="Value with 95% interval; * Holm p <= 0.05.")
-    return figure("transfer", panels, [table], layer=layers[0] if layers else "?")
+    twice = _twice(found, mapping(results, "modalities"))
+    return figure("transfer", panels, [table], layer=layers[0] if layers else "?", twice=twice)
+
+
+def _twice(found: Mapping[str, Any], modalities: Mapping[str, Any]) -> list[str]:
+    """What adding text's direction restores, where the study has measured it on other items too."""
+    said = []
+    for t in modality_order(mapping(found, "text")):
+        here, above = Rate.of(found, "text", t, "restored"), Rate.of(modalities, t, "defences", "addition", "gain")
+        if t != "text" and None not in (here.value, above.value, here.n, above.n) and here.n != above.n:
+            said.append(f"{t} {change(above.value)} (n = {above.n}) and {change(here.value)} (n = {here.n})")
+    return said
 
 
 def _cell(measure: Measure, rate: Rate, star: str, title: str) -> Cell:

@@ -1,0 +1,16 @@
+from .batch import Batch as Batch
+from .chat import render as render
+from .encoding import batches as batches
+from .encoding import encode as encode
+from .images import load_image as load_image
+from .prompt import MODALITIES as MODALITIES
+from .prompt import ROLES as ROLES
+from .prompt import SPLITS as SPLITS
+from .prompt import Modality as Modality
+from .prompt import Prompt as Prompt
+from .prompt import Role as Role
+from .prompt import Split as Split
+from .prompt_set import PromptSet as PromptSet
+from .sound import load_audio as load_audio
+from .video import Clip as Clip
+from .video import load_video as load_video

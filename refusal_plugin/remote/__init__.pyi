@@ -1,0 +1,13 @@
+from .cutting import parts as parts
+from .cutting import portions as portions
+from .cutting import workload as workload
+from .errors import Detached as Detached
+from .errors import RemoteError as RemoteError
+from .errors import RemoteTimeout as RemoteTimeout
+from .options import Settings as Settings
+from .options import current as current
+from .options import settings as settings
+from .options import task as task
+from .server import compare as compare
+from .server import status as status
+from .server import whoami as whoami
