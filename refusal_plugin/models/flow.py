@@ -15,14 +15,9 @@ def is_projection(module: nn.Module) -> bool:
     return has_matrix or isinstance(module, nn.Linear) or hasattr(module, "base_layer")
 
 
-def input_width(module: nn.Module) -> int:
-    """Number of inputs of a projection, whichever way its weight is laid out."""
-    width = getattr(module, "in_features", None)
-    if isinstance(width, int):
-        return width
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return int(weight.shape[0])  # Conv1D keeps (in, out)
+def input_width(projection: Call | None) -> int:
+    """Number of inputs of a projection as they came, whatever its weight looks like (quantised, wrapped); 0 without."""
+    return 0 if projection is None or projection.input is None else int(projection.input.shape[-1])
 
 
 def last_projection(block: Call, recording: Recording) -> Call | None:

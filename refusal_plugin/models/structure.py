@@ -30,8 +30,6 @@ class LayerParts:
 
     Attributes:
         attention: module that mixes positions ("self_attn"); None where a layer has none.
-        mixer: what mixes positions in a layer without attention and adds to the stream in its place (a state-space or
-            convolution block: "mamba", "conv"); None beside attention, and in a layer that mixes none.
         attention_out: its output projection ("self_attn.o_proj"); the input of it is `z`, the concatenated heads.
         post_attention_norm: norm applied to the attention output before it is added to the stream; None without one.
         mlp: module that writes the rest ("mlp"; "fc2" in OPT, which has no MLP module, and "mlp.dense_4h_to_h" in
@@ -45,7 +43,6 @@ class LayerParts:
     """
 
     attention: str | None
-    mixer: str | None
     attention_out: str | None
     post_attention_norm: str | None
     mlp: str | None
@@ -181,7 +178,6 @@ def _parts(layer: Call, recording: Recording, n_heads: int) -> LayerParts:
     block = [mlp] if mlp is not None else weighty
     if mlp is None and weighty:
         mlp = weighty[-1]  # OPT keeps fc1 and fc2 in the layer itself
-    mixer = next((call for call in weighty if call is not mlp), None) if attention is None else None
     writer = mlp
     if mlp is not None and same(mlp.output, layer.output):
         writer = last_projection(mlp, recording) or mlp  # Bloom and MPT add the stream inside the MLP
@@ -189,17 +185,16 @@ def _parts(layer: Call, recording: Recording, n_heads: int) -> LayerParts:
     after_mlp = norm_of(mlp, children, None)
     named = getattr(layer.module, "residual_multiplier", 1.0)
     multiplier = float(named) if isinstance(named, int | float) else 1.0
-    known = {*(call.module for call in (attention, mixer) if call), *(call.module for call in block)}
+    known = {attention.module if attention else None, *(call.module for call in block)}
     rest = [path for path, part in layer.module.named_children() if part not in known and holds_projection(part)]
     return LayerParts(
         attention=below(layer, attention),
-        mixer=below(layer, mixer),
         attention_out=below(layer, out),
         post_attention_norm=below(layer, after_attention),
         mlp=below(layer, writer),
         post_mlp_norm=below(layer, after_mlp),
         parallel=_is_parallel(layer, attention, block[0] if block else None, children),
-        d_attention=input_width(out.module) if out is not None else 0,
+        d_attention=input_width(out),
         residual_multiplier=multiplier,
         others=tuple(rest),
         writers=writers(

@@ -101,7 +101,7 @@ def writers(
         mlp = None if mlp is not None and mlp.path == mixer.path else mlp  # the only part of its layer (Nemotron-H)
     projection = last_projection(mixer, recording) if mixer is not None else None
     found = _Found(norm or projection, mlp, _others(layer, recording, mixer, norm, mlp))
-    width = input_width(projection.module) if projection is not None else 0
+    width = input_width(projection)
     heads = 0 if mixer is None or projection is None else _heads(mixer.module, width, attention is not None, n_heads)
     keep, factors = _factors(layer, found, multiplier)
     begun = mixer.started if mixer is not None else layer.started

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 
 from refusal_plugin.prompts import Prompt
 from tests.models.tiny import FAMILIES, WORDS, randomise, tiny_tokenizer
-from tests.support.vision import torchvision_ready
+from tests.support import torchvision
 
-HAS_VIDEO = torchvision_ready()
+HAS_VIDEO = not torchvision.enable()
 """Whether video processors can be made here; asked before anything of transformers imports torchvision."""
 
 

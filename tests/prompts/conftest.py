@@ -8,9 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.support.vision import torchvision_ready
+from tests.support import torchvision
 
-torchvision_ready()  # before transformers is imported, which looks for it once
+torchvision.enable()  # before transformers is imported, which looks for it once
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -17,10 +17,10 @@ from transformers.utils import is_torchvision_available
 
 from refusal_plugin.prompts import Clip, Prompt, encode
 from refusal_plugin.prompts.input_spec import InputSpec
-from tests.support.vision import torchvision_ready
+from tests.support import torchvision
 
 # transformers looks for torchvision once, when it is first imported.
-READY = torchvision_ready() and is_torchvision_available()
+READY = not torchvision.enable() and is_torchvision_available()
 pytestmark = pytest.mark.skipif(not READY, reason="torchvision is not installed: pip install 'refusal-plugin[vision]'")
 
 
