@@ -105,8 +105,6 @@ class Clip(list[Any]):
             raise MediaError("clip", f"it lasts {seconds} s, its last frame comes at {span:g} s", "give seconds")
         self.clock = Clock.of(when or [0.0], seconds)
         self.times: tuple[float, ...] = self.clock.times[: len(self)]
-        if not self.clock.seconds > self.clock.times[-1]:
-            raise MediaError("clip", f"it lasts {self.clock.seconds:g} s, its last frame comes later", "give a longer")
 
     @classmethod
     def of(cls, frames: Iterable[Image.Image], clock: Clock, numbers: Sequence[int], times: Sequence[float]) -> Clip:
