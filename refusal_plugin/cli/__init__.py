@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import PromptError, RefusalPluginError
+from .check import check
 from .remote import jobs_app, remote_app
 
 ROLES = ("harmful", "near_miss", "benign")
@@ -63,6 +64,7 @@ app = typer.Typer(
 
 app.add_typer(remote_app, name="remote")
 app.add_typer(jobs_app, name="jobs")
+app.command()(check)
 
 Model = Annotated[
     str,

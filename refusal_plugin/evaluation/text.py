@@ -1,8 +1,8 @@
 """Texts of answers: equal to the sign, whose words they are, where the reasoning ends, and whether they loop.
 
-`normalise` is what "answered exactly" rests on, so it forgets only what never carries meaning: case, width, spacing, the
-marks that end a sentence or a clause, and quotation marks in pairs. A sign, an operator, a decimal point, an emoji and a
-combining mark are kept: "-5", "5" and "5%" are three answers, and so are "का" and "की".
+`normalise` is what "answered exactly" rests on, so it forgets only what never carries meaning: case, width, spacing,
+the marks that end a sentence or a clause, and quotation marks in pairs. A sign, an operator, a decimal point, an emoji
+and a combining mark are kept: "-5", "5" and "5%" are three answers, and so are "का" and "की".
 """
 
 import re
@@ -16,7 +16,8 @@ APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u0060\u00b4", "'")
 INVISIBLE = str.maketrans(dict.fromkeys("\u200b\u200e\u200f\u00ad\u2060\ufeff\ufe0e\ufe0f"))
 SAME_SIGN = ("<wide>", "<narrow>", "<compat>", "<noBreak>", "<initial>", "<medial>", "<final>", "<isolated>", "<small>")
 """Compatibility forms that are the same sign; a superscript, a fraction or a letter-like symbol is another one."""
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff"
+UNSPACED += "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Scripts without spaces between words: Thai, Lao, Burmese, Khmer, Han, kana."""
 STOPS = "\u3002\u3001\u060c\u061b\u061f\u0964\u0965\u06d4\u1362"
 """Marks that end a sentence or a clause and mean nothing else, wherever they stand."""
@@ -97,7 +98,7 @@ def fold(text: str) -> str:
 
 
 def letters(text: str) -> str:
-    """Case-folded letters of one form: compatibility forms, Arabic vowel signs and joiners are gone, spaces are kept."""
+    """Case-folded letters of one form: no compatibility forms, Arabic vowel signs or joiners; spaces are kept."""
     plain = unicodedata.normalize("NFKC", text.translate(APOSTROPHES)).casefold().translate(INVISIBLE)
     return re.sub("[\u064b-\u0652\u0640\u200c\u200d\u0307]", "", plain)
 
