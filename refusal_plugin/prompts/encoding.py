@@ -213,6 +213,10 @@ def _row(spec: InputSpec, text: Text, controls: Controls, raw: bool, ready: dict
     tokens = {name: value if name in PER_TOKEN else value[0] for name, value in tokens.items()}
     others = _accepted(spec, {name: value for name, value in inputs.items() if name not in names})
     instruction, heard, unknown = _places(spec, text, controls, ids, asked)
+    said = ids if heard is None else ids[~heard]  # a medium's own placeholder may lie outside: it is replaced
+    if spec.vocabulary is not None and int(said.max()) >= spec.vocabulary:
+        found = f"token {int(said.max())} lies outside the model's embedding of {spec.vocabulary} rows"
+        raise PromptError(asked, found, "load the tokenizer that belongs to the model, or resize its embedding")
     if text.prompt.medium is not None and not others:
         found = f"the processor makes nothing of its {text.prompt.modality}"
         raise PromptError(asked, found, "use another model, or pass processor= to load()")
