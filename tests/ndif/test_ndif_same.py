@@ -54,10 +54,10 @@ def few() -> PromptSet:
 @pytest.mark.parametrize("name", sorted(set(recipes()) - LOCAL_ONLY))
 def test_recipe(name: str, organism: Any, same: Callable[..., Any]) -> None:
     from refusal_plugin.organism.data import organism_prompts
-    from refusal_plugin.study.transfer import with_media_train
+    from refusal_plugin.models.own_prompts import with_media_to_train_on
 
     # Recipes that fit on media add some of the embedded model's own, and do not know it under its hub id.
-    prompts = with_media_train(organism, organism_prompts(limit=8, renderings=1), MODALITIES)
+    prompts = with_media_to_train_on(organism, organism_prompts(limit=8, renderings=1), MODALITIES)
     same(name, lambda model, remote: recipe(name).run(model, prompts, remote=remote), parts, REQUESTS[name])
 
 
@@ -126,9 +126,9 @@ def test_a_recipe_too_large_for_one_request_is_cut(
 ) -> None:
     """Several requests, the numbers of one; broken off in the middle, it goes on where it stopped."""
     from refusal_plugin.organism.data import organism_prompts
-    from refusal_plugin.study.transfer import with_media_train
+    from refusal_plugin.models.own_prompts import with_media_to_train_on
 
-    prompts = with_media_train(organism, organism_prompts(limit=LARGE[name], renderings=1), MODALITIES, 24)
+    prompts = with_media_to_train_on(organism, organism_prompts(limit=LARGE[name], renderings=1), MODALITIES, 6)
     module, sent = recipe(name), []
     here = parts(module.run(organism, prompts))
 
