@@ -18,7 +18,7 @@ def list_jobs(ctx: typer.Context) -> None:
 
     [dim]refusal-plugin jobs[/dim]
     """
-    from ..remote import journal
+    from ..remote import jobs
 
     if ctx.invoked_subcommand is None:
         rows = [
@@ -31,7 +31,7 @@ def list_jobs(ctx: typer.Context) -> None:
                 f"{one.bytes_up:,}",
                 f"{one.bytes_down:,}",
             )
-            for one in journal.jobs()
+            for one in jobs.listed()
         ]
         table(("id", "run", "model", "status", "sent", "bytes up", "bytes down"), rows)
         if not rows:
@@ -47,9 +47,9 @@ def resume(
 
     [dim]refusal-plugin jobs resume 3f2a[/dim]
     """
-    from ..remote import journal
+    from ..remote import jobs
 
-    job = journal.job(identity)
+    job = jobs.named(identity)
     if job.how:
         again(dict(job.how), detach=detach)
         return
@@ -57,7 +57,7 @@ def resume(
 
     for name, value in attach(identity).items():
         typer.echo(f"{name}: {_shape(value)}")
-    typer.echo(f"kept in {journal.folder()}")
+    typer.echo(f"kept in {jobs.folder()}")
 
 
 @jobs_app.command("drop")
@@ -66,10 +66,10 @@ def drop(identity: Annotated[str, typer.Argument(metavar="ID", help="Of a job, o
 
     [dim]refusal-plugin jobs drop 3f2a[/dim]
     """
-    from ..remote import journal
+    from ..remote import jobs
 
-    job = journal.job(identity)
-    journal.drop(job)
+    job = jobs.named(identity)
+    jobs.drop(job)
     typer.echo(f"{job.id} is forgotten")
 
 
