@@ -39,7 +39,6 @@ from .heads import attribute_sources as attribute_sources
 from .heads import head_agreement as head_agreement
 from .inference.activations import Activations as Activations
 from .inference.activations import collect_activations as collect_activations
-from .inference.activations import collect_moments as collect_moments
 from .inference.answers import Answer as Answer
 from .inference.answers import generate as generate
 from .inference.edits import Edit as Edit
@@ -47,6 +46,7 @@ from .inference.edits import ablation as ablation
 from .inference.edits import addition as addition
 from .inference.scores import Encoded as Encoded
 from .inference.scores import refusal_scores as refusal_scores
+from .inference.streaming import collect_moments as collect_moments
 from .models import Anatomy as Anatomy
 from .models import anatomy as anatomy
 from .models import layers as layers

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..errors import RefusalPluginError
 from .ask import ask
+from .check import check
 from .compare import compare
 from .jobs import jobs_app
 from .recipes import copy, list_recipes, run
@@ -67,7 +68,7 @@ app = typer.Typer(
 
 app.add_typer(remote_app, name="remote")
 app.add_typer(jobs_app, name="jobs")
-COMMANDS = {"study": study, "compare": compare, "ask": ask, "ls": list_recipes, "run": run, "cp": copy}
+COMMANDS = {"check": check, "study": study, "compare": compare, "ask": ask, "ls": list_recipes, "run": run, "cp": copy}
 for name, command in COMMANDS.items():
     app.command(name)(command)
 

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DirectionError, PromptError
-from ..inference.activations import collect_moments
 from ..inference.edits import Edit, When, Where, ablation, addition, attenuation
+from ..inference.streaming import collect_moments
 from ..models import anatomy
 from ..models.provenance import Artefact, provenance
 from ..progress import Progress

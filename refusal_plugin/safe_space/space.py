@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..geometry import Moments, decompose, pca
-from ..inference.activations import collect_activations, collect_moments, known_layers
+from ..inference.activations import collect_activations, known_layers
+from ..inference.streaming import collect_moments
 from ..inference.streams import SAFE, Streams
 from ..models import anatomy
 from ..models.provenance import Artefact, provenance
