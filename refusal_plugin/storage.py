@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import DataError, OptionalDependencyError, RefusalPluginError, StudyError
+from .progress import duration, say
 
 KEY = "refusal_plugin"
 LARGEST = 1e300
@@ -425,6 +426,9 @@ class Checkpoints:
         if reused:
             self.reused += 1
             self.stages.append(name)
+        if not self.inside:
+            took = duration(kept["seconds"])
+            say(f"{name}: {'kept from an earlier run' if reused else f'done in {took}'}")
         if not self.inside:
             self.seconds[name] = kept["seconds"]
         return kept["value"]

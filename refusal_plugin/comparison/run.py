@@ -112,7 +112,7 @@ def compare_defences(
         PromptError, DirectionError, DataError, StudyError: one line that says what to do.
     """
     names = [one if isinstance(one, str) else one.name for one in defences]
-    _check(names, defences, seeds, strengths, target_kl)
+    check(defences, seeds, strengths, target_kl)
     model = load(model) if isinstance(model, (str, Path)) else model
     prompts = defence_prompts(model) if prompts is None else PromptSet(prompts).assigned()
     if limit is not None:
@@ -179,14 +179,15 @@ def compare_defences(
     return results
 
 
-def _check(
-    names: Sequence[str],
-    defences: Sequence[str | Defence],
-    seeds: Sequence[int],
-    strengths: Sequence[float],
-    target_kl: float,
+def check(
+    defences: Sequence[str | Defence], seeds: Sequence[int], strengths: Sequence[float], target_kl: float
 ) -> None:
-    """Everything that can be wrong before a model is loaded."""
+    """Everything that can be wrong before a model is loaded.
+
+    Raises:
+        StudyError: one line that says what.
+    """
+    names = [one if isinstance(one, str) else one.name for one in defences]
     unknown = [one for one in defences if isinstance(one, str) and one not in REGISTRY]
     if unknown:
         raise StudyError(

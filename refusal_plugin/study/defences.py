@@ -34,6 +34,7 @@ def defence_rows(
     target_kl: float,
     seed: int,
     max_new_tokens: int,
+    token_budget: int = 8192,
 ) -> tuple[dict[str, dict[str, Record]], list[str]]:
     """The entries `modalities.*.defences.sarsteer` and `.mars` of results.json, and what went wrong.
 
@@ -48,6 +49,7 @@ def defence_rows(
         target_kl: price, nats per harmless validation prompt of the modality.
         seed: of the fits and the bootstrap.
         max_new_tokens: longest answer.
+        token_budget: most tokens of one batch.
 
     Returns:
         by modality and defence: the rates, their change against no defence, `strength`, `kl` and `edit_norm`; and a
@@ -58,7 +60,8 @@ def defence_rows(
         rows: dict[str, dict[str, Record]] = {m: {} for m in undefended}
         warnings: list[str] = []
         # An interrupted run finds its finished batches among the stages.
-        arena = DefenceRun(model, prompts, stages, target_kl=target_kl, max_new_tokens=max_new_tokens)
+        limits = {"max_new_tokens": max_new_tokens, "token_budget": token_budget}
+        arena = DefenceRun(model, prompts, stages, target_kl=target_kl, **limits)
         for name, found in fitted().items():
             if isinstance(found, RefusalPluginError):
                 warnings.append(f"{name} was not fitted: {found}")

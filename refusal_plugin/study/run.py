@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..directions.calibration import calibrate
 from ..directions.direction import Direction, fit_direction
@@ -60,6 +61,7 @@ def run_study(
     seed: int = 0,
     limit: int | None = None,
     max_new_tokens: int = 24,
+    token_budget: int = 8192,
     progress: Progress = None,
 ) -> dict[str, Any]:
     """Run the study and write `results.json`, `direction.safetensors` and `index.html`.
@@ -71,6 +73,7 @@ def run_study(
         seed: of the bootstrap, of the random control and of `limit`.
         limit: at most this many prompts in all (a quick look; every interval widens).
         max_new_tokens: longest answer.
+        token_budget: most tokens of one batch where prompts are read or answered.
         progress: None shows bars where somebody can see them.
 
     Returns:
@@ -82,9 +85,12 @@ def run_study(
     model = load(model) if isinstance(model, (str, Path)) else model
     facts = anatomy(model)
     prompts = own_prompts(model) if prompts is None else PromptSet(prompts).assigned()
-    if limit is not None:
-        prompts = prompts.limit(limit, seed)
-    require(prompts, facts.modalities)
+    every, prompts = prompts, prompts if limit is None else prompts.limit(limit, seed)
+    lacking = missing(prompts)
+    if lacking:
+        smallest = next((n for n in range(limit or len(every), len(every)) if not missing(every.limit(n, seed))), None)
+        do = f"use --limit {smallest} or more" if limit is not None and smallest else "add some"
+        raise PromptError("run the study", lacking, do)
     modalities = [m for m in facts.modalities if len(prompts.filter(split="test", modality=m))]
     text = prompts.filter(modality="text")
     train, val, test = (text.filter(split=name) for name in ("train", "val", "test"))
@@ -124,17 +130,23 @@ def run_study(
             asked = prompts.filter(split="test", modality=modality)
             readable = asked.where(lambda p: p.read_text is not None)
             heard = said(
-                model, stages, f"read-{modality}", PromptSet(p.read_back() for p in readable), None, max_new_tokens
+                model,
+                stages,
+                f"read-{modality}",
+                PromptSet(p.read_back() for p in readable),
+                None,
+                max_new_tokens,
+                token_budget,
             )
             advance(1)
             reading, understood = read_back(list(readable), heard, seed)
             if not len(readable):
                 understood = frozenset(p.id for p in asked)
-            streams = the_streams(model, stages, modality, asked, direction.position)
+            streams = the_streams(model, stages, modality, asked, direction.position, token_budget)
             advance(1)
             spoken = {}
             for name, edit in arms.items():
-                spoken[name] = said(model, stages, f"{name}-{modality}", asked, edit, max_new_tokens)
+                spoken[name] = said(model, stages, f"{name}-{modality}", asked, edit, max_new_tokens, token_budget)
                 advance(1)
             seen["streams"][modality], seen["answers"][modality] = streams, spoken["none"]
             seen["understood"][modality] = understood if len(readable) else None
@@ -153,7 +165,7 @@ def run_study(
         # 3. The causal test: with the coordinate along the direction set to its benign mean, does text refusal go?
         causal = {}
         for name, edit in causal_tests(direction, seed).items():
-            answers = said(model, stages, f"causal-{name}", test, edit, max_new_tokens)
+            answers = said(model, stages, f"causal-{name}", test, edit, max_new_tokens, token_budget)
             causal[name] = refusal_rates(label_answers(test, answers), seed)
             advance(1)
 
@@ -168,6 +180,7 @@ def run_study(
             target_kl=TARGET_KL,
             seed=seed,
             max_new_tokens=max_new_tokens,
+            token_budget=token_budget,
         )
         for name, rows in defended.items():
             sections[name]["defences"] |= rows
@@ -224,14 +237,11 @@ def run_study(
     return results
 
 
-def require(prompts: PromptSet, modalities: tuple[str, ...]) -> None:
-    """Raise PromptError unless every text split has the roles it needs."""
-    for split, roles in NEEDED.items():
-        for role in roles:
-            if not len(prompts.filter(modality="text", split=split, role=role)):  # type: ignore[arg-type]
-                raise PromptError(
-                    "run the study", f"no {role} text prompts in split '{split}'", "add some, or raise --limit"
-                )
+def missing(prompts: PromptSet) -> str:
+    """What the study lacks of text, in words; empty if nothing."""
+    have = {(p.split, p.role) for p in prompts if p.modality == "text"}
+    lacking = [(split, role) for split, roles in NEEDED.items() for role in roles if (split, role) not in have]
+    return "no {1} text prompts in split {0!r}".format(*lacking[0]) if lacking else ""
 
 
 def the_direction(
@@ -282,24 +292,27 @@ def causal_tests(direction: Direction, seed: int) -> dict[str, Edit]:
     }
 
 
-def the_streams(model: Any, stages: Checkpoints, modality: str, prompts: PromptSet, position: int) -> Activations:
+def the_streams(
+    model: Any, stages: Checkpoints, modality: str, prompts: PromptSet, position: int, token_budget: int
+) -> Activations:
     """`resid_post` of every layer at the token where the direction was read."""
 
     values = stages.tensor(
-        f"streams-{modality}", lambda: collect_activations(model, prompts, positions=(position,)).values
+        f"streams-{modality}",
+        lambda: collect_activations(model, prompts, positions=(position,), token_budget=token_budget).values,
     )
     return Activations(values, prompts, (position,), tuple(range(values.shape[2])), "resid_post", anatomy(model).name)
 
 
 def said(
-    model: Any, stages: Checkpoints, name: str, prompts: PromptSet, edit: Any, max_new_tokens: int
+    model: Any, stages: Checkpoints, name: str, prompts: PromptSet, edit: Any, max_new_tokens: int, token_budget: int
 ) -> list[Answer]:
     """Answers of one arm on one modality, kept as a stage."""
     if not len(prompts):
         return []
 
     def work() -> list[Any]:
-        return answers_to_json(generate(model, prompts, edit, max_new_tokens=max_new_tokens))
+        return answers_to_json(generate(model, prompts, edit, max_new_tokens=max_new_tokens, token_budget=token_budget))
 
     return answers_from_json(stages.run(name, work))
 

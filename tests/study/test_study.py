@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from refusal_plugin.errors import PromptError, StudyError
-from refusal_plugin.prompts import PromptSet
+from refusal_plugin.models import load
+from refusal_plugin.organism import checkpoint_path
+from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.recipe_files import recipe
+from refusal_plugin.storage import Checkpoints
 from refusal_plugin.study.regime import regime
 from training.architecture import N_LAYERS
 
@@ -114,7 +117,7 @@ def test_the_direction_belongs_to_the_model(results: dict[str, Any], folder: Pat
 
 def test_a_second_run_reuses_every_stage(results: dict[str, Any], folder: Path, organism: Any) -> None:
     before = {path: path.stat().st_mtime_ns for path in (folder / "stages").iterdir()}
-    assert len(before) > 15
+    assert len((folder / "stages" / "results.jsonl").read_text().splitlines()) > 15
     again = recipe("study").run(organism, out=folder, limit=LIMIT, progress=False)
     assert {path: path.stat().st_mtime_ns for path in (folder / "stages").iterdir()} == before
     assert {**again, "created": ""} == {**results, "created": ""}
@@ -127,8 +130,35 @@ def test_a_spoiled_direction_file_is_made_again(results: dict[str, Any], folder:
     assert again["direction"] == results["direction"] and again["modalities"] == results["modalities"]
 
 
-def test_what_a_study_cannot_do(organism: Any, tmp_path: Path, train: PromptSet, planted: Any) -> None:
-    run = recipe("study").run
+@pytest.mark.slow
+def test_a_study_killed_behind_each_stage_finds_what_an_unbroken_one_finds(
+    results: dict[str, Any], organism: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = Checkpoints.run, []
+
+    def killed(self: Checkpoints, name: str, work: Any, **options: Any) -> Any:
+        found = real(self, name, work, **options)
+        if name not in seen:  # it has just been written for the first time, and the next line was being written
+            seen.append(name)
+            with self.path.open("a") as file:
+                file.write('{"key": "half')
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Checkpoints, "run", killed)
+    for _ in range(60):
+        try:
+            found = recipe("study").run(organism, out=tmp_path, limit=LIMIT, progress=False)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert len(seen) > 15, seen
+    differ = ("created", "timings")
+    assert {k: v for k, v in found.items() if k not in differ} == {k: v for k, v in results.items() if k not in differ}
+
+
+def test_what_a_study_cannot_do(organism: Any, tmp_path: Path) -> None:
+    run, train = recipe("study").run, organism_prompts(split="train", modality="text", limit=8)
     with pytest.raises(StudyError, match="remote"):
         run(organism, out=tmp_path, remote=True)
     with pytest.raises(PromptError, match="no harmful text prompts in split 'train'"):
@@ -136,7 +166,7 @@ def test_what_a_study_cannot_do(organism: Any, tmp_path: Path, train: PromptSet,
     with pytest.raises(PromptError, match="no harmful text prompts in split 'val'"):
         run(organism, train, out=tmp_path)
     with pytest.raises(PromptError, match="it brings none"):
-        run(planted.model, out=tmp_path)
+        run(load(checkpoint_path("organism")), out=tmp_path)
     with pytest.raises(PromptError, match="fewer than 1"):
         run(organism, out=tmp_path, limit=0)
     assert not list(tmp_path.iterdir()), "nothing is left behind"
