@@ -213,10 +213,10 @@ def _row(spec: InputSpec, text: Text, controls: Controls, raw: bool, ready: dict
     tokens.pop("attention_mask", None)  # all ones here; the batch makes its own
     tokens = {name: value if name in PER_TOKEN else value[0] for name, value in tokens.items()}
     others = _accepted(spec, {name: value for name, value in inputs.items() if name not in names})
+    instruction, heard, unknown = _places(spec, text, controls, ids, asked)
     if text.prompt.medium is not None and not others:
         found = f"the processor makes nothing of its {text.prompt.modality}"
         raise PromptError(asked, found, "use another model, or pass processor= to load()")
-    instruction, heard, unknown = _places(spec, text, controls, ids, asked)
     return Row(text.prompt, _accepted(spec, tokens), others, instruction, heard, raw, unknown, text.rendered)
 
 
