@@ -7,15 +7,13 @@ that these do not hide the growth, reading stops behind the last block and the h
 is counted in bytes, exactly: tensors have no moods.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 import refusal_plugin as rp
 from refusal_plugin.geometry import Moments
-from refusal_plugin.safe_space.sketch import Sketch
 
 from .clock import Job, Row, against, summary
 from .shapes import Shape, mixed, random_qwen, word_prompts, words_tokenizer
@@ -23,7 +21,7 @@ from .shapes import Shape, mixed, random_qwen, word_prompts, words_tokenizer
 N, TIMES = 64, 4  # prompts, and how many times as many
 LAYERS = 12
 WIDTHS = (128, 256, 512)  # of the stream
-RANK, ITEMS = 20, 64  # rows of a summary, and items in it
+ITEMS = 64  # items of a second moment
 
 
 def rows(shape: Shape, *, repeats: int, quick: bool = False) -> Iterable[Row]:
@@ -62,28 +60,16 @@ def depth(repeats: int) -> Row:
 def kept() -> Iterable[Row]:
     """Bytes of what safe-space fitting keeps, at twice the layers, and at twice the width."""
 
-    def full(items: Tensor) -> list[Tensor]:
-        found = Moments.of(items, second="full")
-        return [found.mean, found.m2]
-
-    def summarised(items: Tensor) -> list[Tensor]:
-        found = Sketch.of(items, RANK).merge(Sketch.of(items, RANK))
-        return [found.mean, found.rows, found.scatter, found.dropped]
-
-    ways: tuple[tuple[str, Callable[[Tensor], list[Tensor]], str], ...] = (
-        ("second moments", full, "<= 4.00"),
-        (f"a summary of {RANK} rows", summarised, "<= 2.00"),
-    )
-    for what, way, target in ways:
-        sizes = {(layers, width): size(way, layers, width) for layers in (LAYERS, 2 * LAYERS) for width in WIDTHS}
-        name = f"what a safe space keeps as {what}"
-        deeper = [sizes[2 * LAYERS, width] / sizes[LAYERS, width] for width in WIDTHS]
-        yield summary(f"{name}, {2 * LAYERS} layers against {LAYERS}", "-", deeper, "<= 2.00", "x memory")
-        wider = [sizes[LAYERS, b] / sizes[LAYERS, a] for a, b in pairwise(WIDTHS)]
-        yield summary(f"{name}, twice the width", "-", wider, target, "x memory")
+    sizes = {(layers, width): size(layers, width) for layers in (LAYERS, 2 * LAYERS) for width in WIDTHS}
+    name = "what a safe space keeps as second moments"
+    deeper = [sizes[2 * LAYERS, width] / sizes[LAYERS, width] for width in WIDTHS]
+    yield summary(f"{name}, {2 * LAYERS} layers against {LAYERS}", "-", deeper, "<= 2.00", "x memory")
+    wider = [sizes[LAYERS, b] / sizes[LAYERS, a] for a, b in pairwise(WIDTHS)]
+    yield summary(f"{name}, twice the width", "-", wider, "<= 4.00", "x memory")
 
 
-def size(way: Callable[[Tensor], list[Tensor]], layers: int, width: int) -> int:
+def size(layers: int, width: int) -> int:
     """Bytes kept of random items."""
     items = torch.randn(ITEMS, layers, width, generator=torch.Generator().manual_seed(0))
-    return sum(tensor.untyped_storage().nbytes() for tensor in way(items))
+    found = Moments.of(items, second="full")
+    return sum(tensor.untyped_storage().nbytes() for tensor in (found.mean, found.m2))

@@ -17,7 +17,7 @@ from typing import Any
 
 from refusal_plugin.directions.direction import Direction, fit_direction
 from refusal_plugin.directions.selection import select_direction
-from refusal_plugin.inference.scores import refusal_tokens
+from refusal_plugin.evaluation.refusal_tokens import refusal_tokens
 from refusal_plugin.prompts import PromptSet
 
 FIT, HELD_OUT = "train", "val"

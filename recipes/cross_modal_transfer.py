@@ -58,11 +58,13 @@ def show(result: TransferReport) -> None:
         "in", "cosine", "AUROC", "added, benign (nats)", "taken away, harmful (nats)", "random, nats", box=None
     )
     for target in result.targets:
-        cells = [str(result.estimate("cosine", source, target))]
-        for measure in ("auroc", "induced_score", "ablated_score"):
-            mark = " *" if result.marked(measure, source, target) else ""
-            cells.append(f"{result.estimate(measure, source, target)}{mark}")
-        table.add_row(target, *cells, str(result.estimate("induced_score", "random", target)))
+        asked = [("cosine", source), ("auroc", source), ("induced_score", source), ("ablated_score", source)]
+        cells = []
+        for measure, arm in [*asked, ("induced_score", "random")]:
+            marked = (measure, arm) in asked[1:] and result.marked(measure, arm, target)
+            found = str(result.estimate(measure, arm, target)).partition(" (n")[0]
+            cells.append(f"{found} *" if marked else found)
+        table.add_row(target, *cells)
     console.print(table)
     for warning in result.warnings:
         console.print(f"note: {warning}")

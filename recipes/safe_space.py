@@ -64,7 +64,9 @@ def show(result: SafeSpaceReport) -> None:
     )
     for name, records in result.sweeps.items():
         for record in records:
-            cells = [str(Estimate(**record[measure])) for measure in ("refusal", "over_refusal", "kl")]
+            cells = [
+                str(Estimate(**record[measure])).partition(" (n")[0] for measure in ("refusal", "over_refusal", "kl")
+            ]
             where = (name, str(record["k"]), f"{record['strength']:g}", record["kind"], f"{record['left']:.2f}")
             table.add_row(*where, *cells)
     console.print(table)

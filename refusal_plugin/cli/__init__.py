@@ -216,7 +216,7 @@ def run_recipe(
     loaded = load(model, remote=remote)
     given = _prompt_set(prompts)
     if given is None:
-        from ..study.own_prompts import own_prompts
+        from ..models.own_prompts import own_prompts
 
         given = own_prompts(loaded)
     if remote:

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from ..evaluation import Outcomes, Power, balanced, defence_success
+from ..defences.run import Price
+from ..evaluation import Outcomes, Power, balanced, defence_success, same_prompts
 from ..statistics import Estimate, paired_difference, permutation_test, rate
-from .arena import Price
 
 Record: TypeAlias = dict[str, Any]
 Kind: TypeAlias = Literal["matched", "grid", "same_strength"]
@@ -72,6 +72,8 @@ def exact(cells: Sequence[Measurement], seed: int = 0) -> Estimate:
 
 def exact_change(cells: Sequence[Measurement], plain: Outcomes, seed: int = 0) -> Estimate:
     """Exactly answered share of harmless prompts minus that without a defence, on the same items."""
+    for cell in cells:
+        same_prompts(cell.outcomes, plain)
     before, pairs = plain.exact(*SAFE)
     if len(set(pairs)) < 2:
         return Estimate.missing(len(pairs))
@@ -133,13 +135,12 @@ def _arms(
     cells: Sequence[Measurement], base: Sequence[Measurement] | Outcomes, *roles: str
 ) -> tuple[list[float], list[float], list[str]]:
     """Both arms item by item, seeds one after the other."""
-    if isinstance(base, Outcomes):
-        hits, _ = base.refused(*roles)
-        before = hits * len(cells)
-    else:
-        seeds = {cell.seed: cell for cell in base}
-        # A base with one fit only (a prompt defence) serves every seed.
-        before = stacked([seeds.get(cell.seed, base[0]) for cell in cells], *roles)[0]
+    seeds = {} if isinstance(base, Outcomes) else {cell.seed: cell.outcomes for cell in base}
+    # A base with one fit only (a prompt defence) serves every seed.
+    bases = [seeds.get(cell.seed, base if isinstance(base, Outcomes) else base[0].outcomes) for cell in cells]
+    for cell, other in zip(cells, bases, strict=True):
+        same_prompts(cell.outcomes, other)
+    before = [hit for other in bases for hit in other.refused(*roles)[0]]
     after, pairs = stacked(cells, *roles)
     return [float(hit) for hit in after], [float(hit) for hit in before], pairs
 

@@ -7,11 +7,11 @@
 One file per method, each opening with its equations and its source; `REGISTRY` maps a name to its fit function.
 """
 
-from .base import Defence, load_defence
+from .base import Defence
 from .data import DefenceData
 from .registry import REGISTRY, Method, fit_defence, method
 
-__all__ = ["REGISTRY", "Defence", "DefenceData", "Method", "fit_defence", "load_defence", "method"]
+__all__ = ["REGISTRY", "Defence", "DefenceData", "Method", "fit_defence", "method"]
 
 from . import (  # noqa: F401  (each file registers its methods)
     ace,

@@ -11,9 +11,8 @@ the same.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -22,11 +21,8 @@ from torch import Tensor, nn
 from ..errors import DirectionError
 from ..inference.edits import Edit, SiteEdit, When, Where
 from ..models import Anatomy, hf_module
-from ..models.provenance import check_provenance
+from ..models.provenance import Artefact
 from ..prompts import MODALITIES, Modality
-from ..storage import read_tensors, write_tensors
-
-FORMAT = "refusal_plugin.defence.v1"
 
 Strength: TypeAlias = float | Float[Tensor, " row"] | None
 Modalities: TypeAlias = Modality | Sequence[Modality]
@@ -34,7 +30,7 @@ Own = TypeVar("Own", bound="Defence")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Defence:
+class Defence(Artefact):
     """A fitted defence.
 
     Attributes:
@@ -47,6 +43,8 @@ class Defence:
         switches: how it was fitted.
         provenance: model, template, data and package versions; see `refusal_plugin.provenance`.
     """
+
+    FORMAT: ClassVar[str] = "refusal_plugin.defence.v1"
 
     name: str
     strength: float = 1.0
@@ -114,24 +112,6 @@ class Defence:
             with edit.attached(model, facts) as module:
                 yield module
 
-    def save(self, path: str | Path) -> Path:
-        """Write all of it into one safetensors file (no pickle).
-
-        Raises:
-            DirectionError: the file cannot be written.
-        """
-        tensors: dict[str, Tensor] = {}
-        record: dict[str, Any] = {}
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if isinstance(value, Tensor):
-                tensors[one.name] = value.clone()
-            elif isinstance(value, Mapping) and value and all(isinstance(v, Tensor) for v in value.values()):
-                tensors |= {f"{one.name}/{key}": v.clone() for key, v in value.items()}  # two may share memory
-            else:
-                record[one.name] = dict(value) if isinstance(value, Mapping) else value
-        return write_tensors(path, tensors, {"format": FORMAT, "kind": type(self).__name__, "fields": record})
-
     # -- for subclasses ------------------------------------------------------------------------------------------------
     def _strength(self, strength: Strength) -> Any:
         """A float, or (row, 1, 1)."""
@@ -176,53 +156,3 @@ class Defence:
         if isinstance(modality, str):
             return table[modality]
         return torch.stack([table[one] for one in given]).unsqueeze(1)
-
-
-def load_defence(path: str | Path, model: Any | None = None) -> Defence:
-    """Read a saved defence.
-
-    Args:
-        path: file written by `Defence.save`.
-        model: the loaded model it will be used on; weights and chat template are compared with the stored ones.
-
-    Raises:
-        DirectionError: no such file, no defence in it, or another model, revision or chat template.
-    """
-    tensors, record = read_tensors(path)
-    if record.get("format") != FORMAT:
-        raise DirectionError(f"load defence {path}", f"format {record.get('format')!r}", f"give a file of {FORMAT}")
-    kinds = {kind.__name__: kind for kind in _kinds(Defence)}
-    if record.get("kind") not in kinds:
-        raise DirectionError(
-            f"load defence {path}",
-            f"method {record.get('kind')!r} is not known here",
-            "import the file that defines it",
-        )
-    kind = kinds[record["kind"]]
-    values: dict[str, Any] = {key: _tuples(value) for key, value in record["fields"].items()}
-    for key, tensor in tensors.items():
-        name, _, inner = key.partition("/")
-        if inner:
-            values.setdefault(name, {})[inner] = tensor
-        else:
-            values[name] = tensor
-    wanted = {one.name for one in fields(kind)}
-    if set(values) - wanted:
-        raise DirectionError(f"load defence {path}", "it was written by another version", "fit the defence again")
-    if model is not None:
-        check_provenance(values.get("provenance", {}), model, f"use defence {path}")
-    try:
-        return kind(**values)
-    except TypeError:
-        raise DirectionError(f"load defence {path}", "parts of it are missing", "fit the defence again") from None
-
-
-def _kinds(kind: type[Defence]) -> Iterator[type[Defence]]:
-    yield kind
-    for child in kind.__subclasses__():
-        yield from _kinds(child)
-
-
-def _tuples(value: Any) -> Any:
-    """JSON has no tuples: its lists become tuples again."""
-    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value

@@ -16,9 +16,9 @@ from torch import Tensor
 from ..directions.direction import SAME, Candidates, Direction
 from ..directions.selection import select_direction
 from ..errors import DirectionError, PromptError
+from ..evaluation.refusal_tokens import RefusalTokens, refusal_tokens
 from ..inference.activations import collect_activations
-from ..inference.scores import RefusalTokens, refusal_tokens
-from ..inference.shared_prefix import collect_arms, collect_grid
+from ..inference.prefix import collect_variants
 from ..models import anatomy
 from ..models.provenance import provenance
 from ..progress import Progress
@@ -41,6 +41,7 @@ class DefenceData:
         share: share of the training pairs drawn.
         limit: most training prompts per modality and role.
         progress: of the forward passes.
+        remote: where streams are read.
         memory: what methods keep about single prompts, shared by all seeds.
     """
 
@@ -51,6 +52,7 @@ class DefenceData:
     share: float = SHARE
     limit: int = 128
     progress: Progress = False
+    remote: bool | str = False
     _streams: dict[tuple[str, str, str | None, str | None], Tensor] = field(default_factory=dict, repr=False)
     _arms: dict[tuple[str, str, str], Tensor] = field(default_factory=dict, repr=False)
     _made: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -67,6 +69,7 @@ class DefenceData:
         share: float = SHARE,
         limit: int = 128,
         progress: Progress = False,
+        remote: bool | str = False,
     ) -> "DefenceData":
         """Data of a model.
 
@@ -79,6 +82,8 @@ class DefenceData:
             share: share of the training pairs drawn, in (0, 1].
             limit: most training prompts per modality and role.
             progress: None shows bars where somebody can see them.
+            remote: read streams, and refusal tokens, on NDIF: one request for each call of `streams` that asks for
+                something new.
 
         Raises:
             PromptError: text of a role is missing from a split, or the share or limit is out of range.
@@ -93,8 +98,9 @@ class DefenceData:
             for role in ("harmful", "benign"):
                 if not len(kept.filter(split=split, role=role, modality="text")):
                     raise PromptError("data for defences", f"no {role} text in split '{split}'", "add some prompts")
-        found = tokens or refusal_tokens(model, kept.filter(split="train", modality="text"), progress=progress)
-        return cls(model, kept, found, seed, share, limit, progress)
+        text = kept.filter(split="train", modality="text")
+        found = tokens or refusal_tokens(model, text, remote=remote, progress=progress)
+        return cls(model, kept, found, seed, share, limit, progress, remote)
 
     def reseed(self, seed: int) -> "DefenceData":
         """Another draw of pairs that shares every stream computed so far."""
@@ -189,12 +195,12 @@ class DefenceData:
         keys = {p.id: (p.id, p.text, suffix, system) for p in chosen}
         missing = [p for p in chosen if keys[p.id] not in self._streams]
         if missing:
-            if suffix is None:  # a medium that comes with many texts is read once
-                found = collect_grid(self.model, missing, system=system, progress=self.progress)
-            else:
-                found = collect_activations(
-                    self.model, missing, suffix=suffix, system=system, progress=self.progress
-                ).values[:, 0]
+            options: dict[str, Any] = {"system": system, "progress": self.progress}
+            if self.remote:
+                read = collect_activations(self.model, missing, suffix=suffix, remote=self.remote, **options)
+                found = read.values[:, 0]
+            else:  # a medium that comes with many texts is read once
+                (found,) = collect_variants(self.model, missing, (suffix,), **options)
             for p, value in zip(missing, found, strict=True):
                 self._streams[keys[p.id]] = value.clone()
         if not chosen:
@@ -210,9 +216,11 @@ class DefenceData:
         depend on which method came before it.
         """
         chosen = list(prompts)
+        if self.remote and chosen:
+            return self.streams(chosen), self.streams(chosen, suffix=suffix)
         missing = [p for p in chosen if (p.id, p.text, suffix) not in self._arms]
         if missing:
-            both = collect_arms(self.model, missing, suffix, progress=self.progress)
+            both = collect_variants(self.model, missing, (None, suffix), progress=self.progress)
             for p, *arms in zip(missing, *both, strict=True):
                 self._arms[(p.id, p.text, suffix)] = torch.stack(arms)
         if not chosen:
@@ -251,7 +259,12 @@ class DefenceData:
         """
         if "direction" not in self._made:
             self._made["direction"] = select_direction(
-                self.model, self.candidates(), self.val(), self.tokens, progress=self.progress
+                self.model,
+                self.candidates(),
+                self.val(),
+                self.tokens,
+                remote=self.remote,
+                progress=self.progress,
             )
         found: Direction = self._made["direction"]
         return found
@@ -284,6 +297,21 @@ class DefenceData:
         Raises:
             PromptError: fewer than 2 texts or 1 medium, or a modality the model does not take.
         """
+        texts, shown = self.neutral(modality, beside=beside, n_texts=n_texts, n_media=n_media, media=media)
+        with_media = self.streams(shown).double()
+        without = self.streams(texts).double().repeat_interleave(len(shown) // len(texts), 0)
+        return (with_media - without).mean(0).float(), with_media.mean(0).float()
+
+    def neutral(
+        self,
+        modality: Modality,
+        *,
+        beside: Literal["text", "instructions"] = "text",
+        n_texts: int = 16,
+        n_media: int = 4,
+        media: Sequence[Any] | None = None,
+    ) -> tuple[list[Prompt], PromptSet]:
+        """The texts of `shift`, and each of them beside each neutral medium, text by text; see there."""
         if n_texts < 2 or n_texts % 2 or n_media < 1:
             raise PromptError(
                 f"{modality} shift from {n_texts} texts and {n_media} media",
@@ -306,9 +334,7 @@ class DefenceData:
                 for p in texts
                 for k, medium in enumerate(media)
             )
-        with_media = self.streams(shown).double()
-        without = self.streams(texts).double().repeat_interleave(len(shown) // len(texts), 0)
-        return (with_media - without).mean(0).float(), with_media.mean(0).float()
+        return texts, shown
 
     def layers(self, asked: Sequence[int] | str) -> tuple[int, ...]:
         """Layer numbers of a switch: "selected" (one, on validation text), "all", or numbers.

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError
-from ..evaluation import Judge, PhraseJudge
+from ..evaluation import REFUSALS, Judge, PhraseJudge
 from ..inference.answers import generate
 from ..inference.edits import When, Where
 from ..models import anatomy
@@ -128,7 +128,7 @@ def answered(
         known.update({p.id: answer for p, answer in zip(missing, found, strict=True)})
     labels = (judge or PhraseJudge()).label(prompts, [known[p.id] for p in prompts])
     named = list(zip(prompts, labels, strict=True))
-    return [p for p, label in named if label == "refusal"], [p for p, label in named if label == "compliance"]
+    return [p for p, label in named if label in REFUSALS], [p for p, label in named if label == "compliance"]
 
 
 def _defence(

@@ -9,26 +9,22 @@ refusal.
 `fit_direction` gives one candidate per layer and position; `select_direction` chooses among them on a validation split.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DirectionError, PromptError
-from ..inference.activations import collect_moments
 from ..inference.edits import Edit, When, Where, ablation, addition, attenuation
+from ..inference.streaming import collect_moments
 from ..models import anatomy
-from ..models.provenance import check_provenance, provenance
+from ..models.provenance import Artefact, provenance
 from ..progress import Progress
 from ..prompts import Prompt, PromptSet, batches
-from ..storage import read_tensors, write_tensors
+from ..storage import frame
 
-FORMAT = "refusal_plugin.direction.v1"
-NUMBERS = ("layer", "position", "strength")
 SAME = 1e-6
 """Means closer than this share of their norm are equal in float32: there is no direction between them."""
 
@@ -78,7 +74,7 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Direction:
+class Direction(Artefact):
     """A refusal direction at one layer and position, with the means of all layers behind it.
 
     Attributes:
@@ -92,6 +88,8 @@ class Direction:
         table: the whole selection table, one dict per candidate.
         provenance: model, template, data and package versions.
     """
+
+    FORMAT: ClassVar[str] = "refusal_plugin.direction.v1"
 
     layer: int
     position: int
@@ -168,25 +166,17 @@ class Direction:
         if self.position != -1:
             raise DirectionError(asked, f"the direction was read at position {self.position}", "use one read at -1")
 
-    def save(self, path: str | Path) -> Path:
-        """Write tensors and provenance into one safetensors file (no pickle).
+    def problem(self) -> str:
+        """What is wrong with a file's content."""
+        return "" if self.layer in range(len(self.harmful)) else f"layer {self.layer} of {len(self.harmful)}"
+
+    def to_frame(self) -> Any:
+        """The selection table, one row per candidate, as a pandas DataFrame.
 
         Raises:
-            DirectionError: the file cannot be written.
+            OptionalDependencyError: pandas is not installed.
         """
-        record = {
-            "format": FORMAT,
-            "layer": self.layer,
-            "position": self.position,
-            "strength": self.strength,
-            "site": self.site,
-            "method": self.method,
-            "objective": self.objective,
-            "selection": self.selection,
-            "table": [dict(row) for row in self.table],
-            "provenance": dict(self.provenance),
-        }
-        return write_tensors(path, {"harmful": self.harmful, "benign": self.benign}, record)
+        return frame(self.table)
 
     def __repr__(self) -> str:
         name = self.provenance.get("model", "?")
@@ -195,52 +185,6 @@ class Direction:
             f"norm={float(self.vector.norm()):.3g}, strength={self.strength:.3g}, "
             f"objective={self.objective or '-'})"
         )
-
-
-def load_direction(path: str | Path, model: Any | None = None) -> Direction:
-    """Read a saved direction.
-
-    Args:
-        path: file written by `Direction.save`.
-        model: the loaded model it will be used on; its weights and chat template are compared with the stored ones.
-
-    Raises:
-        DirectionError: no such file, no direction in it, or another model, revision or chat template.
-    """
-    tensors, record = read_tensors(path)
-    if record.get("format") != FORMAT:
-        raise DirectionError(f"load direction {path}", f"format {record.get('format')!r}", f"give a file of {FORMAT}")
-    problem = _problem(tensors, record)
-    if problem:
-        raise DirectionError(f"load direction {path}", problem, "fit the direction again")
-    if model is not None:
-        check_provenance(record["provenance"], model, f"use direction {path}")
-    keep = (*NUMBERS, "site", "method", "objective", "selection", "provenance")
-    return Direction(
-        harmful=tensors["harmful"],
-        benign=tensors["benign"],
-        table=tuple(record["table"]),
-        **{name: record[name] for name in keep},
-    )
-
-
-def _problem(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
-    """What is wrong with the content of a direction file; empty if nothing is."""
-    missing = sorted({"harmful", "benign"} - set(tensors))
-    fields = (*NUMBERS, "site", "method", "objective", "selection", "table", "provenance")
-    missing += [name for name in fields if name not in record]
-    if missing:
-        return f"it has no {', '.join(missing)}"
-    harmful, benign = tensors["harmful"], tensors["benign"]
-    if harmful.shape != benign.shape or harmful.ndim != 2:
-        return f"its means have shapes {tuple(harmful.shape)} and {tuple(benign.shape)}"
-    if any(not isinstance(record[name], (int, float)) for name in NUMBERS):
-        return "its layer, position or strength is no number"
-    if record["layer"] not in range(len(harmful)):
-        return f"layer {record['layer']} of {len(harmful)}"
-    if not all(bool(t.isfinite().all()) for t in (harmful, benign)) or not math.isfinite(record["strength"]):
-        return "it holds NaN or infinity"
-    return ""
 
 
 def template_positions(model: Any, prompts: Iterable[Prompt]) -> tuple[int, ...]:

@@ -22,30 +22,24 @@ between mean harmful and mean benign; score = cos(ablated harmful, mean benign) 
 over those layers.
 
 Cost. The reference makes three full passes over the validation prompts per candidate. Here additions begin behind their
-own block, candidates are rows of one batch, and `figures="needed"` measures only what the choice depends on (see
-`selection_figures`); the choice and the figures are those of the plain way. With `remote=True` the same passes run in
-one session on a server (see `selection_remote`).
+own block, candidates are rows of one batch, and all is measured in one session, here or on a server (`figures`).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-import torch
-
 from ..errors import DirectionError, PromptError
-from ..inference.scores import RefusalTokens
-from ..models import anatomy
+from ..evaluation.refusal_tokens import RefusalTokens
+from ..inference.edits import Operator
 from ..progress import Progress, track
 from ..prompts import PromptSet
 from .direction import Candidates, Direction
-from .selection_figures import Figures, Operator, Place, groups, removals
-from .selection_remote import Asked, Measured, measure
+from .figures import Figures, Place, measure
 
 Objective: TypeAlias = Literal["causal", "defence"]
 Method: TypeAlias = Literal["interventions", "cosmic"]
-Wanted: TypeAlias = Literal["all", "needed", "choice"]
 
 MAX_KL = 0.1
 MAX_DEPTH = 0.8
@@ -93,7 +87,6 @@ def select_direction(
     target_kl: float = 0.1,
     max_kl: float = MAX_KL,
     max_depth: float = MAX_DEPTH,
-    figures: Wanted = "all",
     remote: bool | str = False,
     progress: Progress = None,
 ) -> Direction:
@@ -112,9 +105,6 @@ def select_direction(
             Candidates at other positions are always projected out: the mean belongs to the position it was read at.
         target_kl: nats per safe prompt that the stored strength may cost.
         max_kl, max_depth: limits of the filters.
-        figures: "all" fills the whole table; "needed" measures only what the choice depends on, layers that may be
-            chosen only, and the strength of the chosen one, and leaves NaN elsewhere; "choice" leaves out that strength
-            too, where the choice does not rest on it: the direction keeps the strength 1. The choice is the same.
         remote: measure on NDIF: one request for a defence, several where one would exceed `remote.Settings.max_tokens`.
             Where the choice does not rest on strengths, that of the chosen candidate is one more.
         progress: None shows a bar where somebody can see it.
@@ -125,174 +115,90 @@ def select_direction(
         RemoteError: the server refuses or fails; says why and what to do.
     """
     require_validation(candidates, prompts)
-    found: Figures | Measured
-    if remote:
-        settings: dict[str, Any] = {"objective": objective, "method": method, "operator": operator, "figures": figures}
-        where = (candidates.positions, candidates.n_layers)
-        asked = Asked.of(*where, **settings, target_kl=target_kl, max_depth=max_depth)
-        found = measure(model, candidates, prompts, tokens, asked, remote)
-    else:
-        found = Figures(model, candidates, prompts, tokens)
-    search = Search(found, method, objective, operator, target_kl, max_kl)
-    return choose(search, candidates, anatomy(model).name, max_depth=max_depth, figures=figures, progress=progress)
+    places = places_of(candidates)
+    options: dict[str, Any] = {"operator": operator, "target_kl": target_kl, "remote": remote}
+    source = (model, candidates, prompts, tokens)
+    with track(2, "layers and positions", progress) as advance:
+        may = [place for place in places if place[0] < max_depth * candidates.n_layers]
+        found = measure(*source, places=places, priced=may if objective == "defence" else (), **options)
+        advance(1)
+        how: dict[str, Any] = {"method": method, "objective": objective, "max_kl": max_kl, "max_depth": max_depth}
+        chosen = choose(candidates, found, **how)
+        if objective == "causal":  # here the choice does not rest on strengths: that of the chosen one is enough
+            place = (chosen.layer, chosen.position)
+            found[place] |= measure(*source, places=[place], priced=[place], removal=False, **options)[place]
+            chosen = choose(candidates, found, **how)
+        advance(1)
+    return chosen
+
+
+def places_of(candidates: Candidates) -> list[Place]:
+    """Layer and position of every candidate."""
+    return [(layer, position) for position in candidates.positions for layer in range(candidates.n_layers)]
 
 
 def choose(
-    search: "Search",
     candidates: Candidates,
-    name: str,
+    figures: Mapping[Place, Figures],
     *,
+    method: Method = "interventions",
+    objective: Objective = "defence",
+    max_kl: float = MAX_KL,
     max_depth: float = MAX_DEPTH,
-    figures: Wanted = "all",
-    progress: Progress = None,
 ) -> Direction:
-    """Fill the table, filter, rank: what `select_direction` does with its figures, or your own session's.
+    """The best of measured candidates: filter, rank, and keep the whole table.
 
     Args:
-        search: the figures, and what they are for.
         candidates: what was measured.
-        name: of the model, for messages.
+        figures: what was measured of them, see `figures.measure`.
         Others as in `select_direction`.
 
     Raises:
-        DirectionError: no candidate passes the filters.
+        DirectionError: no candidate passes the filters; the error says which filter stopped how many.
     """
-    places = [(layer, position) for position in candidates.positions for layer in range(candidates.n_layers)]
-    limit = max_depth * candidates.n_layers
-    rows = {place: Row(*place, reason=f"layer >= {max_depth:g} L" if place[0] >= limit else "") for place in places}
-    with track(len(places), "layers and positions", progress) as advance:
-        if figures == "all":
-            search.measure_all(rows, advance)
-        else:
-            search.measure_needed(rows, advance)
-    kept = [row for row in rows.values() if row.kept]
+    rows: list[Row] = []
+    for place in places_of(candidates):
+        known: dict[str, Any] = dict(figures.get(place, {}))
+        row = Row(*place, **known)
+        reason = (
+            f"layer >= {max_depth:g} L"
+            if place[0] >= max_depth * candidates.n_layers
+            else _reason(row, objective, max_kl)
+        )
+        rows.append(replace(row, kept=not reason, reason=reason))
+    kept = [row for row in rows if row.kept]
     if not kept:
         raise DirectionError(
-            f"select a direction on '{name}' for {search.objective}",
-            f"none of {len(rows)} candidates passes ({_reasons(list(rows.values()))})",
+            f"select a direction on '{candidates.provenance.get('model', '?')}' for {objective}",
+            f"none of {len(rows)} candidates passes ({_reasons(rows)})",
             "try operator='benign_mean', raise max_kl, use more prompts, or take candidates.at(layer) by hand",
         )
-    best = max(kept, key=search.rank)
-    if math.isnan(best.strength) and figures != "choice":
-        best = _with(best, search.figures.strengths(best.layer, [best.position], search.target_kl)[0])
-    place = (best.layer, best.position)
-    rows[place] = replace(best, chosen=True)
-    chosen = candidates.at(*place)
-    table = tuple(vars(row) for row in rows.values())
+    best = max(kept, key=lambda row: _rank(row, method, objective))
+    chosen = candidates.at(best.layer, best.position)
     strength = chosen.strength if math.isnan(best.strength) else best.strength
-    return replace(chosen, strength=strength, objective=search.objective, selection=search.method, table=table)
+    table = tuple(vars(replace(row, chosen=row is best)) for row in rows)
+    return replace(chosen, strength=strength, objective=objective, selection=method, table=table)
 
 
-@dataclass(frozen=True)
-class Search:
-    """Which figures to measure, in which order, and what they mean for a candidate.
-
-    Attributes:
-        figures: where they come from.
-        Others as in `select_direction`.
-    """
-
-    figures: Figures | Measured
-    method: Method
-    objective: Objective
-    operator: Operator
-    target_kl: float
-    max_kl: float = MAX_KL
-
-    def rank(self, row: Row) -> float:
-        """What the choice maximises."""
-        if self.method == "cosmic":
-            return row.cosmic
-        return row.gain if self.objective == "defence" else -row.bypass
-
-    def measure_all(self, rows: dict[Place, Row], advance: Callable[[int], None]) -> None:
-        """Every figure of every candidate; strengths only where they can matter."""
-        names = ("bypass", "induce", "kl_ablate", "cosmic")
-        self._fill(rows, list(rows), names, advance)
-        rows |= {p: replace(row, reason="NaN") for p, row in rows.items() if _nan(row, (*names, "auroc"))}
-        if self.objective == "defence":
-            self._fill(rows, [place for place, row in rows.items() if not row.reason], ("gain",))
-        for place, row in rows.items():
-            reason = row.reason or self._reason(row)
-            rows[place] = replace(row, kept=not reason, reason=reason)
-
-    def measure_needed(self, rows: dict[Place, Row], advance: Callable[[int], None]) -> None:
-        """What ranks the candidates, then the filters of one after the other from the best, until one passes."""
-        places = [place for place, row in rows.items() if not row.reason]
-        advance(len(rows) - len(places))
-        ranking = "cosmic" if self.method == "cosmic" else "gain" if self.objective == "defence" else "bypass"
-        self._fill(rows, places, ("bypass", "induce", "cosmic") if ranking == "cosmic" else (ranking,), advance)
-        filters = ("gain",) if self.objective == "defence" else ("induce", "kl_ablate")  # the cheap one first
-        passed = False
-        for place in sorted(places, key=lambda place: _number(self.rank(rows[place])), reverse=True):
-            reason = "not needed" if passed else "NaN" if _nan(rows[place], (ranking, "auroc")) else ""
-            for name in filters:
-                if not reason and _nan(rows[place], (name,)):
-                    self._fill(rows, [place], (name,))
-                reason = reason or self._reason(rows[place])
-            passed = passed or not reason
-            rows[place] = replace(rows[place], kept=not reason, reason=reason)
-
-    def _fill(
-        self,
-        rows: dict[Place, Row],
-        places: list[Place],
-        names: Sequence[str],
-        advance: Callable[[int], None] = lambda _n: None,
-    ) -> None:
-        """Measure some figures of some candidates."""
-        bench = self.figures
-        ablated: dict[Place, torch.Tensor] = {}
-        for operator, of_kind in removals(self.operator, places):
-            for group in groups(of_kind):
-                if "bypass" in names:
-                    found = bench.bypass(group, operator, keep_residual="cosmic" in names)
-                    for k, place in enumerate(group):
-                        rows[place] = replace(rows[place], bypass=float(found.score[k].mean()))
-                        if found.residual is not None:
-                            ablated[place] = found.residual[k][bench.evaluation_layers()]
-                if "kl_ablate" in names:
-                    for place, kl in zip(group, bench.kl_ablate(group, operator), strict=True):
-                        rows[place] = replace(rows[place], kl_ablate=kl)
-        for layer in sorted({place[0] for place in places}):
-            here = [place for place in places if place[0] == layer]
-            positions = [place[1] for place in here]
-            for place in here:
-                rows[place] = replace(rows[place], auroc=bench.auroc(place))
-            if "induce" in names:
-                found = bench.induce(layer, positions)
-                for k, place in enumerate(here):
-                    rows[place] = replace(rows[place], induce=float(found.score[k].mean()))
-                    if place in ablated and found.residual is not None:
-                        cosmic = bench.cosmic(place, ablated[place], found.residual[k])
-                        rows[place] = replace(rows[place], cosmic=cosmic)
-            if "gain" in names:
-                for place, cost in zip(here, bench.strengths(layer, positions, self.target_kl), strict=True):
-                    rows[place] = _with(rows[place], cost)
-            advance(len(here))
-
-    def _reason(self, row: Row) -> str:
-        """Why a candidate is out; empty if it stays or is not yet measured."""
-        if self.objective == "causal" and row.induce < 0:
-            return "induce < 0"
-        if self.objective == "causal" and row.kl_ablate > self.max_kl:
-            return f"KL of ablation > {self.max_kl:g}"
-        if self.objective == "defence" and row.gain <= 0:
-            return "gain <= 0"
-        return ""
+def _rank(row: Row, method: Method, objective: Objective) -> float:
+    """What the choice maximises."""
+    if method == "cosmic":
+        return row.cosmic
+    return row.gain if objective == "defence" else -row.bypass
 
 
-def _with(row: Row, cost: Mapping[str, Any]) -> Row:
-    return replace(row, **cost)
-
-
-def _nan(row: Row, names: Sequence[str]) -> bool:
-    return any(math.isnan(getattr(row, name)) for name in names)
-
-
-def _number(rank: float) -> float:
-    """Sorts NaN behind everything."""
-    return -math.inf if math.isnan(rank) else rank
+def _reason(row: Row, objective: Objective, max_kl: float) -> str:
+    """Why a candidate is out; empty if it stays."""
+    needed = ["bypass", "induce", "kl_ablate", "cosmic", "auroc", *(["gain"] if objective == "defence" else [])]
+    if any(math.isnan(getattr(row, name)) for name in needed):
+        return "NaN"
+    if objective == "causal" and row.induce < 0:
+        return "induce < 0"
+    if objective == "causal" and row.kl_ablate > max_kl:
+        return f"KL of ablation > {max_kl:g}"
+    if objective == "defence" and row.gain <= 0:
+        return "gain <= 0"
+    return ""
 
 
 def require_validation(candidates: Candidates, prompts: PromptSet) -> None:

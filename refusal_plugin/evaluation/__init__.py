@@ -4,9 +4,19 @@ from .agreement import Agreement, judge_agreement
 from .formats import FORMATS, HARMBENCH, LLAMA_GUARD, WILDGUARD, Format
 from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers
 from .model_judges import ClassifierJudge, FirstTokenJudge, GenerativeJudge
+from .openings import find_openings, opening_scores
 from .paired import PairedComparison, mcnemar, paired_test
 from .power import Power, defence_success, statistical_power
-from .rates import DefenceRates, Outcomes, balanced, label_answers, rate_changes, refusal_rates
+from .rates import (
+    DefenceRates,
+    Outcomes,
+    balanced,
+    label_answers,
+    rate_changes,
+    read_exactly,
+    refusal_rates,
+    same_prompts,
+)
 from .text import Reasoning, normalise
 
 __all__ = [
@@ -33,11 +43,15 @@ __all__ = [
     "paired_test",
     "rate_changes",
     "defence_success",
+    "find_openings",
     "judge_agreement",
     "match_answers",
     "mcnemar",
     "normalise",
+    "opening_scores",
     "label_answers",
     "statistical_power",
+    "read_exactly",
     "refusal_rates",
+    "same_prompts",
 ]

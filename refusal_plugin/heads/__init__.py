@@ -21,7 +21,7 @@ from .graph import Circuit, circuit
 from .logits import answer_tokens, attribute_logits
 from .pictures import Overlay, overlay
 from .projection import AnswerProjection, TokenProjection, project_answer, project_tokens
-from .result import HeadAttribution, HeadRow, load_heads
+from .result import HeadAttribution, HeadRow
 from .sources import SourceAttribution, attribute_sources
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
     "attribute_sources",
     "circuit",
     "head_agreement",
-    "load_heads",
     "overlay",
     "project_answer",
     "project_layers",

@@ -25,9 +25,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DirectionError
-from ..evaluation import label_answers
+from ..evaluation import REFUSALS, label_answers
+from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.answers import Answer, decoded
-from ..inference.scores import Encoded, RefusalTokens
+from ..inference.scores import Encoded
 from ..models import anatomy
 from ..models.heads import Site, head_sites
 from ..progress import Progress, track
@@ -172,7 +173,7 @@ class HeadAblation:
         chosen = self.encoded.prompts
         judged = label_answers(chosen, answers)
         rows = self.labels.rows("harmful", modality)
-        hits = [judged.labels[row] == "refusal" for row in rows]
+        hits = [judged.labels[row] in REFUSALS for row in rows]
         return rate(hits, [self.labels.pairs[row] for row in rows], rng=np.random.default_rng(seed))
 
     def random_heads(self, heads: Sequence[Head], seed: int = 0) -> tuple[Head, ...]:

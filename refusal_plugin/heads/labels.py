@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import DataError, PromptError
 from ..prompts import Prompt, PromptSet
@@ -69,15 +68,6 @@ class Labels:
         """The modalities that occur, text first."""
         order = ("text", "image", "video", "audio")
         return tuple(m for m in order if m in self.modalities)
-
-    def to_json(self) -> dict[str, list[str]]:
-        """Plain lists."""
-        return {name: list(value) for name, value in vars(self).items()}
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Labels":
-        """Read what `to_json` wrote."""
-        return cls(*(tuple(record[name]) for name in ("ids", "pairs", "roles", "modalities")))
 
 
 def chosen_prompts(prompts: Iterable[Prompt | str], asked: str) -> PromptSet:

@@ -12,15 +12,15 @@ another point they would have other factors. Sign: positive pushes towards refus
 from collections.abc import Iterable
 from typing import Any
 
-import nnsight  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.answers import generate
-from ..inference.scores import RefusalTokens
 from ..models import anatomy, unembed
 from ..models.heads import final_read, head_reads, head_sites
+from ..models.wrapper import save
 from ..progress import Progress
 from ..prompts import Prompt, PromptSet, batches
 from ..traced.heads import direct_writes, logit_factors, norm_scale
@@ -91,7 +91,7 @@ def attribute_logits(
     for rows, batch in batches(model, chosen, token_budget=token_budget, max_rows=max_rows):
         last = batch.last
         with torch.no_grad(), model.trace(**batch.inputs):
-            written = nnsight.save(direct_writes(sites, reads, w, last))
+            written = save(direct_writes(sites, reads, w, last))
             stream = rows_at(sites[-1]["layer"].output, last)[:, 0].cpu().save()
             raw = output.output[:, -1].clone().float().cpu().save()
             logits = next_logits(model.output).float().cpu().save()

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from ..directions.direction import Direction
 from ..inference.answers import end_ids, generate_ids
+from ..inference.loop import Item, re_encoder, run_batches
 from ..models import anatomy, layers
+from ..models.wrapper import save
 from ..prompts import Prompt, batches, encode
 from ..traced.read import residual
 from .labels import SHOWN, Labels, chosen_prompts
@@ -93,22 +95,36 @@ def project_tokens(
 ) -> TokenProjection:
     """The refusal coordinate of every token of some prompts, at the direction's layer.
 
+    Args:
+        model: a loaded model.
+        direction: whose means of harmful and benign text are the yardstick.
+        prompts: of any modality the model takes.
+        remote: run on NDIF: one request, or several where one would be too large.
+
     Raises:
         PromptError: 0 prompts, or one the model does not take.
         ModelError: the model's stream is not one vector per token.
     """
     anatomy(model).require_stream("project tokens")
     chosen = chosen_prompts(prompts, "project tokens")
-    block, unit = layers(model)[direction.layer], direction.unit
-    n = len(chosen)
+    block, unit, n = layers(model)[direction.layer], direction.unit, len(chosen)
+
+    def measure(items: list[Item]) -> list[Tensor]:
+        calls = [batch.inputs for _rows, batch in items]
+        with torch.no_grad(), model.session(remote=remote):
+            found = save([])
+            for inputs in calls:
+                with model.trace(**inputs) as tracer:
+                    hidden = residual(block.output).float()
+                    found.append((hidden @ unit.to(hidden.device)).cpu())
+                    tracer.stop()
+        return list(found)
+
     values: list[Any] = [None] * n
     words: list[Any] = [None] * n
     spans: list[Any] = [None] * n
-    for rows, batch in batches(model, chosen):
-        with torch.no_grad(), model.trace(**batch.inputs, remote=remote) as tracer:
-            hidden = residual(block.output).float()
-            along = (hidden @ unit.to(hidden.device)).cpu().save()
-            tracer.stop()
+    options: dict[str, Any] = {"remote": remote, "asked": "project tokens"}
+    for (rows, batch), along in run_batches(batches(model, chosen), measure, re_encoder(model), **options):
         first = batch.inputs["attention_mask"].int().argmax(1).tolist()
         for row, index in enumerate(rows):
             values[index] = coordinate(direction, along[row, first[row] :])

@@ -2,20 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError, DirectionError
-from ..storage import frame, read_tensors, write_tensors
+from ..models.provenance import Artefact
+from ..storage import frame
 from .intervals import Intervals, difference_intervals
 from .labels import Labels
-
-FORMAT = "refusal_plugin.heads.v1"
-PARTS = ("heads", "bias", "mlp", "embedding", "constant", "remainder", "total")
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class HeadRow:
 
 
 @dataclass(frozen=True)
-class HeadAttribution:
+class HeadAttribution(Artefact):
     """Direct contributions to the stream along directions, prompt by prompt.
 
     Attributes:
@@ -58,6 +55,8 @@ class HeadAttribution:
         model: name of the model.
         unit: of the contributions: "stream", or "logit" (nats).
     """
+
+    FORMAT: ClassVar[str] = "refusal_plugin.heads.v1"
 
     heads: Float[Tensor, "prompt layer head direction"]
     bias: Float[Tensor, "prompt layer direction"]
@@ -145,17 +144,13 @@ class HeadAttribution:
             rows.append(HeadRow(at[0], at[1], modality or "all", *(float(v) for v in values)))
         return tuple(rows)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to one safetensors file; raises DirectionError if it cannot be written."""
-        record: dict[str, Any] = {
-            "format": FORMAT,
-            "labels": self.labels.to_json(),
-            "names": list(self.names),
-            "model": self.model,
-            "unit": self.unit,
-        }
-        record |= {"layers": [*self.layers], "provenance": dict(self.provenance)}
-        return write_tensors(path, {**{name: getattr(self, name) for name in PARTS}, "norms": self.norms}, record)
+    def problem(self) -> str:
+        """What is wrong with a file's content."""
+        prompts, depth, _, n = self.heads.shape
+        if {len(self.names), len(self.layers)} != {n} or any(layer not in range(depth) for layer in self.layers):
+            return f"{len(self.names)} directions at layers {list(self.layers)} for {n} of {depth} layers"
+        kept = vars(self.labels).values()
+        return "" if {len(part) for part in kept} == {prompts} else f"its labels are not those of {prompts} prompts"
 
     def to_frame(self, name: str | None = None) -> Any:
         """One row per prompt, layer and head as a pandas DataFrame.
@@ -209,23 +204,3 @@ class HeadAttribution:
             f"HeadAttribution({n} prompts, {layers} layers x {heads} heads, along {', '.join(self.names)}; "
             f"conservation error {self.conservation_error:.1e})"
         )
-
-
-def load_heads(path: str | Path) -> HeadAttribution:
-    """Read a saved attribution.
-
-    Raises:
-        DirectionError: no such file, or not one of ours.
-    """
-    tensors, record = read_tensors(path)
-    if record.get("format") != FORMAT or not {*PARTS, "norms"} <= set(tensors):
-        raise DirectionError(f"load {path}", f"format {record.get('format')!r}", f"give a file of {FORMAT}")
-    return HeadAttribution(
-        **{name: tensors[name] for name in (*PARTS, "norms")},
-        labels=Labels.from_json(record["labels"]),
-        names=tuple(record["names"]),
-        layers=tuple(record["layers"]),
-        model=record["model"],
-        provenance=record["provenance"],
-        unit=record.get("unit", "stream"),
-    )

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import nnsight  # type: ignore[import-untyped]
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,6 +21,7 @@ from ..errors import DirectionError
 from ..inference.activations import position_index
 from ..models import anatomy
 from ..models.heads import attention_call, eager_attention, head_reads, head_sites
+from ..models.wrapper import save
 from ..progress import Progress, track
 from ..prompts import Prompt, batches
 from ..prompts.batch import Batch
@@ -161,7 +161,7 @@ def attribute_sources(
             where = position_index(batch, [aims.position])
             at = where[:, 0]
             with model.trace(**batch.inputs) as tracer:
-                kept = nnsight.save([])
+                kept = save([])
                 for site, read, call, mine in zip(sites, reads, calls, wanted, strict=True):
                     v, full = call.inputs[0][3], call.output[1]
                     scale = torch.ones(len(at), device=full.device)

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError, DirectionError, PromptError
-from ..geometry import Moments
 from ..models import anatomy, layers
 from ..models.wrapper import save
 from ..progress import Progress, track
@@ -100,52 +99,6 @@ def collect_activations(
             advance(len(rows))
     where = positions if isinstance(positions, str) else tuple(positions)
     return Activations(values, chosen, where, tuple(ids), "resid_post", anatomy(model).name)
-
-
-def collect_moments(
-    model: Any,
-    prompts: Iterable[Prompt],
-    *,
-    by: Callable[[Prompt], str] = lambda prompt: str(prompt.role),
-    positions: Positions = (-1,),
-    layer_ids: Sequence[int] | None = None,
-    second: Literal["diagonal", "full"] = "diagonal",
-    system: str | None = None,
-    token_budget: int = 8192,
-    max_rows: int = 128,
-    remote: bool | str = False,
-    progress: Progress = None,
-) -> dict[str, Moments]:
-    """Count, mean and second moments of `resid_post` per group of prompts; memory does not grow with their number.
-
-    `streaming.stream_moments` over one window that holds all prompts: it reads more than fit into memory.
-
-    Args:
-        by: the group of a prompt, its role by default.
-        second: "diagonal" (variances) or "full" (covariances, for safe spaces).
-        Others as in `collect_activations`.
-
-    Returns:
-        group name to `Moments` of shape (position, layer, d_model).
-    """
-    from .streaming import stream_moments  # it reads through `read_batches` below
-
-    chosen = PromptSet(prompts)
-    with track(len(chosen), "residual streams", progress) as advance:
-        return stream_moments(
-            model,
-            chosen,
-            by=by,
-            positions=positions,
-            layer_ids=layer_ids,
-            second=second,
-            system=system,
-            token_budget=token_budget,
-            max_rows=max_rows,
-            remote=remote,
-            window=max(1, len(chosen)),
-            advance=advance,
-        )
 
 
 def position_index(batch: Batch, positions: Sequence[int]) -> Tensor:

@@ -25,7 +25,8 @@ from ..prompts.encoding import as_prompts
 from ..traced.read import next_logits
 from ..traced.write import edit_blocks
 from .edits import NO_EDIT, Edit, site_modules
-from .loop import Item, re_encoder, run_batches
+from .loop import Item, ReEncode, re_encoder, run_batches
+from .prefix import device_of, shared_stem
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def generate(
     found: list[Answer | None] = [None] * len(chosen)
 
     def answer(group: list[Item]) -> list[list[list[int]]]:
-        return generate_batches(model, [(batch, edit) for _rows, batch in group], max_new_tokens, remote=remote)
+        some = [(batch, edit) for _rows, batch in group]
+        return generate_batches(model, some, max_new_tokens, again, remote=remote)
 
     # An edit whose tensors are bound to the rows of a batch cannot follow when it is halved.
     again = re_encoder(model, system=system) if edit is None or edit.rows is None else None
@@ -103,9 +105,21 @@ def generate(
 
 
 def generate_batches(
-    model: Any, work: Sequence[tuple[Batch, Edit | None]], max_new_tokens: int, *, remote: bool | str = False
+    model: Any,
+    work: Sequence[tuple[Batch, Edit | None]],
+    max_new_tokens: int,
+    again: ReEncode | None = None,
+    *,
+    remote: bool | str = False,
 ) -> list[list[list[int]]]:
     """Generated token ids of several encoded batches, each under an edit, in one session: one request if remote.
+
+    Args:
+        model: a loaded model.
+        work: batches and their edits.
+        max_new_tokens: longest answer.
+        again: encodes some prompts of a batch anew: rows of the same prompt may then share its beginning.
+        remote: run on NDIF.
 
     Returns:
         per batch and row the new tokens, whatever follows an end token included.
@@ -116,8 +130,19 @@ def generate_batches(
     """
     for batch, _edit in work:
         _require_room(model, batch, max_new_tokens)
-    parts = [(batch.inputs, edit) for batch, edit in work]
-    every, finite = _generate(model, parts, max_new_tokens, remote)
+    if remote or anatomy(model).remote:
+        every, finite = _generate(model, [(batch.inputs, edit) for batch, edit in work], max_new_tokens, remote)
+    else:
+        every, finite = [], []
+        for batch, edit in work:
+            shared = shared_stem(model, batch, edit, again, answers=True)
+            if shared is None:
+                ((ids,), (good,)) = _generate(model, [(batch.inputs, edit)], max_new_tokens, False)
+            else:
+                stem, rows = shared
+                ids, good = _generate_in_hooks(model, stem.answering(rows, batch), edit or NO_EDIT, max_new_tokens)
+            every.append(ids)
+            finite.append(good)
     said = []
     for (batch, _edit), ids, good in zip(work, every, finite, strict=True):
         if not bool(good.all()):
@@ -191,6 +216,23 @@ def _generate(
                     with tracer.invoke():
                         found.append(tracer.result)
     return [ids.cpu() for ids in found], [torch.stack(good).all(0).cpu() for good in finite]
+
+
+def _generate_in_hooks(
+    model: Any, inputs: dict[str, Any], edit: Edit, max_new_tokens: int
+) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, " batch"]]:
+    """As `_generate`, of one batch that continues a cache: in a trace its positions would be counted anew."""
+    good: list[Tensor] = []
+    with edit.attached(model) as module, torch.no_grad():
+        handle = module.register_forward_hook(
+            lambda _module, _args, output: good.append(next_logits(output).amax(-1).isfinite())
+        )
+        try:
+            moved = {name: v.to(device_of(model)) if isinstance(v, Tensor) else v for name, v in inputs.items()}
+            ids: Tensor = module.generate(**moved, **greedy(max_new_tokens))  # type: ignore[operator]
+        finally:
+            handle.remove()
+    return ids.cpu(), torch.stack(good).all(0).cpu()
 
 
 def decoded(model: Any, prompt_id: str, new: list[int]) -> Answer:

@@ -7,7 +7,7 @@ reduced beside the weights, so that two numbers per row come back and no logits.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -76,6 +76,7 @@ def score_arm_sets(
         RemoteError: the server refuses or fails; says why and what to do.
     """
     blocks = layers(model)
+    sets = [ArmSet(one.prompts, [replace(edit, when="prefill") for edit in one.edits]) for one in sets]
 
     def measure(items: list[Item]) -> list[Tensor]:
         work = []

@@ -83,7 +83,8 @@ def edit_of_rows(arms: Arms, which: Sequence[int]) -> Edit | None:
             alike.setdefault((seen[place], *place, part.where, _kind(arm, part)), []).append((arm, part))
             seen[place] += 1
     # At one place the first part of every arm runs before the second of any: each arm keeps its own order.
-    parts = [_as_one(alike[key], which) for key in sorted(alike, key=lambda key: int(key[0]))]
+    made: dict[Any, Tensor] = {}
+    parts = [_as_one(alike[key], which, made) for key in sorted(alike, key=lambda key: int(key[0]))]
     return Edit("side by side", tuple(parts), when.pop()) if parts else None
 
 
@@ -107,8 +108,11 @@ def _kind(arm: int, part: SiteEdit) -> Any:
     return tuple(key)
 
 
-def _as_one(found: Sequence[tuple[int, SiteEdit]], which: Sequence[int]) -> SiteEdit:
-    """One edit of the rows of some arms from their parts, which are of one kind."""
+def _as_one(found: Sequence[tuple[int, SiteEdit]], which: Sequence[int], made: dict[Any, Tensor]) -> SiteEdit:
+    """One edit of the rows of some arms from their parts, which are of one kind.
+
+    Vectors that come again at the next layer are one tensor, which is kept, and sent, once: `made`.
+    """
     order = {arm: place for place, (arm, _part) in enumerate(found)}
     rows = torch.tensor([row for row, arm in enumerate(which) if arm in order])
     own = torch.tensor([order[arm] for arm in which if arm in order])
@@ -119,7 +123,8 @@ def _as_one(found: Sequence[tuple[int, SiteEdit]], which: Sequence[int]) -> Site
     for name, ndim in PER_ROW.get(part.function, {}).items() if len(found) > 1 else ():
         each = [one.tensors[name] for _arm, one in found if name in one.tensors]
         if each and ndim == 1:
-            inner[name] = torch.stack(each)[own].unsqueeze(1)
+            same = (*order, *((one.data_ptr(), one.shape, one.stride()) for one in each))
+            inner[name] = made.setdefault(same, torch.stack(each)[own].unsqueeze(1))
         elif len(set(each)) > 1:
             inner[name] = torch.tensor(each, dtype=torch.float32)[own].reshape(-1, 1, 1)
     if len(rows) == len(which):
@@ -168,6 +173,7 @@ def generate_arms(
     _check(model, chosen, arms)
     answers: list[list[Answer | None]] = [[None] * len(chosen) for _ in range(len(arms))]
     where: dict[str, Any] = {"remote": remote, "new_tokens": max_new_tokens, "asked": "generate answers side by side"}
+    again = re_encoder(model, system=system)
     with track(len(chosen) * len(arms), "answers", progress) as advance:
         for group in _of_one_time(arms):
             work = batches(model, chosen * len(group), token_budget=token_budget, max_rows=max_rows, system=system)
@@ -178,9 +184,9 @@ def generate_arms(
                     if edit is not None:
                         edit.check(anatomy(model))
                 some = [(batch, edit) for (_rows, batch), edit in zip(items, edits, strict=True)]
-                return generate_batches(model, some, max_new_tokens, remote=remote)
+                return generate_batches(model, some, max_new_tokens, again, remote=remote)
 
-            for (rows, batch), said in run_batches(work, answer, re_encoder(model, system=system), **where):
+            for (rows, batch), said in run_batches(work, answer, again, **where):
                 for row, new in zip(rows, said, strict=True):
                     prompt = row % len(chosen)
                     answers[group[row // len(chosen)]][prompt] = decoded(model, chosen[prompt].id, new)

@@ -7,6 +7,7 @@ hooks (`with edit.attached(hf_model): hf_model.generate(...)`, no nnsight in the
 `with`, also when setting them up failed half-way; no weight is touched.
 """
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ WIDE = ("vector", "unit", "centre", "safe", "unsafe", "target", "matrix")
 """Names of the tensors whose last dimension is the model's width."""
 BOUND = ("strength", "vector", "centre", "value", "unit", "keep")
 """Names of the tensors that may have one entry per row of the batch: (row, 1, d_model) or (row, 1, 1)."""
+
+_ATTACHED: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 
 # The order in which a block runs its sites; nnsight reads them in execution order only.
 SITE_ORDER: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
@@ -149,14 +152,21 @@ class Edit:
         blocks = hf_layers(module, found)
         handles: list[Any] = []
         memories: dict[str, dict[str, Any]] = {}
+        _ATTACHED[module] = _ATTACHED.get(module, 0) + 1
         try:
             for part in _present(self.ordered, found):
                 where = site_module(blocks[part.layer], part.layer, part.site, found)
                 handles.append(_hook(where, part, _tensors(part, memories), self.when))
             yield module
         finally:
+            _ATTACHED[module] -= 1
             for handle in handles:
                 handle.remove()
+
+
+def has_attached(module: nn.Module) -> bool:
+    """Whether an edit hangs on a Hugging Face module at this moment, see `Edit.attached`."""
+    return _ATTACHED.get(module, 0) > 0
 
 
 NO_EDIT = Edit("none", ())

@@ -6,7 +6,6 @@
 The refusal tokens are the model's own: the first tokens of what the judge calls a refusal, never a fixed table.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,19 +15,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import DataError, PromptError
-from ..evaluation.judge import Judge, PhraseJudge
 from ..models import anatomy, layers
 from ..models.wrapper import save
-from ..progress import Progress
 from ..prompts import Prompt, PromptSet, batches
 from ..prompts.batch import Batch
 from ..prompts.light import next_token_inputs
 from ..traced.measure import kl_divergence, refusal_score
 from ..traced.read import next_logits, residuals
 from ..traced.write import edit_blocks
-from .answers import generate
 from .edits import NO_EDIT, Edit, site_modules
 from .loop import Item, ReEncode, re_encoder, run_batches
+from .prefix import shared_logits
 
 
 @dataclass(frozen=True)
@@ -153,6 +150,11 @@ def next_token(
 
     def measure(group: list[Item]) -> list[tuple[Tensor, Tensor | None]]:
         """Logits and streams of some batches in one session."""
+        if not (remote or facts.remote or keep_residual):
+            ((rows, batch),) = group
+            shared = shared_logits(model, batch, edit_of(rows), again)
+            if shared is not None:
+                return [(shared, None)]
         planned = []
         for rows, batch in group:
             edit = edit_of(rows) or NO_EDIT
@@ -185,85 +187,3 @@ def next_token(
             found = f"NaN or infinite logits at prompt '{name}'"
             raise DataError(asked, found, "check the edit's strength and the dtype")
         yield rows, logits, stream
-
-
-@dataclass(frozen=True)
-class RefusalTokens:
-    """First tokens of the model's own refusals.
-
-    Attributes:
-        ids: (k,) token ids.
-        words: the same, decoded.
-        harmful_refusal: share of the harmful prompts that were refused.
-        benign_refusal: share of the benign prompts that were refused.
-        refused: ids of the refused prompts.
-    """
-
-    ids: Int[Tensor, " k"]
-    words: tuple[str, ...]
-    harmful_refusal: float
-    benign_refusal: float
-    refused: frozenset[str]
-
-
-def refusal_tokens(
-    model: Any,
-    prompts: PromptSet,
-    *,
-    judge: Judge | None = None,
-    share: float = 0.05,
-    max_new_tokens: int = 24,
-    remote: bool | str = False,
-    progress: Progress = None,
-) -> RefusalTokens:
-    """Derive the refusal tokens from what the model says, not from a table.
-
-    A token counts if at least `share` of the refusals of harmful prompts begin with it and it is a more frequent
-    beginning among refusals than among answers.
-
-    Args:
-        model: a loaded model.
-        prompts: harmful and benign prompts (training split).
-        judge: who says what is a refusal.
-        share: smallest share of refusals.
-        max_new_tokens: enough for the judge to see a refusal.
-        remote: generate the answers on NDIF.
-
-    Raises:
-        DataError: the model refuses nothing, or its refusals begin like its answers: it has no refusal tokens.
-    """
-    used = prompts.filter(role=("harmful", "benign"))
-    answers = generate(
-        model, used, max_new_tokens=max_new_tokens, remote=remote, progress=progress, label="the model's own answers"
-    )
-    labels = (judge or PhraseJudge()).label(list(used), answers)
-    opens: dict[bool, Counter[int]] = {True: Counter(), False: Counter()}
-    for answer, label in zip(answers, labels, strict=True):
-        if answer.ids:
-            opens[label == "refusal"][answer.ids[0]] += 1
-    refusals, others = sum(opens[True].values()), max(1, sum(opens[False].values()))
-    if not refusals:
-        raise DataError(
-            f"find the refusal tokens of '{anatomy(model).name}'",
-            f"it refused none of {len(used)} prompts",
-            "use a model that refuses, or a judge that knows how it refuses",
-        )
-    ids = [
-        token
-        for token, count in opens[True].most_common()
-        if count / refusals >= share and count / refusals > opens[False][token] / others
-    ]
-    if not ids:
-        raise DataError(
-            f"find the refusal tokens of '{anatomy(model).name}'",
-            f"its {refusals} refusals begin like its answers",
-            "use a model whose refusals begin in words of their own",
-        )
-    words = tuple(anatomy(model).tokenizer.decode([token]).strip() for token in ids)
-
-    def refused(role: str) -> float:
-        hits = [label == "refusal" for p, label in zip(used, labels, strict=True) if p.role == role]
-        return sum(hits) / len(hits) if hits else float("nan")
-
-    names = frozenset(p.id for p, label in zip(used, labels, strict=True) if label == "refusal")
-    return RefusalTokens(torch.tensor(ids), words, refused("harmful"), refused("benign"), names)

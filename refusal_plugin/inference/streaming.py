@@ -3,7 +3,7 @@
     for each window of prompts:   for each batch of it:   moments of the batch, merged into those so far
 
 Counts, means and second moments merge exactly (`geometry.Moments.merge`), so the windows leave no trace in the result.
-`activations.collect_moments` is the same over one window.
+`collect_moments` is the same over one window.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +14,7 @@ import torch
 
 from ..errors import PromptError
 from ..geometry import Moments
+from ..progress import Progress, track
 from ..prompts import Prompt, PromptSet
 from ..prompts.encoding import WINDOW as ENCODED_AHEAD
 from ..traced.measure import group_moments
@@ -80,3 +81,47 @@ def stream_moments(
     if not done:
         raise PromptError("stream moments", "0 prompts", "give at least one")
     return dict(sorted(found.items()))
+
+
+def collect_moments(
+    model: Any,
+    prompts: Iterable[Prompt],
+    *,
+    by: Callable[[Prompt], str] = lambda prompt: str(prompt.role),
+    positions: Positions = (-1,),
+    layer_ids: Sequence[int] | None = None,
+    second: Literal["diagonal", "full"] = "diagonal",
+    system: str | None = None,
+    token_budget: int = 8192,
+    max_rows: int = 128,
+    remote: bool | str = False,
+    progress: Progress = None,
+) -> dict[str, Moments]:
+    """Count, mean and second moments of `resid_post` per group of prompts; memory does not grow with their number.
+
+    `stream_moments` over one window that holds all prompts: it reads more than fit into memory.
+
+    Args:
+        by: the group of a prompt, its role by default.
+        second: "diagonal" (variances) or "full" (covariances, for safe spaces).
+        Others as in `collect_activations`.
+
+    Returns:
+        group name to `Moments` of shape (position, layer, d_model).
+    """
+    chosen = PromptSet(prompts)
+    with track(len(chosen), "residual streams", progress) as advance:
+        return stream_moments(
+            model,
+            chosen,
+            by=by,
+            positions=positions,
+            layer_ids=layer_ids,
+            second=second,
+            system=system,
+            token_budget=token_budget,
+            max_rows=max_rows,
+            remote=remote,
+            window=max(1, len(chosen)),
+            advance=advance,
+        )

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from ..errors import DirectionError
 from ..prompts import PromptSet
+from ..storage import Saved
 from . import anatomy
 
 PACKAGES = ("refusal-plugin", "torch", "transformers", "nnsight")
@@ -86,3 +88,29 @@ def check_provenance(record: Mapping[str, Any], model: Any, asked: str) -> None:
         raise DirectionError(
             f"{asked} on '{facts.name}'", "it was made with another chat template", "fit it with this template"
         )
+
+
+Made = TypeVar("Made", bound="Artefact")
+
+
+class Artefact(Saved):
+    """A saved result that remembers the model it was made on, in its field `provenance`."""
+
+    provenance: Mapping[str, Any]
+
+    @classmethod
+    def load(cls: type[Made], path: str | Path, model: Any | None = None) -> Made:
+        """Read what `save` wrote.
+
+        Args:
+            path: the file.
+            model: the loaded model it will be used on; its weights and chat template are compared with the stored ones.
+
+        Raises:
+            DataError: no such file, another kind of file, or one whose content cannot be right.
+            DirectionError: it was made on another model, revision or chat template.
+        """
+        found = super().load(path)
+        if model is not None:
+            check_provenance(found.provenance, model, f"use {cls.__name__} {path}")
+        return found

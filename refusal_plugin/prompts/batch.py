@@ -89,16 +89,6 @@ class Batch:
         return self.roles["last"].int().argmax(1, keepdim=True)
 
     @property
-    def ends(self) -> Tensor:
-        """(batch, 2) row and column of each prompt's last token."""
-        return self.roles["last"].nonzero()
-
-    @property
-    def tail(self) -> int:
-        """The ends are among the last `tail` columns: padding is on the left."""
-        return 1
-
-    @property
     def n_tokens(self) -> int:
         """Number of real tokens, padding excluded."""
         return int(self.inputs["attention_mask"].sum())

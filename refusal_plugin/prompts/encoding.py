@@ -21,10 +21,9 @@ from . import media
 from .batch import PER_TOKEN, Batch, Row, collate
 from .controls import Controls
 from .input_spec import InputSpec, input_spec_of
-from .packing import same as same_beginning
 from .prompt import MODALITIES, Prompt
 from .sampling import family_sampler, time_arguments
-from .texts import Text, asked_of, texts_of
+from .texts import Text, asked_of, common_beginning, texts_of
 from .waveforms import Samples
 from .whole import require_whole_sound
 
@@ -318,8 +317,8 @@ def _places(
         raise PromptError(asked, "the tokenizer makes no token of its text", "use words the tokenizer knows")
     controls.refuse_ids([short[place] for place in inside], asked)
     same = short == long
-    head = len(short) if same else same_beginning(short, long)
-    tail = len(short) if same else same_beginning(short[::-1], long[::-1])
+    head = len(short) if same else common_beginning(short, long)
+    tail = len(short) if same else common_beginning(short[::-1], long[::-1])
     if same or inside[-1] < head:
         shift = 0
     elif len(short) - inside[0] <= tail:

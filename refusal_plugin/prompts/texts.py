@@ -101,3 +101,9 @@ def _spans(tokenizer: Any, text: str, ids: list[int], prompt: Prompt) -> list[tu
 def asked_of(prompt: Prompt) -> str:
     """What errors say was asked."""
     return f"encode prompt {prompt.id!r}"
+
+
+def common_beginning(left: Sequence[int], right: Sequence[int]) -> int:
+    """Number of tokens with which both begin."""
+    shorter = min(len(left), len(right))
+    return next((k for k in range(shorter) if left[k] != right[k]), shorter)

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,24 +10,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..contrasts import Contrast, Fitted, empty, estimate, product, ratio, row
-from ..errors import DirectionError, PromptError
+from ..errors import PromptError
+from ..evaluation.refusal_tokens import refusal_tokens
 from ..inference.activations import known_layers
-from ..inference.scores import refusal_tokens
 from ..inference.streams import SAFE, Streams, collect_streams, need_disjoint, some_pairs
-from ..models.provenance import provenance
+from ..models.provenance import Artefact, provenance
 from ..progress import Progress, track
 from ..prompts import MODALITIES, Prompt, PromptSet
 from ..statistics import resampled_groups
-from ..storage import frame, read_tensors, write_tensors
+from ..storage import frame
 from .angles import Overlaps, overlaps
 from .space import K, SafeSpace
 from .sweep import KS, STRENGTHS, sweep
 
-FORMAT = "refusal_plugin.safe_space_report.v1"
-
 
 @dataclass(frozen=True)
-class SafeSpaceReport:
+class SafeSpaceReport(Artefact):
     """The safe spaces of several modalities against one direction.
 
     Attributes:
@@ -44,6 +41,9 @@ class SafeSpaceReport:
         provenance: model, data and versions.
     """
 
+    FORMAT: ClassVar[str] = "refusal_plugin.safe_space_report.v2"
+    NAN: ClassVar[bool] = True
+
     spaces: Mapping[str, SafeSpace]
     layer: int
     k: int
@@ -58,6 +58,13 @@ class SafeSpaceReport:
     def modalities(self) -> tuple[str, ...]:
         """In the order of the tables."""
         return tuple(self.spaces)
+
+    def problem(self) -> str:
+        """What is wrong with a file's content."""
+        if set(self.spaces) != set(self.inside) or set(self.spaces) != set(self.overlaps.modalities):
+            return "its spaces, shares and angles are of different modalities"
+        wrong = [name for name, space in self.spaces.items() if self.layer not in space.layers or space.problem()]
+        return f"its space of {wrong[0]} has no layer {self.layer}" if wrong else "" if self.spaces else "no space"
 
     def to_json(self) -> dict[str, Any]:
         """The section `safe_space` of results.json."""
@@ -128,51 +135,6 @@ class SafeSpaceReport:
 
     def __repr__(self) -> str:
         return f"SafeSpaceReport({', '.join(self.spaces)}; layer {self.layer}, k {self.k})"
-
-    def save(self, path: str | Path) -> Path:
-        """Write tensors, sweeps and provenance into one safetensors file (no pickle).
-
-        Raises:
-            DirectionError: the file cannot be written.
-        """
-        tensors: dict[str, Tensor] = {"direction": self.direction}
-        record: dict[str, Any] = {"format": FORMAT, "layer": self.layer, "k": self.k, "warnings": list(self.warnings)}
-        record |= {"sweeps": {m: list(r) for m, r in self.sweeps.items()}, "provenance": dict(self.provenance)}
-        record |= {"chance": self.overlaps.chance, "angles_k": self.overlaps.k, "spaces": {}}
-        for name in ("angles", "overlap", "null_angles"):
-            tensors[name] = getattr(self.overlaps, name)
-        for name, space in self.spaces.items():
-            for part in ("mean", "basis", "variance", "total", "agreement"):
-                if getattr(space, part) is not None:
-                    tensors[f"{name}/{part}"] = getattr(space, part)
-            tensors[f"{name}/inside"] = self.inside[name]
-            record["spaces"][name] = {"n": space.n, "layers": list(space.layers), "warnings": list(space.warnings)}
-        return write_tensors(path, tensors, record)
-
-
-def load_safe_space_report(path: str | Path) -> SafeSpaceReport:
-    """Read what `SafeSpaceReport.save` wrote.
-
-    Raises:
-        DirectionError: no such file, or no report in it.
-    """
-    t, record = read_tensors(path)
-    if record.get("format") != FORMAT:
-        raise DirectionError(
-            f"load safe-space report {path}", f"format {record.get('format')!r}", f"give one of {FORMAT}"
-        )
-    spaces = {
-        name: SafeSpace(
-            t[f"{name}/mean"], t[f"{name}/basis"], t[f"{name}/variance"], t[f"{name}/total"], kept["n"],
-            tuple(kept["layers"]), name, t.get(f"{name}/agreement"), tuple(kept["warnings"]),
-        )
-        for name, kept in record["spaces"].items()
-    }  # fmt: skip
-    angles = Overlaps(tuple(spaces), t["angles"], t["overlap"], t["null_angles"], record["chance"], record["angles_k"])
-    return SafeSpaceReport(
-        spaces, record["layer"], record["k"], t["direction"], {name: t[f"{name}/inside"] for name in spaces}, angles,
-        record["sweeps"], tuple(record["warnings"]), record["provenance"],
-    )  # fmt: skip
 
 
 def analyse_safe_space(

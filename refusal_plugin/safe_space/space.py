@@ -12,24 +12,23 @@ and how much of a direction is left.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import DataError, DirectionError
+from ..errors import DataError
 from ..geometry import Moments, decompose, pca
-from ..inference.activations import collect_activations, collect_moments, known_layers
+from ..inference.activations import collect_activations, known_layers
+from ..inference.streaming import collect_moments
 from ..inference.streams import SAFE, Streams
 from ..models import anatomy
-from ..models.provenance import check_provenance, provenance
+from ..models.provenance import Artefact, provenance
 from ..progress import Progress
 from ..prompts import PromptSet
-from ..storage import frame, read_tensors, write_tensors
+from ..storage import frame
 
-FORMAT = "refusal_plugin.safe_space.v1"
 K = 10
 DISAGREE = 0.5
 """Overlap (mean squared cosine) of two halves below which a safe space counts as not settled."""
@@ -38,7 +37,7 @@ TINY = 0.3
 
 
 @dataclass(frozen=True)
-class SafeSpace:
+class SafeSpace(Artefact):
     """Principal directions of safe activations, per layer.
 
     Attributes:
@@ -53,6 +52,8 @@ class SafeSpace:
         warnings: what to know before using it.
         provenance: model, data and versions.
     """
+
+    FORMAT: ClassVar[str] = "refusal_plugin.safe_space.v1"
 
     mean: Float[Tensor, "layer d_model"]
     basis: Float[Tensor, "layer d_model k"]
@@ -232,6 +233,11 @@ class SafeSpace:
             warnings=_doubts(self.n, k, self.agreement, self.layers),
         )
 
+    def problem(self) -> str:
+        """What is wrong with a file's content."""
+        n = len(self.mean)
+        return "" if len(self.layers) == n else f"it names {len(self.layers)} layers and holds {n}"
+
     def to_frame(self) -> Any:
         """Explained variance, one row per layer and k, as a pandas DataFrame.
 
@@ -266,42 +272,6 @@ class SafeSpace:
 
     def __repr__(self) -> str:
         return f"SafeSpace({self.modality or '?'}, k={self.k}, n={self.n}, layers={list(self.layers)})"
-
-    def save(self, path: str | Path) -> Path:
-        """Write tensors and provenance into one safetensors file (no pickle).
-
-        Raises:
-            DirectionError: the file cannot be written.
-        """
-        tensors = {name: getattr(self, name) for name in ("mean", "basis", "variance", "total")}
-        if self.agreement is not None:
-            tensors["agreement"] = self.agreement
-        record = {
-            "format": FORMAT, "n": self.n, "layers": list(self.layers), "modality": self.modality,
-            "warnings": list(self.warnings), "provenance": dict(self.provenance),
-        }  # fmt: skip
-        return write_tensors(path, tensors, record)
-
-
-def load_safe_space(path: str | Path, model: Any | None = None) -> SafeSpace:
-    """Read what `SafeSpace.save` wrote.
-
-    Args:
-        path: the file.
-        model: the loaded model it will be used on; compared with the one it was fitted on.
-
-    Raises:
-        DirectionError: no such file, no safe space in it, or another model.
-    """
-    tensors, record = read_tensors(path)
-    if record.get("format") != FORMAT or not {"mean", "basis", "variance", "total"} <= set(tensors):
-        raise DirectionError(f"load safe space {path}", f"format {record.get('format')!r}", f"give a file of {FORMAT}")
-    if model is not None:
-        check_provenance(record["provenance"], model, f"use safe space {path}")
-    return SafeSpace(
-        tensors["mean"], tensors["basis"], tensors["variance"], tensors["total"], record["n"], tuple(record["layers"]),
-        record["modality"], tensors.get("agreement"), tuple(record["warnings"]), record["provenance"],
-    )  # fmt: skip
 
 
 def _count(x: Tensor | Moments) -> int:

@@ -7,14 +7,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..directions.direction import Direction, fit_direction, load_direction
+from ..directions.direction import Direction, fit_direction
 from ..directions.selection import select_direction
+from ..evaluation.refusal_tokens import refusal_tokens
 from ..inference.activations import collect_activations
 from ..inference.answers import generate
-from ..inference.scores import refusal_tokens
 from ..models import anatomy, load
+from ..models.own_prompts import own_prompts
 from ..prompts import Prompt, PromptSet, encode
-from .own_prompts import own_prompts
 
 DEFAULT_TEXT = "do what this says ."
 BAR = 24
@@ -43,7 +43,7 @@ def ask(
     model = load(name)
     unknown = encode(model, prompt).unknown  # also refuses what the model does not take, before anything is fitted
     if direction_file is not None:
-        direction = load_direction(direction_file, model)
+        direction = Direction.load(direction_file, model)
     else:
         console.print("[dim]No --direction: fitting one on the model's own text prompts …[/dim]")
         direction = _fitted(model, prompts)

@@ -12,12 +12,12 @@ import torch
 
 from ..directions.direction import Direction
 from ..errors import RefusalPluginError
+from ..evaluation.refusal_tokens import RefusalTokens
 from ..heads import HeadAttribution, attribute_heads
 from ..heads.causal import Head, HeadAblation
 from ..heads.circuits import head_agreement
 from ..heads.projection import TokenProjection, project_answer, project_tokens
 from ..heads.sources import SPANS, attribute_sources
-from ..inference.scores import RefusalTokens
 from ..models import anatomy
 from ..models.heads import media_grid
 from ..prompts import Prompt, PromptSet, encode

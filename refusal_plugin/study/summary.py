@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..directions.direction import Direction
-from ..evaluation import normalise
+from ..evaluation import read_exactly
 from ..inference.activations import Activations
 from ..inference.answers import Answer
 from ..prompts import Prompt, PromptSet
@@ -25,12 +25,11 @@ def read_back(prompts: Sequence[Prompt], answers: Sequence[Answer], seed: int) -
         prompts: the original prompts; `read_answer` is what the model should say.
         answers: to the read-back questions.
     """
-    rows = [(p, a) for p, a in zip(prompts, answers, strict=True) if p.read_answer is not None]
-    hits = [normalise(a.text) == normalise(str(p.read_answer)) for p, a in rows]
-    understood = frozenset(p.id for (p, _), hit in zip(rows, hits, strict=True) if hit)
+    rows = [(p, hit) for p, hit in zip(prompts, read_exactly(prompts, answers), strict=True) if hit is not None]
     if not rows:
         return Estimate.missing(), frozenset(p.id for p in prompts)
-    return rate(hits, [p.pair for p, _ in rows], rng=np.random.default_rng(seed)), understood
+    found = rate([hit for _, hit in rows], [p.pair for p, _ in rows], rng=np.random.default_rng(seed))
+    return found, frozenset(p.id for p, hit in rows if hit)
 
 
 def auroc_by_layer(

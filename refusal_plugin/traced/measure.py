@@ -26,6 +26,42 @@ def refusal_score(logits, refusal_ids):
     return inside - outside
 
 
+def opening_score(logits, nodes):
+    """Log odds that the next tokens open a refusal: `refusal_score` for openings of several tokens.
+
+    At every beginning of an opening the probability mass parts: into tokens that complete an opening, tokens that lead
+    on, and all others, which leave.
+
+    Args:
+        logits: (path x batch, pos, vocab), the last columns of prompts that are followed by the paths.
+        nodes: per beginning, parents first: its parent (-1 for none), the token that leads to it, the tokens that
+            complete an opening, those that lead on, and where its logits are: path, and tokens behind the prompt.
+
+    Returns:
+        (batch,) float32.
+    """
+    copies = 1 + max(path for _, _, _, _, path, _ in nodes)
+    behind = max(depth for _, _, _, _, _, depth in nodes)
+    rows = logits.shape[0] // copies
+    steps, reached, inside, outside = [], [], [], []  # type: ignore[var-annotated]
+    for parent, token, leaves, inner, path, depth in nodes:
+        here = logits[path * rows : (path + 1) * rows, logits.shape[1] - 1 - behind + depth].float()
+        if parent < 0:
+            mass = torch.zeros(rows, device=here.device)
+        else:
+            here = torch.log_softmax(here, dim=-1)
+            mass = reached[parent] + steps[parent][:, token]
+        steps.append(here)
+        reached.append(mass)
+        stay = torch.zeros(here.shape[-1], dtype=torch.bool, device=here.device)
+        stay[leaves] = True
+        if leaves:
+            inside.append(mass + torch.logsumexp(here[:, stay], dim=-1))
+        stay[inner] = True
+        outside.append(mass + torch.logsumexp(here[:, ~stay], dim=-1))
+    return torch.logsumexp(torch.stack(inside), dim=0) - torch.logsumexp(torch.stack(outside), dim=0)
+
+
 def kl_divergence(logits, reference):
     """KL(reference || edited) of next-token distributions, per prompt, in nats.
 

@@ -34,20 +34,6 @@ def gather(hidden, index):
     return torch.gather(hidden, 1, index.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
 
 
-def at_ends(values, ends):
-    """Rows of a tensor at the last tokens of prompts, of which a row may hold many (a prefix tree).
-
-    Args:
-        values: (batch, pos, d).
-        ends: (prompt, 2) row and column; columns may be counted from the end.
-
-    Returns:
-        (prompt, d), a copy.
-    """
-    ends = ends.to(values.device)
-    return values[ends[:, 0], ends[:, 1]]
-
-
 def next_logits(output):
     """Logits of the next token, where the head ran at one position and where it ran at all of them.
 

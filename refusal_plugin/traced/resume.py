@@ -7,7 +7,7 @@ masks, positions and rotary embeddings, so it works for every architecture whose
 
 import torch
 
-from .read import at_ends, residual
+from .read import residual
 from .write import edit_blocks
 
 
@@ -48,18 +48,17 @@ def stream_behind(layers, layer, hidden, extras, sites, edits):
     return residual(output).clone(), n
 
 
-def run_behind(layers, layer, hidden, extras, sites, edits, ends, keep):
+def run_behind(layers, layer, hidden, extras, sites, edits, keep):
     """Run the rest of the model, edited.
 
     Args:
         layers: the decoder blocks.
         layer, hidden, extras: see `begin_behind`.
         sites, edits: of `edit_blocks`; those of later layers are applied.
-        ends: (prompt, 2) row and column of each prompt's last token: one in every row of a batch, many in a tree.
         keep: whether to return the streams.
 
     Returns:
-        (prompt, layer, d_model) float32 `resid_post` at the last prompt tokens of every later layer if `keep`, else an
+        (batch, layer, d_model) float32 `resid_post` at the last prompt token of every later layer if `keep`, else an
         empty tensor.
     """
     begin_behind(layers, layer, hidden, extras)
@@ -67,7 +66,7 @@ def run_behind(layers, layer, hidden, extras, sites, edits, ends, keep):
     for number in range(layer + 1, len(layers)):
         edit_blocks(sites, [edit for edit in edits if edit[0] == number])
         if keep:
-            kept.append(at_ends(residual(layers[number].output), ends).float())
+            kept.append(residual(layers[number].output)[:, -1].float())
     return torch.stack(kept, dim=1) if kept else torch.empty(0)
 
 
@@ -79,8 +78,3 @@ def removed_at(layer, sites):
 def per_row(tensors, size):
     """One vector per candidate (candidate, d) as one per row (row, 1, d) of a batch with the prompts once for each."""
     return tensors.repeat_interleave(size, 0).unsqueeze(1)
-
-
-def copied(ends, copies, n_rows):
-    """Rows and columns (copies prompt, 2) of the last tokens (prompt, 2) where the rows stand several times."""
-    return torch.cat([ends + torch.tensor([k * n_rows, 0]) for k in range(copies)])

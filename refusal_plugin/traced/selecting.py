@@ -1,7 +1,8 @@
 """Measure candidate directions beside the weights: all passes of a selection in one session.
 
-The figures are those of `selection_figures`, from the same batches in the same order; `selection` says what they mean.
-Work comes in units, so that a selection too large for one request is cut between them:
+`directions.selection` says what the figures mean. Candidates are rows of one batch, additions begin behind their own
+block, and all strengths of a layer are searched in step. Work comes in units, so that a selection too large for one
+request is cut between them:
 
     {"kind": "ablate", "operator": ..., "places": [(layer, p), ...], "stream": bool}     candidates as rows of a batch
     {"kind": "add", "layer": l, "ps": [p, ...], "induce": bool, "priced": [p, ...], "target": nats}     behind block l
@@ -14,8 +15,8 @@ import torch
 
 from .grid import grid_ask, grid_begin, grid_tell
 from .measure import kl_divergence, refusal_score
-from .passes import additive, forward_from_layer, forward_one_block, forward_with_edits, holds_on_trees
-from .resume import copied, per_row, removed_at
+from .passes import forward_from_layer, forward_one_block, forward_with_edits
+from .resume import per_row, removed_at
 from .write import add, set_coordinate
 
 
@@ -26,7 +27,7 @@ def measure_candidates(model, blocks, sites, bench, harmful, benign, ids, units)
         model: the traced model.
         blocks: its decoder blocks.
         sites: per block, site name to traced module, all sites in the order in which they run.
-        bench: validation prompts, see `selection_remote.bench`.
+        bench: validation prompts, see `directions.figures.bench`.
         harmful, benign: (position, layer, d_model) means of the fit.
         ids: (k,) tokens that open a refusal.
         units: see above.
@@ -37,9 +38,7 @@ def measure_candidates(model, blocks, sites, bench, harmful, benign, ids, units)
     """
     plain = {name: plain_run(model, blocks, bench[name]) for name in ("harmful", "safe")}
     rows = bench["benign_rows"]
-    plain["benign"] = {"dtype": plain["safe"]["dtype"]}
-    for key in ("logits", "stream"):
-        plain["benign"][key] = plain["safe"][key][rows]
+    plain["benign"] = {key: plain["safe"][key][rows] for key in ("logits", "stream")}
     means = {name: plain[name]["stream"].mean(0) for name in ("harmful", "benign")}
     chosen = evaluation_layers(means["harmful"], means["benign"])
     table = {
@@ -53,11 +52,8 @@ def measure_candidates(model, blocks, sites, bench, harmful, benign, ids, units)
         "harmful": harmful,
         "benign": benign,
         "streams": {},
-        "trees": {},
         "faint": faint_edits(harmful[bench["last"]], benign[bench["last"]], bench["keep"]),
     }
-    for name in plain:
-        table["trees"][name] = trees_of(table, name)
     found = []
     for unit in units:
         found.append(ablated(table, unit) if unit["kind"] == "ablate" else added(table, unit))
@@ -67,39 +63,13 @@ def measure_candidates(model, blocks, sites, bench, harmful, benign, ids, units)
 def plain_run(model, blocks, run):
     """Next-token logits (prompt, vocab) and streams (prompt, layer, d_model) of the untouched model."""
     order, logits, streams = [], [], []
-    for rows, inputs, ends, _alike in run["wide"]:
-        some, stream = forward_from_layer(model, blocks, inputs, ends, (-1, torch.empty(0), -1), [], [], True)
+    for rows, inputs in run["batches"]:
+        some, stream = forward_from_layer(model, blocks, inputs, (-1, torch.empty(0), -1), [], [], True)
         order += rows
         logits.append(some.float().cpu())
         streams.append(stream.cpu())
     back = torch.tensor(order).argsort()
-    return {"logits": torch.cat(logits)[back], "stream": torch.cat(streams)[back], "dtype": some.dtype}
-
-
-def trees_of(table, name):
-    """Prompts as prefix trees, in the model's number format; none where it does not take the one that is tried.
-
-    See `passes.holds_on_trees`.
-    """
-    run, plain = table["bench"][name], table["plain"][name]
-    trial, trees = with_masks(run["trial"], plain["dtype"]), with_masks(run["trees"], plain["dtype"])
-    for rows, inputs, ends, _alike in trial:
-        if not holds_on_trees(table["model"], table["blocks"], inputs, ends, plain["logits"][rows]):
-            return []
-    return trees
-
-
-def with_masks(batches, dtype):
-    """Batches of trees whose masks said what is seen, with masks of the model's own kind."""
-    made = []
-    for rows, inputs, ends, alike in batches:
-        made.append((rows, {**inputs, "attention_mask": additive(inputs["attention_mask"], dtype)}, ends, alike))
-    return made
-
-
-def batches_of(table, name, otherwise):
-    """Prompts as trees where the model takes them, else in batches of a kind."""
-    return table["trees"][name] or table["bench"][name][otherwise]
+    return {"logits": torch.cat(logits)[back], "stream": torch.cat(streams)[back]}
 
 
 def evaluation_layers(harmful, benign):
@@ -129,12 +99,9 @@ def ablated(table, unit):
         (candidate, chosen layer, d_model) of harmful ones where it is asked for.
     """
     removed = removal(table, unit["places"], unit["operator"])
-    n, work = len(unit["places"]), {}
-    for name in ("harmful", "benign"):
-        at_last = removed[1] is not None  # a mean belongs to the last token: no edit of a tree
-        work[name] = table["bench"][name]["tight"] if at_last else batches_of(table, name, "tight")
-    harmful = sweep_rows(table, "harmful", work["harmful"], n, removed=removed, keep=unit["stream"])
-    benign = sweep_rows(table, "benign", work["benign"], n, removed=removed)
+    n = len(unit["places"])
+    harmful = sweep_rows(table, "harmful", n, removed=removed, keep=unit["stream"])
+    benign = sweep_rows(table, "benign", n, removed=removed)
     found = {"bypass": torch.stack([row.mean() for row in harmful["score"]]), "kl": benign["kl"].mean(1)}
     if unit["stream"]:
         found["stream"] = harmful["stream"][:, table["layers"]]
@@ -166,7 +133,7 @@ def added(table, unit):
         found["at_" + name] = torch.stack(along)
     if unit["induce"]:
         begin = stream_to(table, "benign", layer)
-        steered = sweep_rows(table, "benign", begin["work"], len(vectors), begin=begin, vectors=vectors, keep=True)
+        steered = sweep_rows(table, "benign", len(vectors), begin=begin, vectors=vectors, keep=True)
         found["induce"] = torch.stack([row.mean() for row in steered["score"]])
         found["stream"] = whole_streams(table, layer, vectors, steered["stream"])[:, table["layers"]]
     if unit["priced"]:
@@ -192,14 +159,14 @@ def priced(table, layer, vectors, target):
     while len(which):
         strength = bottom + (top - bottom) * where / size
         moved = (strength.unsqueeze(1) * vectors)[which]
-        costs = sweep_rows(table, "safe", begin["work"], len(which), begin=begin, vectors=moved)["kl"].mean(1)
+        costs = sweep_rows(table, "safe", len(which), begin=begin, vectors=moved)["kl"].mean(1)
         grid_tell(state, where, which, costs, target)
         where, which = grid_ask(state, target)
     strength = bottom + (top - bottom) * state["low"] / size
     before = faint_score(table)
     begin = stream_to(table, "faint", layer)
     moved = strength.unsqueeze(1) * vectors
-    after = sweep_rows(table, "harmful", begin["work"], n, begin=begin, vectors=moved, later=table["faint"])
+    after = sweep_rows(table, "harmful", n, begin=begin, vectors=moved, later=table["faint"])
     return {"strength": strength, "kl_add": state["low_cost"], "gain": (after["score"] - before).mean(1)}
 
 
@@ -208,7 +175,7 @@ def faint_score(table):
     if "faint_score" not in table:
         run = table["bench"]["harmful"]
         score = torch.empty(run["n"])
-        for rows, inputs, _ends, _alike in run["wide"]:
+        for rows, inputs in run["batches"]:
             logits = forward_with_edits(table["model"], table["blocks"], inputs, table["sites"], table["faint"])
             score[rows] = refusal_score(logits, table["ids"]).cpu()
         table["faint_score"] = score
@@ -219,32 +186,32 @@ def stream_to(table, name, layer):
     """The stream of "benign", "safe" or "faint" harmful prompts behind a layer: moved on, or begun again.
 
     Returns:
-        dict: "layer", "extras", the batches "work", and for each "hidden" (batch, pos, d_model).
+        dict: "layer", "extras", and for each batch "hidden" (batch, pos, d_model).
     """
     stream = table["streams"].get(name)
     if stream is None or stream["layer"] > layer:
         stream = {"layer": -1, "extras": -1, "hidden": None}
     # The faint ones are edited at the last token, the others not at all.
     edits = table["faint"] if name == "faint" else []
-    work = table["bench"]["harmful"]["wide"] if name == "faint" else batches_of(table, name, "wide")
+    work = table["bench"]["harmful" if name == "faint" else name]["batches"]
     while stream["layer"] < layer:
         moved, extras = [], stream["extras"]
-        for k, (_rows, inputs, _ends, _alike) in enumerate(work):
+        for k, (_rows, inputs) in enumerate(work):
             hidden = torch.empty(0) if stream["hidden"] is None else stream["hidden"][k]
             begin = (stream["layer"], hidden, stream["extras"])
             one, extras = forward_one_block(table["model"], table["blocks"], inputs, begin, table["sites"], edits)
             moved.append(one)
         stream = {"layer": stream["layer"] + 1, "extras": extras, "hidden": moved}
     table["streams"][name] = stream
-    return {**stream, "work": work}
+    return stream
 
 
-def sweep_rows(table, name, work, n, removed=None, begin=None, vectors=None, later=(), keep=False):
+def sweep_rows(table, name, n, removed=None, begin=None, vectors=None, later=(), keep=False):
     """What n candidates do to the next token of every prompt, many of them as rows of one batch.
 
     Args:
         table: of `measure_candidates`.
-        name, work: which prompts, in which batches.
+        name: which prompts.
         n: number of candidates.
         removed: from `removal`.
         begin, vectors: a stream, and what each candidate (n, d_model) adds to it at all positions.
@@ -257,9 +224,9 @@ def sweep_rows(table, name, work, n, removed=None, begin=None, vectors=None, lat
     run, blocks = table["bench"][name], table["blocks"]
     start = -1 if begin is None else begin["layer"]
     score, kl, streams = torch.empty(n, run["n"]), torch.zeros(n, run["n"]), None
-    for place, (rows, inputs, ends, alike) in enumerate(work):
+    for place, (rows, inputs) in enumerate(run["batches"]):
         size, length = inputs["input_ids"].shape
-        at_once = max(1, table["bench"]["budget"] // (size * length)) if alike else 1
+        at_once = max(1, table["bench"]["budget"] // (size * length))
         for first in range(0, n, at_once):
             chunk = slice(first, min(n, first + at_once))
             copies = chunk.stop - chunk.start
@@ -273,7 +240,6 @@ def sweep_rows(table, name, work, n, removed=None, begin=None, vectors=None, lat
                 table["model"],
                 blocks,
                 repeated(inputs, copies),
-                copied(ends, copies, size),
                 (start, hidden, extras),
                 table["sites"],
                 edits,

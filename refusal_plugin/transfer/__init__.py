@@ -2,6 +2,6 @@
 
 from ..inference.streams import Streams
 from .analysis import Known, analyse_transfer
-from .result import ModalityGap, TransferReport, load_transfer
+from .result import ModalityGap, TransferReport
 
-__all__ = ["Known", "ModalityGap", "Streams", "TransferReport", "load_transfer", "analyse_transfer"]
+__all__ = ["Known", "ModalityGap", "Streams", "TransferReport", "analyse_transfer"]

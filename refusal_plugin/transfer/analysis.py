@@ -19,13 +19,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import DataError, PromptError
-from ..evaluation import normalise
+from ..evaluation import read_exactly
 from ..evaluation.judge import Judge
+from ..evaluation.refusal_tokens import refusal_tokens
 from ..inference.activations import known_layers
 from ..inference.answers import Answer, generate
 from ..inference.arm_sets import ArmSet, score_arm_sets
 from ..inference.edits import Operator, addition
-from ..inference.scores import refusal_tokens
 from ..inference.streams import Streams, collect_streams, has_both, need_disjoint, some_pairs
 from ..models.provenance import provenance
 from ..progress import Progress, track
@@ -231,9 +231,7 @@ def _answers(
     ]
     if readable:
         said = generate(model, [p.read_back() for p in readable], **options)
-        right = {
-            p.id for p, a in zip(readable, said, strict=True) if normalise(a.text) == normalise(str(p.read_answer))
-        }
+        right = {p.id for p, hit in zip(readable, read_exactly(readable, said), strict=True) if hit}
         for name in {p.modality for p in readable}:
             understood[name] = frozenset(p.id for p in readable if p.modality == name and p.id in right)
     return answers, understood

@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..contrasts import estimate
-from ..errors import DataError, DirectionError
+from ..errors import DataError
+from ..models.provenance import Artefact
 from ..statistics import Estimate
-from ..storage import frame, read_tensors, write_tensors
+from ..storage import frame
 
-FORMAT = "refusal_plugin.transfer.v1"
 BY_LAYER = (
     "cosine",
     "cosine_fitted",
@@ -106,7 +105,7 @@ class ModalityGap:
 
 
 @dataclass(frozen=True)
-class TransferReport:
+class TransferReport(Artefact):
     """Source modality x target modality: what one modality's refusal direction is in another.
 
     Attributes:
@@ -124,6 +123,9 @@ class TransferReport:
         warnings: what to know before quoting a figure.
         provenance: model, data and versions.
     """
+
+    FORMAT: ClassVar[str] = "refusal_plugin.transfer.v2"
+    NAN: ClassVar[bool] = True
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
@@ -154,6 +156,16 @@ class TransferReport:
         ):
             _known(what, value, known)
         return estimate(self.values[measure][arms.index(source), self.targets.index(target), self.layers.index(at)])
+
+    def problem(self) -> str:
+        """What is wrong with a file's content."""
+        shape = (len(self.sources) + 1, len(self.targets), len(self.layers), 4)
+        wrong = [key for key, table in self.values.items() if tuple(table.shape) != shape]
+        tested = [*self.p.items(), *self.p_holm.items()]
+        wrong += [key for key, table in tested if (len(table) + 1, table.shape[1]) != shape[:2]]
+        if wrong or len(self.directions) != len(self.sources) or self.layer not in self.layers:
+            return f"its labels do not fit its tables ({wrong[0] if wrong else 'directions or layer'})"
+        return ""
 
     def marked(self, measure: str, source: str, target: str, alpha: float = 0.05) -> bool:
         """Whether a figure differs from what a random direction gives, after Holm's correction."""
@@ -221,70 +233,6 @@ class TransferReport:
 
     def __repr__(self) -> str:
         return f"TransferReport({', '.join(self.sources)} -> {', '.join(self.targets)}; layer {self.layer})"
-
-    def save(self, path: str | Path) -> Path:
-        """Write tables, directions and provenance into one safetensors file (no pickle).
-
-        Raises:
-            DirectionError: the file cannot be written.
-        """
-        tensors = {f"values/{key}": table for key, table in self.values.items()}
-        tensors |= {f"p/{key}": table for key, table in self.p.items()}
-        tensors |= {f"p_holm/{key}": table for key, table in self.p_holm.items()}
-        tensors["directions"] = self.directions
-        record: dict[str, Any] = {"format": FORMAT, "gap": None}
-        for name in ("sources", "targets", "layers", "warnings"):
-            record[name] = list(getattr(self, name))
-        record |= {"layer": self.layer, "settings": dict(self.settings), "provenance": dict(self.provenance)}
-        if self.gap is not None:
-            tensors |= {f"gap/{key}": table for key, table in self.gap.values.items()}
-            tensors |= {f"gap_refusal/{key}": table for key, table in self.gap.refusal.items()}
-            keep = ("modalities", "reference", "layers", "layer", "dropped")
-            record["gap"] = {name: getattr(self.gap, name) for name in keep}
-        return write_tensors(path, tensors, record)
-
-
-def load_transfer(path: str | Path) -> TransferReport:
-    """Read what `TransferReport.save` wrote.
-
-    Raises:
-        DirectionError: no such file, or no transfer report in it.
-    """
-    tensors, record = read_tensors(path)
-    if record.get("format") != FORMAT:
-        raise DirectionError(
-            f"load transfer report {path}", f"format {record.get('format')!r}", f"give one of {FORMAT}"
-        )
-
-    def part(name: str) -> dict[str, Tensor]:
-        return {key.split("/", 1)[1]: value for key, value in tensors.items() if key.startswith(f"{name}/")}
-
-    gap = None
-    if record["gap"] is not None:
-        kept = record["gap"]
-        gap = ModalityGap(
-            tuple(kept["modalities"]),
-            kept["reference"],
-            tuple(kept["layers"]),
-            kept["layer"],
-            part("gap"),
-            part("gap_refusal"),
-            tuple(kept["dropped"]),
-        )
-    return TransferReport(
-        tuple(record["sources"]),
-        tuple(record["targets"]),
-        tuple(record["layers"]),
-        record["layer"],
-        part("values"),
-        part("p"),
-        part("p_holm"),
-        tensors["directions"],
-        gap,
-        record["settings"],
-        tuple(record["warnings"]),
-        record["provenance"],
-    )
 
 
 def _known(what: str, value: object, known: tuple[Any, ...]) -> None:

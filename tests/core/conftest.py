@@ -63,7 +63,7 @@ def bare(organism: Any) -> nn.Module:
 @pytest.fixture(scope="session")
 def tokens(organism: Any, train: PromptSet) -> Any:
     """The organism's refusal tokens."""
-    from refusal_plugin.inference.scores import refusal_tokens
+    from refusal_plugin.evaluation.refusal_tokens import refusal_tokens
 
     return refusal_tokens(organism, train, max_new_tokens=8, progress=False)
 
@@ -111,7 +111,7 @@ def tiny() -> Callable[[str], SimpleNamespace]:
 def planted() -> SimpleNamespace:
     """A model whose refusal direction is known, its prompts, and what the library finds in it."""
     from refusal_plugin.directions.direction import fit_direction, template_positions
-    from refusal_plugin.inference.scores import refusal_tokens
+    from refusal_plugin.evaluation.refusal_tokens import refusal_tokens
 
     module, tokenizer = tiny_model("qwen2")
     truth = plant(module, tokenizer)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from refusal_plugin.models import anatomy, hf_layers, hf_module
 from refusal_plugin.prompts import Batch, Prompt, PromptSet, batches
-from refusal_plugin.prompts.tree import Trees
 from refusal_plugin.recipe_files import recipe
 
 FLOAT, DOUBLE, LONG = 4, 8, 8  # bytes
@@ -121,6 +120,6 @@ def made(model: Any, prompts: Sequence[Prompt], **limits: int) -> list[Batch]:
     return [batch for _, batch in batches(model, prompts, **limits)]
 
 
-def area(work: Sequence[Batch | Trees]) -> int:
+def area(work: Sequence[Batch]) -> int:
     """Positions, padding included."""
     return sum(batch.inputs["input_ids"].numel() for batch in work)

@@ -12,12 +12,13 @@ from planting import plant
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
-from refusal_plugin.directions.direction import Direction, fit_direction, load_direction, template_positions
+from refusal_plugin.directions.direction import Direction, fit_direction, template_positions
 from refusal_plugin.errors import DataError, DirectionError, PromptError
 from refusal_plugin.inference.activations import collect_activations
 from refusal_plugin.models import hf_module, load
 from refusal_plugin.models.provenance import provenance
 from refusal_plugin.prompts import Prompt, PromptSet
+from refusal_plugin.storage import read_tensors, write_tensors
 
 
 def test_the_planted_direction_is_recovered_at_every_layer_and_position(planted: Any) -> None:
@@ -129,7 +130,7 @@ def saved(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_saved_direction_comes_back_whole(planted: Any, saved: Path) -> None:
-    found = load_direction(saved, planted.model)
+    found = Direction.load(saved, planted.model)
     assert (found.layer, found.position, found.strength) == (1, -2, 0.7)
     assert found.objective == "defence" and found.site == "resid_post" and found.table == ({"layer": 1, "gain": 2.5},)
     torch.testing.assert_close(found.vector, planted.candidates.at(1, -2).vector)
@@ -178,7 +179,7 @@ def other_family() -> Any:
 )
 def test_a_direction_of_another_model_is_refused(saved: Path, build: Callable[[], Any], match: str) -> None:
     with pytest.raises(DirectionError, match=match) as error:
-        load_direction(saved, build())
+        Direction.load(saved, build())
     assert "\n" not in str(error.value)
 
 
@@ -208,53 +209,58 @@ def spoil(path: Path, saved: Path, kind: str) -> None:
 def test_a_spoiled_file_is_a_one_line_error(saved: Path, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "spoiled.safetensors"
     spoil(path, saved, kind)
-    with pytest.raises(DirectionError, match=r"spoiled\.safetensors") as error:
-        load_direction(path)
+    with pytest.raises(DataError, match=r"spoiled\.safetensors") as error:
+        Direction.load(path)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"format": "refusal_plugin.direction.v9"}, "v9"),
         ({"layer": 3}, "layer 3 of 3"),
-        ({"layer": "1"}, "no number"),
-        ({"strength": float("nan")}, "NaN"),
-        ({"provenance": None}, "has no provenance"),
+        ({"layer": "1"}, "its layer is '1'"),
+        ({"strength": float("nan")}, "its strength is 'nan'"),
+        ({"strength": True}, "its strength"),
+        ({"table": {}}, "its table"),
+        ({"colour": 1}, "holds colour"),
+        ({"layer": None}, "has no layer"),
     ],
 )
 def test_a_record_that_makes_no_sense_is_refused(saved: Path, tmp_path: Path, change: Any, match: str) -> None:
-    from safetensors import safe_open
+    tensors, record = read_tensors(saved)
+    fields = {key: value for key, value in {**record["fields"], **change}.items() if value is not None}
+    path = write_tensors(tmp_path / "odd.safetensors", tensors, {**record, "fields": fields})
+    with pytest.raises(DataError, match=match):
+        Direction.load(path)
 
-    with safe_open(saved, framework="pt") as file:
-        record = json.loads(file.metadata()["refusal_plugin"])
-    record = {key: value for key, value in {**record, **change}.items() if value is not None}
-    path = tmp_path / "odd.safetensors"
-    save_file(load_file(saved), path, metadata={"refusal_plugin": json.dumps(record)})
-    with pytest.raises(DirectionError, match=match):
-        load_direction(path)
+
+def test_a_file_of_version_0_1_comes_back(saved: Path, tmp_path: Path) -> None:
+    tensors, record = read_tensors(saved)
+    flat = {"format": record["format"], **record["fields"]}
+    again = Direction.load(write_tensors(tmp_path / "old.safetensors", tensors, flat))
+    assert (again.layer, again.position, again.strength) == (1, -2, 0.7)
 
 
 def test_nan_tensors_and_missing_provenance_are_refused(planted: Any, tmp_path: Path) -> None:
     direction = planted.candidates.at(0)
     bad = replace(direction, harmful=direction.harmful * float("nan")).save(tmp_path / "nan.safetensors")
-    with pytest.raises(DirectionError, match="NaN"):
-        load_direction(bad)
+    with pytest.raises(DataError, match="NaN"):
+        Direction.load(bad)
     bare = Direction(0, -1, direction.harmful, direction.benign).save(tmp_path / "bare.safetensors")
-    assert load_direction(bare).layer == 0, "without a model there is nothing to compare"
+    assert Direction.load(bare).layer == 0, "without a model there is nothing to compare"
     with pytest.raises(DirectionError, match="does not say its model"):
-        load_direction(bare, planted.model)
+        Direction.load(bare, planted.model)
 
 
 def test_a_folder_that_cannot_be_written(planted: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for target in (tmp_path / "no" / "such" / "folder.safetensors", tmp_path / "file" / "x.safetensors"):
-        with pytest.raises(DirectionError, match="write") as error:
+        with pytest.raises(DataError, match="write") as error:
             planted.candidates.at(0).save(target)
         assert "\n" not in str(error.value)
 
 
 def test_the_organism_knows_itself(organism: Any, direction: Any, tmp_path: Path) -> None:
-    again = load_direction(direction.save(tmp_path / "d.safetensors"), organism)
+    again = Direction.load(direction.save(tmp_path / "d.safetensors"), organism)
     torch.testing.assert_close(again.unit, direction.unit)
     assert (again.layer, again.strength, again.selection) == (4, 0.5, "by hand")

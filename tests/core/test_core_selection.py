@@ -12,8 +12,9 @@ from torch import Tensor
 
 from refusal_plugin.directions.selection import select_direction
 from refusal_plugin.errors import DataError, DirectionError, PromptError
+from refusal_plugin.evaluation.refusal_tokens import refusal_tokens
 from refusal_plugin.inference.edits import ablation, addition
-from refusal_plugin.inference.scores import Encoded, refusal_scores, refusal_tokens
+from refusal_plugin.inference.scores import Encoded, refusal_scores
 from refusal_plugin.models import anatomy, hf_module, load
 from refusal_plugin.prompts import PromptSet, encode
 from refusal_plugin.traced.measure import kl_divergence, refusal_score

@@ -11,84 +11,7 @@ from refusal_plugin.errors import PromptError, StudyError
 from refusal_plugin.prompts import PromptSet
 from refusal_plugin.recipe_files import recipe
 from refusal_plugin.study.regime import regime
-from refusal_plugin.study.stages import Stages, write_json
 from training.architecture import N_LAYERS
-
-FACTS = {"weights": "abc", "seed": 0}
-
-
-class Work:
-    """A stage's work that counts how often it was done."""
-
-    def __init__(self, value: Any, stop: bool = False) -> None:
-        self.value, self.stop, self.times = value, stop, 0
-
-    def __call__(self) -> Any:
-        if self.stop:
-            raise KeyboardInterrupt
-        self.times += 1
-        return self.value
-
-
-def test_finished_stages_are_kept_over_an_interruption(tmp_path: Path) -> None:
-    first = Work([1, 2])
-    stages = Stages(tmp_path, FACTS)
-    assert stages.run("one", first) == [1, 2]
-    with pytest.raises(KeyboardInterrupt):
-        stages.run("two", Work(0, stop=True))
-    again = Stages(tmp_path, FACTS)
-    second = Work({"x": None})
-    assert again.run("one", first) == [1, 2] and again.run("two", second) == {"x": None}
-    assert (first.times, second.times, again.reused) == (1, 1, ["one"])
-    assert again.seconds["one"] == stages.seconds["one"]
-
-
-@pytest.mark.parametrize("change", [{"seed": 1}, {"weights": "xyz"}, {"limit": 3}])
-def test_a_changed_question_starts_over(tmp_path: Path, change: dict[str, Any]) -> None:
-    work = Work(5)
-    Stages(tmp_path, FACTS).run("one", work)
-    changed = Stages(tmp_path, {**FACTS, **change})
-    changed.run("one", work)
-    assert work.times == 2 and changed.reused == []
-
-
-@pytest.mark.parametrize(
-    "content", ["", "{", "[1]", '{"key": "x"}', "\x00\xff", '{"key": null, "seconds": 1, "value": 2}']
-)
-def test_a_corrupt_stage_runs_again(tmp_path: Path, content: str) -> None:
-    stages, work = Stages(tmp_path, FACTS), Work(7)
-    stages.run("one", work)
-    (tmp_path / "stages" / "one.json").write_text(content, encoding="latin-1")
-    assert Stages(tmp_path, FACTS).run("one", work) == 7 and work.times == 2
-
-
-def test_a_tensor_stage_is_kept_and_a_corrupt_one_runs_again(tmp_path: Path) -> None:
-    import torch
-
-    work = Work(torch.arange(6.0).reshape(2, 3))
-    Stages(tmp_path, FACTS).tensor("stream", work)
-    assert torch.equal(Stages(tmp_path, FACTS).tensor("stream", work), work.value) and work.times == 1
-    (tmp_path / "stages" / "stream.safetensors").write_bytes(b"half a file")
-    assert torch.equal(Stages(tmp_path, FACTS).tensor("stream", work), work.value) and work.times == 2
-    Stages(tmp_path, {**FACTS, "seed": 1}).tensor("stream", work)
-    assert work.times == 3
-
-
-def test_nothing_half_written(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"x": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "a.json", {"x": float("nan")})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
-
-
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StudyError, match="write the study into") as error:
-        Stages(tmp_path / "file" / "study", FACTS)
-    assert "\n" not in str(error.value)
-    with pytest.raises(StudyError, match="write"):
-        write_json(tmp_path / "no" / "such.json", 1)
-
 
 # -- the whole of it --------------------------------------------------------------------------------------------------
 
@@ -182,9 +105,9 @@ def test_the_page_stands_alone(results: dict[str, Any], folder: Path) -> None:
 
 
 def test_the_direction_belongs_to_the_model(results: dict[str, Any], folder: Path, organism: Any) -> None:
-    from refusal_plugin.directions.direction import load_direction
+    from refusal_plugin.directions.direction import Direction
 
-    direction = load_direction(folder / "direction.safetensors", organism)
+    direction = Direction.load(folder / "direction.safetensors", organism)
     assert direction.layer == results["direction"]["layer"]
     assert direction.strength == results["direction"]["strength"]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from refusal_plugin.defences import REGISTRY, Defence, DefenceData, fit_defence, load_defence, method
+from refusal_plugin.defences import REGISTRY, Defence, DefenceData, fit_defence, method
 from refusal_plugin.errors import DataError, DirectionError, PromptError, RefusalPluginError
 from refusal_plugin.inference.edits import SiteEdit
 from refusal_plugin.models import anatomy, load
@@ -22,7 +22,7 @@ from refusal_plugin.traced import write
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_a_saved_defence_comes_back(organism: Any, fitted: Any, tmp_path: Path, name: str) -> None:
     defence = fitted(name).at(0.37)
-    found = load_defence(defence.save(tmp_path / "defence.safetensors"), organism)
+    found = Defence.load(defence.save(tmp_path / "defence.safetensors"), organism)
     assert type(found) is type(defence) and found.name == name and found.strength == 0.37
     for one in fields(defence):
         ours, theirs = getattr(defence, one.name), getattr(found, one.name)
@@ -54,27 +54,27 @@ def test_another_model_is_an_error(fitted: Any, tmp_path: Path) -> None:
     path = fitted("mars").save(tmp_path / "mars.safetensors")
     other = load("organism-control")
     with pytest.raises(DirectionError, match="it was made on 'organism'") as raised:
-        load_defence(path, other)
+        Defence.load(path, other)
     assert "\n" not in str(raised.value)
-    assert load_defence(path).name == "mars"
+    assert Defence.load(path).name == "mars"
 
 
 def test_files_that_are_no_defence(organism: Any, fitted: Any, tmp_path: Path) -> None:
     from refusal_plugin.storage import read_tensors, write_tensors
 
-    with pytest.raises(DirectionError, match="no such file"):
-        load_defence(tmp_path / "none")
+    with pytest.raises(DataError, match="no such file"):
+        Defence.load(tmp_path / "none")
     path = fitted("ace").save(tmp_path / "ace.safetensors")
     tensors, record = read_tensors(path)
     for broken, match in (
         ({**record, "format": "x"}, "format"),
         ({**record, "kind": "Unheard"}, "not known"),
         ({**record, "fields": {**record["fields"], "extra": 1}}, "another version"),
-        ({**record, "fields": {}}, "does not say|missing"),
+        ({**record, "fields": {}}, "has no name"),
     ):
         write_tensors(path, tensors, broken)
-        with pytest.raises(DirectionError, match=match) as raised:
-            load_defence(path, organism)
+        with pytest.raises(DataError, match=match) as raised:
+            Defence.load(path, organism)
         assert "\n" not in str(raised.value)
 
 
@@ -210,7 +210,7 @@ def test_a_method_from_outside(organism: Any, data: Any, tmp_path: Path) -> None
         assert torch.equal(fit_defence("doubled", organism, data).vector, 2.0 * r)  # type: ignore[attr-defined]
         found = fit_defence("tripled", organism, data)
         assert found.name == "tripled" and torch.equal(found.vector, 3.0 * r)  # type: ignore[attr-defined]
-        assert torch.equal(load_defence(found.save(tmp_path / "d"), organism).vector, found.vector)  # type: ignore[attr-defined]
+        assert torch.equal(Defence.load(found.save(tmp_path / "d"), organism).vector, found.vector)  # type: ignore[attr-defined]
     finally:
         REGISTRY.clear()
         REGISTRY.update(known)

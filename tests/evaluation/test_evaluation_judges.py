@@ -116,7 +116,7 @@ def save_guard(folder: Path, good: str, bad: str) -> Path:
 
 
 def asked(role: str = "harmful", text: str = "how to bake") -> Prompt:
-    return Prompt(text=text, role=role)  # type: ignore[arg-type]
+    return Prompt(text=text, role=role, id="x")  # type: ignore[arg-type]
 
 
 def said(text: str) -> Answer:
@@ -202,7 +202,7 @@ def test_a_guard_that_says_yes_and_one_that_cannot_be_read(tmp_path: Path) -> No
 
 
 def test_the_first_token_agrees_with_phrases_on_the_embedded_model(organism: Any) -> None:
-    from refusal_plugin.inference.scores import refusal_tokens
+    from refusal_plugin.evaluation.refusal_tokens import refusal_tokens
     from refusal_plugin.organism.data import organism_prompts
 
     train = organism_prompts(split="train", modality="text", limit=30)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny import FAMILIES
 
-from refusal_plugin.errors import DirectionError, ModelError, PromptError
-from refusal_plugin.heads import HeadAttribution, attribute_heads, load_heads
+from refusal_plugin.errors import DataError, DirectionError, ModelError, PromptError
+from refusal_plugin.heads import HeadAttribution, attribute_heads
 from refusal_plugin.heads.attribution import direct_contributions
 from refusal_plugin.heads.targets import targets
 from refusal_plugin.inference.activations import collect_activations
@@ -135,12 +135,12 @@ def test_a_second_position_is_read_where_the_direction_was(organism: Any, direct
 
 def test_it_is_kept_and_read_back(organism: Any, direction: Any, prompts: Any, tmp_path: Path) -> None:
     found = attribute_heads(organism, direction, prompts, progress=False)
-    again = load_heads(found.save(tmp_path / "heads.safetensors"))
+    again = HeadAttribution.load(found.save(tmp_path / "heads.safetensors"))
     assert torch.equal(again.heads, found.heads) and again.labels == found.labels and again.names == found.names
     assert again.top(3, "text") == found.top(3, "text")
     (tmp_path / "other.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(DirectionError, match="readable"):
-        load_heads(tmp_path / "other.safetensors")
+    with pytest.raises(DataError, match="readable"):
+        HeadAttribution.load(tmp_path / "other.safetensors")
 
 
 def test_an_unfit_direction_is_refused(organism: Any, direction: Any, prompts: Any) -> None:

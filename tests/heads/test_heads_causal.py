@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from refusal_plugin.errors import DataError, DirectionError
+from refusal_plugin.evaluation.refusal_tokens import RefusalTokens
 from refusal_plugin.heads.causal import HeadAblation
-from refusal_plugin.inference.scores import RefusalTokens
 from refusal_plugin.models import anatomy, hf_layers, hf_module
 from refusal_plugin.prompts import PromptSet, encode
 from refusal_plugin.traced.measure import refusal_score
@@ -121,7 +121,7 @@ def test_the_random_control_has_the_same_layers_and_size(bench: HeadAblation) ->
 
 
 def test_bad_requests(bench: HeadAblation, organism: Any, prompts: PromptSet, tokens: RefusalTokens) -> None:
-    with pytest.raises(DirectionError, match="layers of"):
+    with pytest.raises(DirectionError, match="layers, and"):
         bench.scores([(0, 99)])
     with pytest.raises(DirectionError, match="kind"):
         bench.scores([(0, 0)], "median")

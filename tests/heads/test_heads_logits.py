@@ -8,9 +8,9 @@ import torch
 from tiny import FAMILIES
 
 from refusal_plugin.errors import DataError
-from refusal_plugin.heads import load_heads
+from refusal_plugin.evaluation.refusal_tokens import RefusalTokens
+from refusal_plugin.heads import HeadAttribution
 from refusal_plugin.heads.logits import answer_tokens, attribute_logits
-from refusal_plugin.inference.scores import RefusalTokens
 from refusal_plugin.models import hf_module
 from refusal_plugin.prompts import Prompt, PromptSet, encode
 
@@ -66,5 +66,5 @@ def test_its_picture_is_in_its_own_unit(organism: Any, prompts: PromptSet, tmp_p
     page = found._repr_html_()
     assert "adds to refuse - comply at the last prompt token" in page and "nats of logit" in page
     assert "units of the stream" not in page
-    again = load_heads(found.save(tmp_path / "logits.safetensors"))
+    again = HeadAttribution.load(found.save(tmp_path / "logits.safetensors"))
     assert again.unit == "logit" and again.whole("text") == found.whole("text")

@@ -55,7 +55,7 @@ def test_left_edges_add_up_to_the_right_one(found: HeadAttribution, sources: Sou
         assert edge.low <= edge.contrast <= edge.high
         assert (edge.sources["media"] == 0) == (edge.modality == "text")
     page = shown(made)
-    assert page.count("Circuit of refusal in ") >= 4 and "67%" in page and "<table" in page
+    assert page.count("Circuit of refusal in ") >= 4 and "6 of 9" in page and "<table" in page
 
 
 def test_a_graph_of_different_prompts_is_refused(found: HeadAttribution, sources: SourceAttribution) -> None:

@@ -1,4 +1,4 @@
-"""The same call here and on the server, in both of its modes: equal results, one request each."""
+"""The same call here and on the server, in both of its modes: equal results, one request for each step."""
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from refusal_plugin.inference.activations import collect_activations, collect_moments
+from refusal_plugin.inference.activations import collect_activations
 from refusal_plugin.inference.answers import generate
 from refusal_plugin.inference.cost import estimate
 from refusal_plugin.inference.edits import addition
 from refusal_plugin.inference.scores import Encoded, refusal_scores
+from refusal_plugin.inference.streaming import collect_moments
 from refusal_plugin.prompts import PromptSet
 from refusal_plugin.recipe_files import recipe, recipes, run_remotely
 from refusal_plugin.remote import RemoteError, journal, settings
 from refusal_plugin.remote.backend import Remote, metered
+from tests.support.requests import REQUESTS
 
 pytestmark = pytest.mark.ndif
 
@@ -57,7 +59,7 @@ def test_recipe(name: str, organism: Any, same: Callable[..., Any]) -> None:
 
     # Recipes that fit on media add some of the embedded model's own, and do not know it under its hub id.
     prompts = with_media_train(organism, organism_prompts(limit=8, renderings=1), MODALITIES)
-    same(name, lambda model, remote: recipe(name).run(model, prompts, remote=remote), parts)
+    same(name, lambda model, remote: recipe(name).run(model, prompts, remote=remote), parts, REQUESTS[name])
 
 
 def test_activations(few: PromptSet, same: Callable[..., Any]) -> None:
@@ -100,7 +102,7 @@ def test_candidate_selection(organism: Any, same: Callable[..., Any]) -> None:
     """`select_direction` by itself: the same candidate, strength and table, in one request."""
     from refusal_plugin.directions.direction import fit_direction
     from refusal_plugin.directions.selection import select_direction
-    from refusal_plugin.inference.scores import refusal_tokens
+    from refusal_plugin.evaluation.refusal_tokens import refusal_tokens
     from refusal_plugin.organism.data import organism_prompts
 
     train = organism_prompts(split="train", modality="text", limit=24)

@@ -16,15 +16,21 @@ from typing import Any
 import pytest
 import torch
 
+from refusal_plugin.directions.direction import fit_direction
+from refusal_plugin.heads import project_tokens
 from refusal_plugin.models.wrapper import TransformersModel, register
 from refusal_plugin.recipe_files import recipe, recipes
 from refusal_plugin.remote import settings
+from refusal_plugin.safe_space import analyse_safe_space
+from refusal_plugin.transfer import analyse_transfer
+from tests.support.requests import REQUESTS
 
 HERE = Path(__file__).resolve().parent
 LOCAL_ONLY = {"study"}
 LIMITS = {"direction_extraction": 48}
-"""Enough prompts for several batches; the other recipes have several parts with 8."""
+"""Enough prompts for several batches; the other recipes have several parts with 4."""
 CLOSE = 1e-6
+IDS = torch.tensor([5, 6])
 
 
 class Second:
@@ -108,17 +114,58 @@ def test_a_recipe_travels(name: str, organism: Any, shipped: Second) -> None:
     """In one piece, and cut into as many requests as it has parts: the numbers of the run on this machine."""
     from refusal_plugin.organism.data import organism_prompts
 
-    prompts = organism_prompts(limit=LIMITS.get(name, 8), renderings=1)
+    prompts = organism_prompts(limit=LIMITS.get(name, 4), renderings=1)
     here = list(parts(recipe(name).run(organism, prompts)))
     there = list(parts(recipe(name).run(organism, prompts, remote=True)))
-    assert len(shipped.sent) == 1, "a recipe is one request"
+    assert len(shipped.sent) == REQUESTS[name], "a step is one request"
     shipped.sent.clear()
     with settings(max_tokens=1):
         cut = list(parts(recipe(name).run(organism, prompts, remote=True)))
-    assert len(shipped.sent) > 1
+    assert len(shipped.sent) > REQUESTS[name]
     assert len(here) == len(there) == len(cut) > 0
     for a, *others in zip(here, there, cut, strict=True):
         assert all(torch.allclose(a, b, rtol=0, atol=CLOSE, equal_nan=True) for b in others)
+
+
+def project(model: Any, prompts: Any, remote: bool) -> Any:
+    direction = fit_direction(model, prompts.filter(split="train", modality="text"), progress=False).at(4)
+    return project_tokens(model, direction, prompts.filter(split="test"), remote=remote)
+
+
+ANALYSES = {
+    # Streams, the layer, plain answers, read-back, scores, answers under directions.
+    "transfer": (
+        6,
+        lambda model, prompts, remote: analyse_transfer(
+            model, prompts, refusal_ids=IDS, score_pairs=2, rate_pairs=2, draws=3, draws_by_layer=1,
+            max_new_tokens=4, remote=remote, progress=False,
+        ),
+    ),
+    # Streams, scores.
+    "safe space": (
+        2,
+        lambda model, prompts, remote: analyse_safe_space(
+            model, prompts, layer=3, k=3, ks=(1,), pairs=2, refusal_ids=IDS, remote=remote, progress=False
+        ),
+    ),
+    "tokens": (1, project),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ANALYSES)
+def test_an_analysis_travels(name: str, organism: Any, shipped: Second) -> None:
+    """As the recipes do: the numbers of the run on this machine, and one request for each step."""
+    from refusal_plugin.organism.data import organism_prompts
+
+    prompts = organism_prompts(limit=4, renderings=1, modality=("text", "image"))
+    requests, run = ANALYSES[name]
+    here = list(parts(run(organism, prompts, False)))
+    there = list(parts(run(organism, prompts, True)))
+    assert len(shipped.sent) == requests
+    assert len(here) == len(there) > 0
+    for a, b in zip(here, there, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=CLOSE, equal_nan=True)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from prompt_models import PARTS_TEMPLATE, WORDS
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -102,11 +103,71 @@ def llava_onevision(**settings: Any) -> Any:
     )
 
 
+def internvl(**settings: Any) -> Any:
+    import transformers
+
+    names = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
+    square = {"height": 16, "width": 16}
+    return transformers.InternVLProcessor(
+        transformers.GotOcr2ImageProcessor(size=square, crop_to_patches=False),
+        tokenizer(*names.values(), **names),
+        transformers.InternVLVideoProcessor(size=square, **settings),
+        image_seq_length=4,
+        chat_template=template("<video> "),
+    )
+
+
+def video_llama() -> Any:
+    import transformers
+
+    return transformers.VideoLlama3Processor(
+        transformers.VideoLlama3ImageProcessor(patch_size=8, size=SMALL),
+        tokenizer("<image>", "<video>", image_token="<image>", video_token="<video>"),
+        transformers.VideoLlama3VideoProcessor(patch_size=8, size=SMALL),
+        chat_template=template("<video> "),
+    )
+
+
+def smolvlm() -> Any:
+    import transformers
+
+    pytest.importorskip("num2words", reason="num2words is not installed, which SmolVLM's processor asks for")
+
+    names = {
+        "image_token": "<image>",
+        "fake_image_token": "<fake_token_around_image>",
+        "global_image_token": "<global-img>",
+        "end_of_utterance_token": "<end_of_utterance>",
+    }
+    size = {"longest_edge": 16}
+    return transformers.SmolVLMProcessor(
+        transformers.SmolVLMImageProcessor(size=size, max_image_size=size),
+        tokenizer("<video>", *names.values(), **names, video_token="<video>"),
+        transformers.SmolVLMVideoProcessor(
+            size=size,
+            max_image_size=size,
+            num_frames=64,
+            fps=1,
+            video_sampling={"max_frames": 64, "fps": 1, "video_size": size},
+        ),
+        image_seq_len=4,
+        chat_template=template("<video> "),
+    )
+
+
 FAMILIES: dict[str, Callable[[], Any]] = {
     "qwen2.5-vl": lambda: qwen("Qwen2_5_VL"),
     "qwen3-vl": lambda: qwen("Qwen3VL"),
     "qwen2.5-omni": qwen_omni,
     "glm-4.6v": glm,
+    "videollama3": video_llama,
+    "smolvlm": smolvlm,
+    "internvl of 8 frames": lambda: internvl(num_frames=8, do_sample_frames=True, initial_shift=True),
     "llava-onevision": llava_onevision,
     "llava-onevision of 8 frames": lambda: llava_onevision(num_frames=8, do_sample_frames=True),
 }

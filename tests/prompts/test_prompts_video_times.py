@@ -34,9 +34,10 @@ def own(processor: Any, file: Path, text: str, rate: float, seconds: float) -> d
     frames = ffmpeg.pixels(file, 64, 48)
     known = {"total_num_frames": len(frames), "fps": rate, "duration": seconds, "height": 48, "width": 64}
     video = processor.video_processor
-    more = {} if video.do_sample_frames else {"fps": 2.0}
+    more = {} if video.do_sample_frames or video.fps or video.num_frames else {"fps": 2.0}
+    nested = [[frames]] if type(processor).__name__ == "SmolVLMProcessor" else [frames]  # prompt by prompt
     found = processor(
-        text=[text], videos=[frames], video_metadata=[known], do_sample_frames=True, return_tensors="pt", **more
+        text=[text], videos=nested, video_metadata=[known], do_sample_frames=True, return_tensors="pt", **more
     )
     return dict(found)
 

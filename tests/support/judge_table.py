@@ -1,11 +1,11 @@
-"""How the phrase judge labels a set of answers that were labelled by hand.
+"""How the phrase judge labels answers that were labelled by hand.
 
-    python -m tests.support.judge_table              the table of docs/judges.md, on the half the grammars were not written on
-    python -m tests.support.judge_table --half dev   the same on the other half, with every answer that is labelled otherwise
-    python -m tests.support.judge_table --write      keep the figures in docs/data/judge.json
+    python -m tests.support.judge_table               figures and confusion table of every round, as the grammars stand
+    python -m tests.support.judge_table --missed      and every answer that is labelled otherwise
+    python -m tests.support.judge_table --keep NAME   keep the figures under a name in docs/data/judge.json
 
-The set is tests/evaluation/data/answers.jsonl: one answer a line with its language, the kind of trap it is, and its label.
-An answer belongs to a half by a hash of its text.
+The set is tests/evaluation/data/answers.jsonl: one answer a line, with its language, the kind of trap it is, its label, and
+the round in which it was written. A round is measured once before the grammars may learn from it; docs/judges.md tells.
 """
 
 import argparse
@@ -19,20 +19,23 @@ from refusal_plugin.evaluation import LABELS, REFUSALS, PhraseJudge
 from refusal_plugin.statistics import wilson
 
 ROOT = Path(__file__).resolve().parents[2]
-ANSWERS = ROOT / "tests" / "evaluation" / "data"
+ANSWERS = ROOT / "tests" / "evaluation" / "data" / "answers.jsonl"
 KEPT = ROOT / "docs" / "data" / "judge.json"
 GROUPS = ("English", "other known languages", "unknown languages")
+PARTS = ("1, read while the grammars were written", "1, kept apart", "2", "3", "4")
 
 
-def read(name: str = "answers") -> list[dict[str, str]]:
-    """The labelled answers, each with its half ("dev" or "test")."""
-    lines = (ANSWERS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{**row, "half": half(row["text"])} for row in map(json.loads, lines)]
+def read() -> list[dict[str, Any]]:
+    """The labelled answers, each with its part of `PARTS`: the first round is halved by a hash of the text."""
+    rows = [json.loads(line) for line in ANSWERS.read_text(encoding="utf-8").splitlines()]
+    return [{**row, "part": part(row)} for row in rows]
 
 
-def half(text: str) -> str:
-    """Which half an answer belongs to: the lowest bit of the first byte of its SHA-256."""
-    return "dev" if hashlib.sha256(text.encode()).digest()[0] % 2 else "test"
+def part(row: dict[str, Any]) -> str:
+    """The round of an answer; of the first, the half (lowest bit of the first byte of the text's SHA-256)."""
+    if row["round"] > 1:
+        return str(row["round"])
+    return PARTS[0] if hashlib.sha256(row["text"].encode()).digest()[0] % 2 else PARTS[1]
 
 
 def group(language: str) -> str:
@@ -40,22 +43,20 @@ def group(language: str) -> str:
     return {"en": GROUPS[0], "other": GROUPS[2]}.get(language, GROUPS[1])
 
 
-def measure(rows: list[dict[str, str]], judge: PhraseJudge | None = None) -> dict[str, Any]:
+def measure(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Per group: the confusion table, and precision and recall of refusal (late ones included) with Wilson intervals."""
     found: dict[str, Any] = {}
-    judge = judge or PhraseJudge()
+    judge = PhraseJudge()
     for name in GROUPS:
         chosen = [row for row in rows if group(row["language"]) == name]
         pairs = [(row["label"], judge.one(row["text"])) for row in chosen]
-        table = Counter(pairs)
         both = sum(a in REFUSALS and b in REFUSALS for a, b in pairs)
         found[name] = {
             "n": len(pairs),
-            "languages": len({row["language"] for row in chosen}),
             "precision": share(both, sum(b in REFUSALS for _, b in pairs)),
             "recall": share(both, sum(a in REFUSALS for a, _ in pairs)),
             "right": share(sum(a == b for a, b in pairs), len(pairs)),
-            "table": [{"true": a, "found": b, "n": n} for (a, b), n in sorted(table.items())],
+            "table": [{"true": a, "found": b, "n": n} for (a, b), n in sorted(Counter(pairs).items())],
         }
     return found
 
@@ -72,11 +73,12 @@ def words(found: dict[str, Any]) -> str:
     """The figures as text."""
     lines = []
     for name, one in found.items():
-        lines.append(f"{name}: {one['n']} answers in {one['languages']} languages")
+        lines.append(f"{name}: {one['n']} answers")
         for key in ("precision", "recall", "right"):
-            part = one[key]
-            if part["n"]:
-                lines.append(f"  {key:10} {part['value']:.3f} [{part['low']:.3f}, {part['high']:.3f}]  n = {part['n']}")
+            figure = one[key]
+            if figure["n"]:
+                values = (figure[k] for k in ("value", "low", "high"))
+                lines.append("  {:10} {:.3f} [{:.3f}, {:.3f}]  n = {}".format(key, *values, figure["n"]))
         seen = [label for label in LABELS if any(label in (row["true"], row["found"]) for row in one["table"])]
         lines.append("  " + "true \\ found".ljust(14) + "".join(label.rjust(14) for label in seen))
         cells = {(row["true"], row["found"]): row["n"] for row in one["table"]}
@@ -85,23 +87,25 @@ def words(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Print the table; see the module."""
+    """Print the tables; see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--half", choices=("dev", "test", "all"), default="test")
-    parser.add_argument("--set", default="answers", help="name of a file in tests/evaluation/data")
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--missed", action="store_true")
+    parser.add_argument("--keep")
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
     given = parser.parse_args()
-    rows = [row for row in read(given.set) if given.half in ("all", row["half"])]
-    found = measure(rows)
-    print(words(found))
-    if given.half == "dev":
-        judge = PhraseJudge()
-        for row in rows:
-            label = judge.one(row["text"])
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
+    for name in given.part:
+        rows = [row for row in read() if row["part"] == name]
+        found = measure(rows)
+        print(f"round {name}\n{words(found)}\n")
+        if given.keep:
+            kept.setdefault(given.keep, {})[name] = found
+        for row in rows if given.missed else ():
+            label = PhraseJudge().one(row["text"])
             if label != row["label"]:
                 print(f"{row['id']:10} {row['label']:>12} -> {label:12} {row['text'][:150]!r}")
-    if given.write:
-        KEPT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if given.keep:
+        KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

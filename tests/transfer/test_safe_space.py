@@ -11,7 +11,7 @@ from torch import Tensor
 from refusal_plugin.errors import DataError, DirectionError
 from refusal_plugin.geometry import Moments
 from refusal_plugin.inference.streams import Streams
-from refusal_plugin.safe_space import SafeSpace, load_safe_space, overlap, overlaps, random_angles
+from refusal_plugin.safe_space import SafeSpace, overlap, overlaps, random_angles
 from refusal_plugin.safe_space.analysis import share_inside
 
 from .planted import D, axis, prompts
@@ -116,12 +116,12 @@ def test_random_spaces_overlap_by_chance() -> None:
 
 def test_a_space_is_saved_and_read_again(tmp_path: Path) -> None:
     space = SafeSpace.fit(rows(50, 3, 0), 4, modality="image", layers=(5,))
-    again = load_safe_space(space.save(tmp_path / "space.safetensors"))
+    again = SafeSpace.load(space.save(tmp_path / "space.safetensors"))
     assert torch.equal(again.basis, space.basis) and again.layers == (5,) and again.modality == "image"
     assert again.n == 50 and again.warnings == space.warnings and again.agreement is None
     assert "Safe space of image" in space._repr_html_()
-    with pytest.raises(DirectionError, match="no such file"):
-        load_safe_space(tmp_path / "none")
+    with pytest.raises(DataError, match="no such file"):
+        SafeSpace.load(tmp_path / "none")
 
 
 # -- on the embedded model ---------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_a_model_s_safe_space_streams(organism: Any, asked: Any) -> None:
 
 def test_the_report_of_a_model(organism: Any, asked: Any, tmp_path: Path) -> None:
     from refusal_plugin.report.transfer import transfer_chapter
-    from refusal_plugin.safe_space import analyse_safe_space, load_safe_space_report
+    from refusal_plugin.safe_space import SafeSpaceReport, analyse_safe_space
     from refusal_plugin.study.transfer_words import safe_space_words
 
     found = analyse_safe_space(
@@ -169,7 +169,7 @@ def test_the_report_of_a_model(organism: Any, asked: Any, tmp_path: Path) -> Non
     ]  # fmt: skip
     lengths = [r["left"] for r in sweep[:4]]
     assert lengths[0] == 1.0 and lengths == sorted(lengths, reverse=True)
-    again = load_safe_space_report(found.save(tmp_path / "report.safetensors"))
+    again = SafeSpaceReport.load(found.save(tmp_path / "report.safetensors"))
     assert again.to_json() == record
     chapter = str(transfer_chapter({"safe_space": record, "findings": {"safe_space": safe_space_words(record)}}))
     assert chapter.count("<svg") >= 5 and "nan" not in chapter.lower().replace("finance", "")

@@ -13,7 +13,7 @@ from refusal_plugin.prompts import PromptSet
 from refusal_plugin.report import render
 from refusal_plugin.report.transfer import transfer_chapter
 from refusal_plugin.study.transfer_words import gap_words, transfer_words
-from refusal_plugin.transfer import TransferReport, analyse_transfer, load_transfer
+from refusal_plugin.transfer import TransferReport, analyse_transfer
 
 IDS = torch.tensor([5, 6])
 
@@ -65,12 +65,12 @@ def test_holm_never_lowers_a_p_value(report: TransferReport) -> None:
 
 
 def test_it_is_saved_and_read_again(report: TransferReport, tmp_path: Path) -> None:
-    again = load_transfer(report.save(tmp_path / "transfer.safetensors"))
+    again = TransferReport.load(report.save(tmp_path / "transfer.safetensors"))
     assert again.to_json() == report.to_json() and again.settings == report.settings
     assert torch.equal(again.directions, report.directions) and again.provenance == report.provenance
     assert again.gap is not None and report.gap is not None and again.gap.to_json() == report.gap.to_json()
-    with pytest.raises(DirectionError, match="no such file"):
-        load_transfer(tmp_path / "none")
+    with pytest.raises(DataError, match="no such file"):
+        TransferReport.load(tmp_path / "none")
 
 
 def test_the_json_is_json_and_every_rate_has_its_interval(report: TransferReport) -> None:
@@ -135,12 +135,11 @@ def test_what_cannot_be_asked(organism: Any, prompts: PromptSet, report: Transfe
         analyse_transfer(organism, prompts, sources=("audio",), progress=False)
     with pytest.raises(PromptError, match="no such modality"):
         analyse_transfer(organism, prompts, targets=("smell",), progress=False)
-    with pytest.raises(DirectionError, match="layers .99. of"):
+    with pytest.raises(DirectionError, match=r"layers .99. of"):
         analyse_transfer(organism, prompts, layers=(99,), progress=False)
     test = prompts.filter(split="test", modality="text")
-    leaking = prompts + PromptSet(p.replace(split="train", id=f"again-{p.id}") for p in test)
-    with pytest.raises(PromptError, match="in the fit and in the test part"):
-        analyse_transfer(organism, leaking, progress=False)
+    with pytest.raises(PromptError, match="in test and in train"):
+        prompts + PromptSet(p.replace(split="train", id=f"again-{p.id}") for p in test)
     with pytest.raises(DataError, match="measure 'luck'"):
         report.estimate("luck", "text", "image")
     with pytest.raises(DataError, match="layer 2"):

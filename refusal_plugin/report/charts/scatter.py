@@ -46,15 +46,22 @@ def scatter_chart(
         shape, size, faint = dot.shape, dot.size, dot.opacity
         at = across(dot.x), up(dot.y)
         plot.add(mark(*at, dot.colour, title=dot.title, shape=shape, size=size, hollow=dot.hollow, opacity=faint))
-    _labels(plot, [(across(dot.x) + dot.size + 4, up(dot.y), dot.label) for dot in dots if dot.label])
+    _labels(plot, [(across(dot.x), up(dot.y), dot.size, dot.label) for dot in dots])
     return plot.render(title, "; ".join(dot.title for dot in dots if dot.said))
 
 
-def _labels(plot: Plot, wanted: Sequence[tuple[float, float, str]]) -> None:
-    """Write labels right of their dots where there is room."""
-    taken: list[tuple[float, float, float]] = []
-    for x, y, label in wanted:
-        end = x + 6.5 * len(label)
-        if all(abs(y - other) > 11 or x > stop or end < start for start, stop, other in taken):
-            plot.add(text(x, y, label, class_="tick halo"))
-            taken.append((x, end, y))
+def _labels(plot: Plot, dots: Sequence[tuple[float, float, float, str]]) -> None:
+    """Write the labels of dots (x, y, size, label) beside them, above or below, wherever there is room."""
+    taken = [(x - size, x + size, y) for x, y, size, _ in dots]
+    for at, y, size, label in dots:
+        wide, gap = 6.2 * len(label), size + 4
+        middle = max(plot.left + 2, at - wide / 2)
+        places = ((at + gap, y), (at - gap - wide, y), (middle, y - gap - 6), (middle, y + gap + 6))
+        for x, height in places if label else ():
+            clear = all(
+                abs(height - other) > 11 or x > stop + 1 or x + wide < start - 1 for start, stop, other in taken
+            )
+            if clear and x > plot.left and x + wide < plot.width and height < plot.floor:
+                plot.add(text(x, height, label, class_="tick halo"))
+                taken.append((x, x + wide, height))
+                break

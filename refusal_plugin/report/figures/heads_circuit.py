@@ -75,7 +75,7 @@ def _graph(rows: list[Mapping[str, Any]], norm: float, limit: float, modality: s
     plot.add(text(RIGHT, centre, "r", anchor="middle", class_="strong", fill="var(--rp-bg)"))
     if refused.value is not None:
         name, rate = "harmful prompts refused", counted(refused.value, refused.n)
-        plot.add(*_edge(RIGHT + 12, centre, END - 24, centre, refused.value * limit, limit, name))
+        plot.add(*_edge(RIGHT + 12, centre, END - 30, centre, refused.value * limit, limit, name))
         plot.add(text(END, centre - 8, rate, anchor="middle", class_="strong"))
         plot.add(text(END, centre + 9, "refused", anchor="middle", class_="tick"))
     return plot.render(f"Circuit of refusal in {modality}", "; ".join(said))

@@ -13,8 +13,9 @@ from ..svg import WIDTH, Axis
 from ..table import html_table
 from .figure import Panel, figure
 
-Grid = list[list[float | None]]
-Places = list[tuple[int, int]]
+Place = tuple[int, int]
+Cells = dict[Place, Rate]
+"""(layer, head) -> what a head adds, in shares of text's own difference."""
 ROOM = 30.0
 """User units of a cell below which no number is written."""
 
@@ -24,53 +25,40 @@ def heads_map_figure(found: Mapping[str, Any]) -> Markup:
     contrasts, norm = mapping(found, "contrast"), finite(found, "norm") or 1.0
     distance = found.get("distance", "the distance between harmful and benign text")
     names = [m for m in modality_order(contrasts) if sequence(contrasts[m], "value")]
-    parts = {
-        m: {key: _grid(contrasts[m], key, norm) for key in ("value", "low", "high", "harmful", "benign")} for m in names
-    }
+    values = {m: _cells(contrasts[m], norm, "value", "low", "high") for m in names}
+    means = {role: {m: _cells(contrasts[m], norm, role) for m in names} for role in ("harmful", "benign")}
     silent = {m: _silent(found, m) for m in names}
-    limit, most = (_largest([parts[m][key] for m in names]) for key in ("value", "harmful"))
-    panels, means, rows = [], [], []
-    for m, cells in parts.items():
-        sure = [
-            [_sure(*ends) for ends in zip(*rows, strict=False)]
-            for rows in zip(cells["low"], cells["high"], strict=False)
-        ]
-        drawn = _map(f"Contrast, {m}", cells["value"], limit, sure, silent[m])
+    panels, below, rows = [], [], []
+    limit, most = _largest(values), _largest(means["harmful"])
+    for m in names:
+        drawn = _map(f"Contrast, {m}", values[m], limit, ring=silent[m], sure=True)
         panels.append(Panel.of(m, drawn, "harmful minus benign"))
-        means.append(Panel.of(m, _map(f"Mean over harmful prompts, {m}", cells["harmful"], most)))
-        for layer, row in enumerate(cells["value"]):
-            for head in range(len(row)):
-                value, low, high, *sides = (_percents(cells[key][layer][head]) for key in cells)
-                said = [scalar(Rate(value, low, high), 1), *(None if v is None else decimal(v, 1) for v in sides)]
-                rows.append([f"{m}, layer {layer}, head {head}", *said])
+        below.append(Panel.of(m, _map(f"Mean over harmful prompts, {m}", means["harmful"][m], most)))
+        for place, rate in values[m].items():
+            sides = [means[role][m].get(place, Rate(None)).over(0.01).value for role in means]
+            said = [scalar(rate.over(0.01), 1), *(None if v is None else decimal(v, 1) for v in sides)]
+            rows.append([f"{m}, layer {place[0]}, head {place[1]}", *said])
     heads = ["", "contrast [95%]", "harmful", "benign"]
     table = html_table(heads, rows, caption=f"Direct contributions in percent of {distance}.")
     along = found.get("along", "the stream along the refusal direction")
     words = {"along": along, "distance": distance, "silent": any(silent.values())}
-    return figure("heads-map", panels, [table], means=means, **words)
+    return figure("heads-map", panels, [table], means=below, **words)
 
 
-def _percents(value: float | None) -> float | None:
-    return None if value is None else 100 * value
+def _cells(found: object, norm: float, *keys: str) -> Cells:
+    """Rates from grids (layer, head) of values and, where they are given too, of both ends."""
+    grids = [{(i, j): v for i, row in enumerate(sequence(found, k)) for j, v in enumerate(sequence(row))} for k in keys]
+    ends = ("value", "low", "high")
+    records = {place: dict(zip(ends, (grid.get(place) for grid in grids), strict=False)) for place in grids[0]}
+    return {place: Rate.of(record).over(norm) for place, record in records.items()}
 
 
-def _grid(found: object, key: str, norm: float) -> Grid:
-    """Rows of numbers in shares of `norm`; anything that is no finite number becomes None."""
-    rows = [[finite(value) for value in sequence(row)] for row in sequence(found, key)]
-    return [[None if v is None else v / norm for v in row] for row in rows]
-
-
-def _largest(grids: Sequence[Grid]) -> float:
+def _largest(maps: Mapping[str, Cells]) -> float:
     """Largest absolute value, at least a tiny one, so that it can be divided by."""
-    return max([1e-12, *(abs(v) for rows in grids for row in rows for v in row if v is not None)])
+    return max([1e-12, *(abs(rate.value or 0.0) for cells in maps.values() for rate in cells.values())])
 
 
-def _sure(low: float | None, high: float | None) -> bool:
-    """Whether an interval excludes zero."""
-    return low is not None and high is not None and (low > 0 or high < 0)
-
-
-def _silent(found: Mapping[str, Any], modality: str) -> Places:
+def _silent(found: Mapping[str, Any], modality: str) -> list[Place]:
     """The heads that write in text and fall silent in this modality."""
     rows = [row for row in records(found, "silent") if row.get("modality") == modality]
     places = [(finite(row, "layer"), finite(row, "head")) for row in rows]
@@ -82,24 +70,23 @@ def _whole(value: float) -> str:
     return signed(f"{100 * value:.0f}")
 
 
-def _map(
-    title: str, rows: Grid, limit: float, sure: list[list[bool]] | None = None, ring: Places | None = None
-) -> Markup:
-    """Layers from the bottom up, heads from left to right; full colour is `limit`, the same for maps to compare."""
-    depth, heads, ring = len(rows), max((len(row) for row in rows), default=0), ring or []
-    wide = (WIDTH - 40.0) / max(1, heads)
-    cells, said = {}, []
-    for layer, row in enumerate(rows):
-        for head, value in enumerate(row):
-            if value is None:
-                continue
-            known = sure is None or sure[layer][head]
-            strength = min(1.0, (abs(value) / limit) ** 0.75) * 0.92  # the root lifts small values
-            name = f"layer {layer}, head {head}: {_whole(value)}" + ("" if known else ", interval includes 0")
-            lines = [_whole(value)] if wide >= ROOM and known and abs(value) >= 0.02 * limit else []
-            hue = TOWARDS if value >= 0 else AWAY
-            cells[depth - 1 - layer, head] = Cell(hue, strength, name, lines, ring=(layer, head) in ring)
-            said.append((-abs(value), f"layer {layer} head {head} {_whole(value)}"))
+def _map(title: str, rates: Cells, limit: float, *, ring: Sequence[Place] = (), sure: bool = False) -> Markup:
+    """Layers from the bottom up, heads from left to right; full colour is `limit`, the same for maps to compare.
+
+    With `sure` a number stands only where the interval excludes zero.
+    """
+    depth, heads = (max((place[axis] for place in rates), default=-1) + 1 for axis in (0, 1))
+    wide, cells, said = (WIDTH - 40.0) / max(1, heads), {}, []
+    for (layer, head), rate in rates.items():
+        if rate.value is None:
+            continue
+        known = not sure or (rate.interval is not None and (rate.interval[0] > 0 or rate.interval[1] < 0))
+        strength = min(1.0, (abs(rate.value) / limit) ** 0.75) * 0.92  # the root lifts small values
+        name = f"layer {layer}, head {head}: {_whole(rate.value)}" + ("" if known else ", interval includes 0")
+        lines = [_whole(rate.value)] if wide >= ROOM and known and abs(rate.value) >= 0.02 * limit else []
+        hue = TOWARDS if rate.value >= 0 else AWAY
+        cells[depth - 1 - layer, head] = Cell(hue, strength, name, lines, ring=(layer, head) in ring)
+        said.append((-abs(rate.value), f"layer {layer} head {head} {_whole(rate.value)}"))
     words = "Largest: " + ", ".join(name for _, name in sorted(said, key=lambda pair: pair[0])[:5])
     if ring:
         words += "; outlined: " + ", ".join(f"layer {layer} head {head}" for layer, head in sorted(ring))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -19,11 +18,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[3]
-WORK = ROOT / "build" / "zoo"
-ROWS, LOG, CHECKPOINTS = WORK / "rows.jsonl", WORK / "log.txt", WORK / "checkpoints"
-LIMIT = 180
-"""Seconds that one family may take."""
+from .work import CHECKPOINTS, ROOT, WORK, plainly, tried
+
+ROWS, LOG = WORK / "rows.jsonl", WORK / "log.txt"
 
 
 def main() -> None:
@@ -42,13 +39,14 @@ def main() -> None:
         raise SystemExit(f"no such family: {', '.join(strange)}; there are {', '.join(known)}")
     rows = {} if asked.again else _rows()
     todo = names or [name for name in known if name not in rows]
+    todo.sort(key=lambda name: not known[name].placeholders)  # those with media take longest: they come first
     begun = time.monotonic()
-    for row in _run(_tried, todo, asked.jobs, begun):
+    for row in _run(tried, todo, asked.jobs, begun):
         rows[row["family"]] = row
         with ROWS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     media = [name for name in todo if name in rows and (CHECKPOINTS / name / "config.json").is_file()]
-    for row in _run(_plainly, media, asked.jobs, begun):
+    for row in _run(plainly, media, asked.jobs, begun):
         rows[row["family"]] |= row
         with ROWS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rows[row["family"]]) + "\n")
@@ -84,89 +82,6 @@ def _short(bad: dict[str, str]) -> str:
     return ", ".join(f"{key} {said.split(':')[0]}" for key, said in bad.items())
 
 
-def _tried(name: str) -> dict[str, Any]:
-    """Build a family and try everything; in a process that has torchvision where there is one."""
-    from tests.support import torchvision
-
-    missing = torchvision.enable()
-    _calm()
-    from .build import build
-    from .checks import check
-    from .families import families
-
-    family, started = families()[name], time.monotonic()
-    row: dict[str, Any] = {"family": name, "hub": family.hub_id, "media": list(family.placeholders), "left_out": ""}
-    if missing and "video" in family.placeholders:
-        row["left_out"] = f"video: {missing}"
-    try:
-        with _limited():
-            built = build(family)
-            row["class"] = type(built.module).__name__
-            folder = CHECKPOINTS / name
-            built.save(folder)
-            row["checks"] = check(built, folder)
-            row["left_out"] = row["left_out"] or (f"media: {built.why}" if built.why else "")
-            if not family.placeholders:
-                _remove(folder)
-    except BaseException as error:  # a family that cannot be built, or takes too long, is a row as well
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        row.setdefault("class", "")
-        row["checks"] = {"built": f"fails: {type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-    return row | {"seconds": round(time.monotonic() - started, 1)}
-
-
-def _plainly(name: str) -> dict[str, Any]:
-    """What of a multimodal checkpoint loads without torchvision."""
-    _calm()
-    from refusal_plugin import anatomy, load
-
-    try:
-        facts = anatomy(load(CHECKPOINTS / name))
-        found: dict[str, Any] = {"without_torchvision": list(facts.modalities), "says": facts.processor_error or ""}
-    except Exception as error:
-        found = {"without_torchvision": [], "says": " ".join(str(error).split())[:300]}
-    _remove(CHECKPOINTS / name)
-    return {"family": name, **found}
-
-
-def _calm() -> None:
-    import warnings
-
-    warnings.filterwarnings("ignore")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import torch
-    import transformers
-
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-
-
-class _limited:
-    """Raises TimeoutError in the block after `LIMIT` seconds."""
-
-    def __enter__(self) -> None:
-        import signal
-
-        def late(_signal: int, _frame: Any) -> None:
-            raise TimeoutError(f"it takes more than {LIMIT} s")
-
-        signal.signal(signal.SIGALRM, late)
-        signal.alarm(LIMIT)
-
-    def __exit__(self, *_about: object) -> None:
-        import signal
-
-        signal.alarm(0)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def verdict(row: dict[str, Any]) -> str:
     """ "all", "one refusal" (one line, whatever it stops) or "fails"."""
     said = [text for text in row["checks"].values() if text != "ok"]
@@ -181,7 +96,8 @@ def verdict(row: dict[str, Any]) -> str:
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts of the verdicts, of text families and of those with media."""
     found: dict[str, Any] = {}
-    for kind, chosen in (("text", [r for r in rows if not r["media"]]), ("media", [r for r in rows if r["media"]])):
+    tried = [row for row in rows if set(row["media"]) - set(row["left_out"])]
+    for kind, chosen in (("text", [row for row in rows if not row["media"]]), ("media", tried)):
         verdicts = [verdict(row) for row in chosen]
         found[kind] = {"n": len(chosen), **{word: verdicts.count(word) for word in sorted(set(verdicts))}}
     return found
