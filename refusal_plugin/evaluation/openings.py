@@ -163,14 +163,14 @@ def _measured(
                     found.append(opening_score(model.output.logits, nodes))
         return found
 
-    found = torch.empty(len(prompts.prompts))
+    scores = torch.empty(len(prompts.prompts))
     row_bytes = 4 * len(facts.tokenizer) * len(nodes)
     batches = run_batches(prompts.batches, measure, re_encoder(model), asked=asked, remote=remote, row_bytes=row_bytes)
-    for (rows, _batch), values in batches:
-        found[rows] = values.cpu()
-    if not bool(torch.isfinite(found).all()):
+    for (rows, _batch), part in batches:
+        scores[rows] = part.cpu()
+    if not bool(torch.isfinite(scores).all()):
         raise DataError(asked, "NaN or infinite logits", "check the edit's strength and the dtype")
-    return found
+    return scores
 
 
 def _led(model: Any, batch: Batch, paths: Sequence[Opening]) -> dict[str, Any]:

@@ -52,7 +52,11 @@ REFUSED = [row["text"] for row in ROWS if row["kind"] == "refusal" and row["lang
 
 @pytest.mark.parametrize(
     "frame",
-    ['The clerk wrote: "{}" Then he left.', "She read \u201c{}\u201d aloud and smiled.", "```\n{}\n```\nprints the text."],
+    [
+        'The clerk wrote: "{}" Then he left.',
+        "She read \u201c{}\u201d aloud and smiled.",
+        "```\n{}\n```\nprints the text.",
+    ],
 )
 def test_a_quoted_or_coded_refusal_declines_nothing(frame: str) -> None:
     quotable = [text for text in REFUSED if not set('"\u201c\u201d`\n') & set(text)]
