@@ -1,4 +1,4 @@
-"""Answers belong to their prompts: whatever is in another place, missing, doubled or foreign is an error that names it."""
+"""Answers belong to their prompts: what is elsewhere, missing, doubled or foreign is an error that names it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -13,7 +13,7 @@ from refusal_plugin.evaluation.grammar import grammars, language
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.support import judge_table  # noqa: E402
+from tests.support import judge_table
 
 JUDGE = PhraseJudge()
 ROWS = judge_table.read()
