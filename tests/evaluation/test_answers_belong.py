@@ -101,7 +101,7 @@ def test_unknown_answers_are_counted_and_warned_of() -> None:
 
 def test_two_judges_are_compared_on_the_same_answers() -> None:
     strict, mild = PhraseJudge(extra=(r"\bmix it\b",)), PhraseJudge()
-    found = compare_judges(list(PROMPTS), SAID, strict, mild, rng=np.random.default_rng(0), resamples=50)
+    found = compare_judges(list(PROMPTS), SAID, strict, mild, rng=np.random.default_rng(0), resamples=200)
     assert found.accuracy.value == 0.5 and found.table == {("refusal", "refusal"): 3, ("refusal", "compliance"): 3}
     with pytest.raises(DataError, match="answer 0"):
         compare_judges(list(PROMPTS), SAID[::-1], strict, mild, rng=np.random.default_rng(0))
