@@ -1,6 +1,6 @@
 """Answers -> labels -> rates: who refused, who answered, how sure we are, and what the set can show at all."""
 
-from .agreement import Agreement, judge_agreement
+from .agreement import Agreement, compare_judges, judge_agreement
 from .formats import FORMATS, HARMBENCH, LLAMA_GUARD, WILDGUARD, Format
 from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers
 from .model_judges import ClassifierJudge, FirstTokenJudge, GenerativeJudge
@@ -40,6 +40,7 @@ __all__ = [
     "Power",
     "Reasoning",
     "balanced",
+    "compare_judges",
     "paired_test",
     "rate_changes",
     "defence_success",
