@@ -453,13 +453,19 @@ def models_media() -> str:
         [
             _class(row),
             ", ".join(row["media"]),
-            ", ".join(m for m in row.get("without_torchvision", []) if m != "text") or "–",
+            _plainly(row),
             *(_mark(row, check) for check in _TRIED),
             _whatever(row),
         ]
         for row in rows
     ]
     return markdown(["family", "media", "by default", *_TRIED, "what does not work"], cells)
+
+
+def _plainly(row: Data) -> str:
+    """What loads without torchvision; a dash for text alone."""
+    found = row.get("without_torchvision")
+    return "not measured" if found is None else ", ".join(medium for medium in found if medium != "text") or "–"
 
 
 def _class(row: Data) -> str:
