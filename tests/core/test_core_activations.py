@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from refusal_plugin import streaming
+from refusal_plugin.inference import streaming
 from refusal_plugin.errors import DataError, DirectionError, PromptError
 from refusal_plugin.inference.activations import collect_activations
 from refusal_plugin.inference.streaming import collect_moments
