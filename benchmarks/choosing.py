@@ -20,38 +20,24 @@ LIMITS: dict[str, float] = {"max_kl": 1e9, "max_depth": 0.8}
 
 
 def rows(shape: Shape, *, repeats: int) -> list[Row]:
-    """The choice, the choice and its strength, and all figures; each must choose what the reference chooses."""
+    """The whole table and the strength of the chosen one; the choice must be that of the reference."""
     candidates, prompts, tokens = material(shape)
     chosen: dict[str, Place] = {}
 
     def plain() -> None:
         chosen["plain"] = reference(shape, candidates, prompts, tokens)
 
-    def ours(figures: Any) -> None:
-        found = rp.select_direction(
-            shape.model,
-            candidates,
-            prompts,
-            tokens,
-            objective="causal",
-            figures=figures,
-            progress=False,
-            **LIMITS,  # type: ignore[arg-type]
-        )
-        chosen[figures] = (found.layer, found.position)
+    def ours() -> None:
+        options: dict[str, Any] = {"objective": "causal", "progress": False, **LIMITS}
+        found = rp.select_direction(shape.model, candidates, prompts, tokens, **options)
+        chosen["ours"] = (found.layer, found.position)
 
-    jobs = (plain, lambda: ours("choice"), lambda: ours("needed"), lambda: ours("all"))
-    seconds = take_turns(jobs, repeats, warm=shape.name == "organism")
+    seconds = take_turns((plain, ours), repeats, warm=shape.name == "organism")
     if len(set(chosen.values())) != 1:
         raise AssertionError(f"the choices differ: {chosen}")
     n = f"{len(candidates.positions)} x {candidates.n_layers} candidates"
-    found = []
-    what_for = (("the choice", "<= 0.25"), ("choice and strength", ""), ("choice and whole table", ""))
-    for (what, target), times in zip(what_for, seconds[1:], strict=True):
-        ratios = [a / b for a, b in zip(times, seconds[0], strict=True)]
-        name = f"selection among {n}, {what}, against three passes each"
-        found.append(summary(name, shape.name, ratios, target))
-    return found
+    ratios = [a / b for a, b in zip(*reversed(seconds), strict=True)]
+    return [summary(f"selection among {n}, whole table and strength, against three passes each", shape.name, ratios)]
 
 
 def material(shape: Shape) -> tuple[Candidates, PromptSet, RefusalTokens]:

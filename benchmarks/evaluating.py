@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
-from refusal_plugin.inference.side_by_side import generate_arms
 
 import refusal_plugin as rp
+from refusal_plugin.inference.arms import generate_arms
 from refusal_plugin.inference.edits import Edit
 from refusal_plugin.prompts import Prompt
 
@@ -36,7 +36,7 @@ def rows(shape: Shape, *, repeats: int, prompts: int = 16, tokens: int = 16) -> 
             rp.generate(shape.model, chosen, edit, max_new_tokens=tokens, progress=False)
 
     def as_rows() -> None:
-        generate_arms(shape.model, chosen, edits, max_new_tokens=tokens, progress=False)
+        generate_arms(shape.model, chosen, list(edits.values()), max_new_tokens=tokens, progress=False)
 
     mine, single, batched = take_turns((as_rows, one_by_one, one_defence_at_a_time), repeats, warm=False)
     name = f"answers of {tokens} tokens under {len(edits)} (defence, strength) x {len(chosen)} prompts as rows"

@@ -6,9 +6,9 @@ Encoding the prompts, pixels and sound included, belongs to both sides, but for 
 from collections.abc import Callable, Sequence
 
 import torch
-from refusal_plugin.inference.shared_prefix import collect_arms, collect_grid
 
 import refusal_plugin as rp
+from refusal_plugin.inference.prefix import collect_variants
 from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.prompts import Prompt
 from refusal_plugin.prompts.neutral import neutral_prompts
@@ -27,7 +27,7 @@ def rows(shape: Shape, *, repeats: int, items: int = 32, media: int = 8, texts: 
         prompts = list(organism_prompts(split="train", modality=modality, role="harmful", renderings=1, limit=items))
         seconds = take_turns(
             (
-                lambda p=prompts: collect_arms(shape.model, p, REFUSAL, progress=False),  # type: ignore[misc]
+                lambda p=prompts: collect_variants(shape.model, p, (None, REFUSAL), progress=False),  # type: ignore[misc]
                 lambda p=prompts: forward(shape, p),  # type: ignore[misc]
             ),
             repeats,
@@ -43,7 +43,7 @@ def rows(shape: Shape, *, repeats: int, items: int = 32, media: int = 8, texts: 
         decoder = decoder_alone(shape, grid)
         seconds = take_turns(
             (
-                lambda g=grid: collect_grid(shape.model, g, max_rows=64, progress=False),  # type: ignore[misc]
+                lambda g=grid: collect_variants(shape.model, g, max_rows=64, progress=False),  # type: ignore[misc]
                 decoder,
                 lambda g=grid: forward(shape, g),  # type: ignore[misc]
             ),

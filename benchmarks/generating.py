@@ -3,10 +3,10 @@
 import warnings
 
 import torch
-from refusal_plugin.inference.side_by_side import generate_arms
 
 import refusal_plugin as rp
 from refusal_plugin.inference.answers import generate_ids
+from refusal_plugin.inference.arms import generate_arms
 
 from .clock import Row, against, summary, take_turns
 from .shapes import Shape, mixed
@@ -51,11 +51,10 @@ def strengths(shape: Shape, *, repeats: int, prompts: int = 8, n: int = 8, token
     vector = torch.randn(shape.d_model, generator=torch.Generator().manual_seed(0))
     vector /= vector.norm()
     layers = dict.fromkeys(range(shape.n_layers), vector)
-    doses = torch.linspace(0.0, 0.7, n).tolist()
-    edits = {f"{dose:.2f}": rp.addition(layers, strength=dose, where="last") for dose in doses}
+    edits = [rp.addition(layers, strength=strength, where="last") for strength in torch.linspace(0.0, 0.7, n).tolist()]
 
     def one_by_one() -> None:
-        for edit in edits.values():
+        for edit in edits:
             generate_ids(shape.model, inputs, edit, max_new_tokens=tokens)
 
     def as_rows() -> None:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from refusal_plugin.inference.shared_prefix import collect_arms
 from torch import nn
 
 import refusal_plugin as rp
+from refusal_plugin.inference.prefix import collect_variants
 from refusal_plugin.models import hf_layers
 
 from . import clock
@@ -33,7 +33,7 @@ def rows(shape: Shape, *, repeats: int, prompts: int = 64) -> list[Row]:
     suffix = REFUSAL_ORGANISM if shape.name == "organism" else REFUSAL
 
     def both_arms() -> None:
-        collect_arms(shape.model, chosen, suffix, progress=False)
+        collect_variants(shape.model, chosen, (None, suffix), progress=False)
 
     return [
         against(
@@ -65,7 +65,7 @@ def on_all_cores(shape: Shape, *, repeats: int, prompts: int = 64, threads: int 
         return faster(
             f"residuals of {prompts} prompts in both arms, {threads} threads by the wall clock, against one at a time",
             shape.name,
-            lambda: collect_arms(shape.model, chosen, suffix, progress=False),
+            lambda: collect_variants(shape.model, chosen, (None, suffix), progress=False),
             usual_way(shape, chosen, suffix),
             repeats=repeats,
             target=">= 8.00",

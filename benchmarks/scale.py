@@ -92,7 +92,7 @@ LOOKS = 6
 
 
 def selection_passes(model: Model, positions: int = 5) -> float:
-    """Passes over the validation prompts for a defence: `figures="needed"`, as the counters of the tests have it.
+    """Passes over the validation prompts that strengths and gains take, most of a selection for a defence.
 
     Per candidate below 0.8 L: `LOOKS` priced passes on the safe half and one on the harmful half, of the blocks behind
     it. What prompts that begin alike save is left out: it depends on them.

@@ -478,6 +478,6 @@ def _mark(row: Data, check: str) -> str:
 def _whatever(row: Data) -> str:
     """What is refused or fails, every line once."""
     lines = dict.fromkeys(text.split(": ", 1)[1] for text in row["checks"].values() if text != "ok" and ": " in text)
-    if row.get("left_out"):
-        lines[f"not tried: {row['left_out']}"] = None
+    for medium, why in row.get("left_out", {}).items():
+        lines[f"{medium} not tried: {why}"] = None
     return "<br>".join(line.replace("|", "&#124;").replace("<", "&lt;") for line in lines) or ""

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import PromptError, RefusalPluginError
+from .check import check
 from .remote import jobs_app, remote_app
 
 ROLES = ("harmful", "near_miss", "benign")
@@ -63,6 +64,7 @@ app = typer.Typer(
 
 app.add_typer(remote_app, name="remote")
 app.add_typer(jobs_app, name="jobs")
+app.command()(check)
 
 Model = Annotated[
     str,
@@ -214,7 +216,7 @@ def run_recipe(
     loaded = load(model, remote=remote)
     given = _prompt_set(prompts)
     if given is None:
-        from ..study.own_prompts import own_prompts
+        from ..models.own_prompts import own_prompts
 
         given = own_prompts(loaded)
     if remote:

@@ -158,7 +158,8 @@ def choose(
     """
     rows: list[Row] = []
     for place in places_of(candidates):
-        row = Row(*place, **figures.get(place, {}))
+        known: dict[str, Any] = dict(figures.get(place, {}))
+        row = Row(*place, **known)
         reason = (
             f"layer >= {max_depth:g} L"
             if place[0] >= max_depth * candidates.n_layers

@@ -4,10 +4,10 @@ A file names its scripts, its commonest words, and lists of patterns, one a line
 
     refusal      a subject, an inability or unwillingness, and what it is about: the sentence declines
     reserve      declines the advice of a profession: a refusal unless help follows
-    idioms       looks like a refusal and is none ("I can't help but", "if I can't help"): cut out before the rest is read
+    idioms       looks like a refusal and is none ("I can't help but", "if I can't help"): cut out before reading on
     disclaimer, hedge, referral, courtesy    clauses that say nothing to the request
 
-Patterns are regular expressions over folded text (lower case, straight apostrophes, single spaces), written for reading:
+Patterns are regular expressions over folded text (lower case, straight apostrophes, single spaces), written to be read:
 `{name}` is a word list of the file, a space may be a comma, `...` is any few words, `^` and `$` are the ends of a
 sentence. Words are matched whole, except in languages whose file says `whole_words = false`.
 """
@@ -34,7 +34,8 @@ STRANGE = 8
 """Words from which on a text without the commonest words of any known language is in none of them."""
 SENTENCE = re.compile("[^.!?\u3002\u0964\u0965\u061f\u06d4\n]+")
 CLAUSE = re.compile(
-    "[.!?,;:\n\u3002\u3001\u060c\u061b\u0964\u0965\u061f\u06d4\u2014]|\\b(?:but|however|mais|pero|aber|mas|ma|tetapi)\\b"
+    "[.!?,;:\n\u3002\u3001\u060c\u061b\u0964\u0965\u061f\u06d4\u2014]"
+    "|\\b(?:but|however|mais|pero|aber|mas|ma|tetapi)\\b"
 )
 MARKS = "\u0300-\u036f\u0900-\u0dff"
 """Letters of a word for which Python's `\\w` does not stand: combining marks."""

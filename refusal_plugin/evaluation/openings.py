@@ -4,10 +4,10 @@
     score         = log P(R | prompt) - log (1 - P(R | prompt))        in nats, positive towards refusal
 
 The openings are token sequences of which none begins with another, so they exclude each other and their probabilities
-add up. What is not an opening leaves them at some token: `1 - P(R)` is the sum, over every beginning p of an opening, of
-`P(p | prompt)` times the probability of the tokens that continue p to no opening. Summed so, nothing cancels where P(R)
-is close to 1. With openings of one token this is `logsumexp(logits[refusal]) - logsumexp(logits[all others])`, the score
-of `traced.measure.refusal_score`, bit for bit.
+add up. What is not an opening leaves them at some token: `1 - P(R)` is the sum, over every beginning p of an opening,
+of `P(p | prompt)` times the probability of the tokens that continue p to no opening. Summed so, nothing cancels where
+P(R) is close to 1. With openings of one token this is `logsumexp(logits[refusal]) - logsumexp(logits[all others])`, the
+score of `traced.measure.refusal_score`, bit for bit.
 """
 
 from collections import Counter
@@ -175,8 +175,9 @@ def _measured(
 
 
 def _led(model: Any, batch: Batch, paths: Sequence[Opening]) -> dict[str, Any]:
-    """Inputs of a batch, one copy per path, each followed by its path; a shorter path is filled up behind its end, where
-    a causal model's logits before it do not see it.
+    """Inputs of a batch, one copy per path, each followed by its path.
+
+    A shorter path is filled up behind its end, which the logits before it do not see.
     """
     longest = max(map(len, paths))
     inputs: dict[str, Any] = next_token_inputs(model, repeated(batch, len(paths)))

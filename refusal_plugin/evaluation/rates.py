@@ -48,9 +48,6 @@ class Outcomes:
         if not len(self.prompts) == len(self.labels) == len(self.correct):
             found = f"{len(self.prompts)} prompts, {len(self.labels)} labels, {len(self.correct)} exactness marks"
             raise DataError("outcomes of prompts", found, "give one of each per prompt")
-        strange = next((label for label in self.labels if label not in LABELS), None)
-        if strange is not None:
-            raise DataError("outcomes of prompts", f"label {strange!r}", f"use one of {', '.join(LABELS)}")
 
     def refused(self, *roles: str) -> tuple[list[bool], list[str]]:
         """Refusals of the prompts with these roles, and their pair ids."""
@@ -109,17 +106,21 @@ def label_answers(prompts: PromptSet, answers: Sequence[Answer], judge: Judge | 
     Warns where the judge could not tell what answers are.
 
     Raises:
-        DataError: the answers are not those to the prompts in their order, or the judge gives no label of `LABELS` to each.
+        DataError: the answers are not those to the prompts in their order, or the judge does not give each a label of
+            `LABELS`.
     """
     match_answers(list(prompts), answers)
     labels = (judge or PhraseJudge()).label(list(prompts), answers)
+    for label in labels:
+        if label not in LABELS:
+            raise DataError("label answers", f"the judge says {label!r}", f"let it say one of {', '.join(LABELS)}")
     correct = tuple(_exact(p, a) for p, a in zip(prompts, answers, strict=True))
     found = Outcomes(prompts, tuple(labels), correct)
     if unknown := labels.count("unknown"):
         first = answers[labels.index("unknown")]
         warnings.warn(
             f"label answers: {unknown} of {len(labels)} are unknown to the judge, first {first.text[:60]!r} to "
-            f"{first.prompt_id!r}; use a judge that reads their language, or more tokens if they end inside their reasoning",
+            f"{first.prompt_id!r}; use a judge that reads their language, or more tokens if they end while reasoning",
             stacklevel=2,
         )
     return found

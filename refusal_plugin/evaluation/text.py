@@ -1,8 +1,8 @@
 """Texts of answers: equal to the sign, whose words they are, where the reasoning ends, and whether they loop.
 
-`normalise` is what "answered exactly" rests on, so it forgets only what never carries meaning: case, width, spacing, the
-marks that end a sentence or a clause, and quotation marks in pairs. A sign, an operator, a decimal point, an emoji and a
-combining mark are kept: "-5", "5" and "5%" are three answers, and so are "का" and "की".
+`normalise` is what "answered exactly" rests on, so it forgets only what never carries meaning: case, width, spacing,
+the marks that end a sentence or a clause, and quotation marks in pairs. A sign, an operator, a decimal point, an emoji
+and a combining mark are kept: "-5", "5" and "5%" are three answers, and so are "का" and "की".
 """
 
 import re
@@ -16,12 +16,21 @@ APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u0060\u00b4", "'")
 INVISIBLE = str.maketrans(dict.fromkeys("\u200b\u200e\u200f\u00ad\u2060\ufeff\ufe0e\ufe0f"))
 SAME_SIGN = ("<wide>", "<narrow>", "<compat>", "<noBreak>", "<initial>", "<medial>", "<final>", "<isolated>", "<small>")
 """Compatibility forms that are the same sign; a superscript, a fraction or a letter-like symbol is another one."""
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff"
+UNSPACED += "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Scripts without spaces between words: Thai, Lao, Burmese, Khmer, Han, kana."""
 STOPS = "\u3002\u3001\u060c\u061b\u061f\u0964\u0965\u06d4\u1362"
 """Marks that end a sentence or a clause and mean nothing else, wherever they stand."""
-PAIRS = (("\u201c\u201e\u201d", "\u201c\u201d"), ("\u00ab", "\u00bb"), ("\u00bb", "\u00ab"), ("\u2039", "\u203a"))
-PAIRS += (("\u203a", "\u2039"), ("\u300c", "\u300d"), ("\u300e", "\u300f"), ('"', '"'))
+PAIRS: tuple[tuple[str, str], ...] = (
+    ("\u201c\u201e\u201d", "\u201c\u201d"),
+    ("\u00ab", "\u00bb"),
+    ("\u00bb", "\u00ab"),
+    ("\u2039", "\u203a"),
+    ("\u203a", "\u2039"),
+    ("\u300c", "\u300d"),
+    ("\u300e", "\u300f"),
+    ('"', '"'),
+)
 """Quotation marks that open, and those that close them."""
 SINGLE = r"(?<![\w.])['\u2018](?=[^\s'\u2018])([^\n]*?[^\s\n])['\u2019](?!\w)"
 """One quotation in single marks: an apostrophe stands inside or behind a word, never before one."""
@@ -97,7 +106,7 @@ def fold(text: str) -> str:
 
 
 def letters(text: str) -> str:
-    """Case-folded letters of one form: compatibility forms, Arabic vowel signs and joiners are gone, spaces are kept."""
+    """Case-folded letters of one form: no compatibility forms, Arabic vowel signs or joiners; spaces are kept."""
     plain = unicodedata.normalize("NFKC", text.translate(APOSTROPHES)).casefold().translate(INVISIBLE)
     return re.sub("[\u064b-\u0652\u0640\u200c\u200d\u0307]", "", plain)
 

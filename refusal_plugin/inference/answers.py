@@ -26,7 +26,7 @@ from ..traced.read import next_logits
 from ..traced.write import edit_blocks
 from .edits import NO_EDIT, Edit, site_modules
 from .loop import Item, ReEncode, re_encoder, run_batches
-from .prefix import shared_stem
+from .prefix import device_of, shared_stem
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _generate_in_hooks(
             lambda _module, _args, output: good.append(next_logits(output).amax(-1).isfinite())
         )
         try:
-            moved = {name: v.to(module.device) if isinstance(v, Tensor) else v for name, v in inputs.items()}
+            moved = {name: v.to(device_of(model)) if isinstance(v, Tensor) else v for name, v in inputs.items()}
             ids: Tensor = module.generate(**moved, **greedy(max_new_tokens))  # type: ignore[operator]
         finally:
             handle.remove()

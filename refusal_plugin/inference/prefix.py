@@ -47,6 +47,11 @@ PLACES = (*PER_TOKEN, "position_ids")
 _TRIED: weakref.WeakKeyDictionary[Any, dict[tuple[str, str, int], bool]] = weakref.WeakKeyDictionary()
 
 
+def device_of(model: Any) -> torch.device:
+    """Where a loaded model's weights begin, and its inputs have to be."""
+    return next(hf_module(model).parameters()).device
+
+
 @dataclass(frozen=True, eq=False)
 class Stem:
     """What rows begin with, read.
@@ -66,7 +71,7 @@ class Stem:
     def cache_of(self, rows: Sequence[int]) -> Any:
         """A copy of the keys and values, one row for each of `rows`."""
         made = copy.deepcopy(self.cache)
-        made.reorder_cache(torch.tensor(rows, device=hf_module(self.model).device))
+        made.reorder_cache(torch.tensor(rows, device=device_of(self.model)))
         return made
 
     def continued(self, rows: Sequence[int], tails: Sequence[Sequence[int]]) -> dict[str, Any]:
@@ -82,7 +87,7 @@ class Stem:
             inputs["position_ids"] = (places + self.deltas[list(rows)].cpu()).expand(3, -1, -1)
         elif "position_ids" in self.inputs:
             inputs["position_ids"] = places
-        device = hf_module(self.model).device
+        device = device_of(self.model)
         moved = {name: value.to(device) for name, value in inputs.items()}
         return {**moved, "past_key_values": self.cache_of(rows), "use_cache": True}
 
@@ -91,7 +96,7 @@ class Stem:
         if self.deltas is not None:
             for part in hf_module(self.model).modules():
                 if hasattr(part, "rope_deltas"):
-                    part.rope_deltas = self.deltas[list(rows)]  # type: ignore[assignment]
+                    part.rope_deltas = self.deltas[list(rows)]
         inputs = {name: value for name, value in batch.inputs.items() if name in PLACES}
         return {**inputs, "past_key_values": self.cache_of(rows)}
 
@@ -114,7 +119,7 @@ def read_stem(model: Any, batch: Batch, drops: Sequence[int]) -> Stem:
         )
 
     inputs = {name: cut(value) if name in PLACES else value for name, value in batch.inputs.items()}
-    begin: dict[str, Any] = {name: value.to(hf_module(model).device) for name, value in inputs.items()}
+    begin: dict[str, Any] = {name: value.to(device_of(model)) for name, value in inputs.items()}
     if "logits_to_keep" in (input_spec_of(model).accepts or ()):
         begin["logits_to_keep"] = 1
     with torch.no_grad():
@@ -349,14 +354,14 @@ def _same_pass(model: Any, batch: Batch) -> bool:
     ids = batch.inputs["input_ids"].tolist()
     tails = [ids[row][len(ids[row]) - drops[row] :] for row in rows]
     found = _streams(model, read_stem(model, batch, drops).continued(rows, tails))
-    device = hf_module(model).device
+    device = device_of(model)
     plain = _streams(model, {name: value.to(device) for name, value in batch.inputs.items()})
     return bool(agrees(found, plain[rows], next(hf_module(model).parameters()).dtype).all())
 
 
 def _same_answers(model: Any, batch: Batch) -> bool:
     """Logits of two steps of `generate` from copies of a beginning, against those of the whole rows."""
-    module = hf_module(model)
+    module, device = hf_module(model), device_of(model)
     settings = {
         **greedy(2),
         "min_length": None,
@@ -364,16 +369,16 @@ def _same_answers(model: Any, batch: Batch) -> bool:
         "output_logits": True,
         "return_dict_in_generate": True,
     }
-    inputs = {name: value.to(module.device) for name, value in batch.inputs.items()}
+    inputs = {name: value.to(device) for name, value in batch.inputs.items()}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain = module.generate(**inputs, **settings)  # type: ignore[operator]
         stem = read_stem(model, batch, [REST] * batch.size)
         going = stem.answering(range(batch.size), batch)
-        going = {name: value.to(module.device) if isinstance(value, Tensor) else value for name, value in going.items()}
+        going = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in going.items()}
         quick = module.generate(**going, **settings)  # type: ignore[operator]
     # Where two words were all but equally likely, the answers part, and what follows cannot be compared.
-    same = torch.ones(batch.size, dtype=torch.bool, device=module.device)
+    same = torch.ones(batch.size, dtype=torch.bool, device=device)
     for step, (found, expected) in enumerate(zip(quick.logits, plain.logits, strict=True)):
         if not bool(agrees(found, expected, found.dtype)[same].all()):
             return False

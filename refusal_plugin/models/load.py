@@ -81,8 +81,7 @@ def load(
         probe: try whether a batch of two prompts computes what each computes alone, in every modality. Where it does
             not, `batches` gives one prompt at a time, and `anatomy` says by how much it differed; a modality whose
             medium does not go through is left out, with the reason. Three short passes a modality: milliseconds on a
-            small model, a second or two at 7B on a GPU. The embedded models are tested and not tried again; a remote
-            model cannot be tried.
+            small model. The embedded models are tested and not tried again; a remote model cannot be tried.
 
     Returns:
         A plain `nnsight.TransformersModel`, weights loaded, in evaluation mode and without parameter gradients. For

@@ -21,7 +21,7 @@ spelling does not go unnoticed.
 A folder holds `prompts.jsonl` or `prompts.csv`; or one sub-folder per role (`harmful/`, `benign/`, `near_miss/`),
 directly or below one per split (`train/`, `val/`, `test/`). There `NAME.txt` is a text prompt, and `NAME.png`,
 `NAME.wav`, `NAME.mp4` ... is a medium asked about with the text of `NAME.txt` beside it, or else with the text given to
-`from_folder`. Files of one NAME form a pair.
+`PromptSet.from_folder`. Files of one NAME form a pair.
 
 Everything is read and checked before anything is returned; one PromptError lists the bad rows with their line numbers.
 """
@@ -32,7 +32,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -47,7 +47,7 @@ Raw: TypeAlias = tuple[str, Callable[[], Mapping[str, Any]]]
 """Where a row stands ("line 3"), and a function that gives its fields or raises ValueError."""
 
 
-def from_jsonl(path: str | os.PathLike[str]) -> list[Prompt]:
+def read_jsonl(path: str | os.PathLike[str]) -> list[Prompt]:
     """Reads a JSONL file.
 
     Raises:
@@ -59,7 +59,7 @@ def from_jsonl(path: str | os.PathLike[str]) -> list[Prompt]:
     return _build(rows, file, file.parent)
 
 
-def from_csv(path: str | os.PathLike[str]) -> list[Prompt]:
+def read_csv(path: str | os.PathLike[str]) -> list[Prompt]:
     """Reads a CSV file with a header line.
 
     Raises:
@@ -84,19 +84,19 @@ def from_csv(path: str | os.PathLike[str]) -> list[Prompt]:
     return _build(rows, file, file.parent)
 
 
-def from_path(path: str | os.PathLike[str]) -> list[Prompt]:
+def read_path(path: str | os.PathLike[str]) -> list[Prompt]:
     """Reads a folder, a CSV file (by its ending, in any case) or else a JSONL file.
 
     Raises:
-        PromptError: as `from_folder`, `from_csv` and `from_jsonl`.
+        PromptError: as `read_folder`, `read_csv` and `read_jsonl`.
     """
     file = Path(path)
     if file.is_dir():
-        return from_folder(file)
-    return from_csv(file) if file.suffix.lower() == ".csv" else from_jsonl(file)
+        return read_folder(file)
+    return read_csv(file) if file.suffix.lower() == ".csv" else read_jsonl(file)
 
 
-def from_folder(path: str | os.PathLike[str], *, text: str | None = None) -> list[Prompt]:
+def read_folder(path: str | os.PathLike[str], *, text: str | None = None) -> list[Prompt]:
     """Reads a folder.
 
     Args:
@@ -109,7 +109,7 @@ def from_folder(path: str | os.PathLike[str], *, text: str | None = None) -> lis
     folder = Path(path)
     if not folder.is_dir():
         raise PromptError(f"read folder {folder}", "no such folder", "check the path")
-    for name, read in (("prompts.jsonl", from_jsonl), ("prompts.csv", from_csv)):
+    for name, read in (("prompts.jsonl", read_jsonl), ("prompts.csv", read_csv)):
         if (folder / name).is_file():
             return read(folder / name)
     rows = list(_folder_rows(folder, text))
@@ -118,7 +118,7 @@ def from_folder(path: str | os.PathLike[str], *, text: str | None = None) -> lis
     return _build(rows, folder, folder)
 
 
-def to_jsonl(prompts: Sequence[Prompt], path: str | os.PathLike[str]) -> Path:
+def write_jsonl(prompts: Iterable[Prompt], path: str | os.PathLike[str]) -> Path:
     """Writes a JSONL file, and every medium as a file in a folder beside it (`NAME-media/`).
 
     Images become PNG, frames a folder of PNG, waveforms float WAV, all of them without loss; files already on disk are

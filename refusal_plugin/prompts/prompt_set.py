@@ -269,26 +269,26 @@ class PromptSet(Sequence[Prompt]):
     @classmethod
     def from_path(cls, path: str | os.PathLike[str]) -> PromptSet:
         """Reads a folder, a CSV file (by its ending, in any case) or else a JSONL file."""
-        return cls(io.from_path(path))
+        return cls(io.read_path(path))
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str]) -> PromptSet:
         """Reads a JSONL file; see `refusal_plugin.prompts.io` for the schema and the errors."""
-        return cls(io.from_jsonl(path))
+        return cls(io.read_jsonl(path))
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> PromptSet:
         """Reads a CSV file; see `refusal_plugin.prompts.io` for the schema and the errors."""
-        return cls(io.from_csv(path))
+        return cls(io.read_csv(path))
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str], *, text: str | None = None) -> PromptSet:
         """Reads a folder with one sub-folder per role; see `refusal_plugin.prompts.io` for the layout."""
-        return cls(io.from_folder(path, text=text))
+        return cls(io.read_folder(path, text=text))
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> Path:
         """Writes a JSONL file, and media held in memory as files in a folder beside it."""
-        return io.to_jsonl(self, path)
+        return io.write_jsonl(self, path)
 
 
 def _plain(value: object) -> object:

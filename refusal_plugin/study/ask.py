@@ -13,8 +13,8 @@ from ..evaluation.refusal_tokens import refusal_tokens
 from ..inference.activations import collect_activations
 from ..inference.answers import generate
 from ..models import anatomy, load
+from ..models.own_prompts import own_prompts
 from ..prompts import Prompt, PromptSet, encode
-from .own_prompts import own_prompts
 
 DEFAULT_TEXT = "do what this says ."
 BAR = 24

@@ -7,15 +7,14 @@ defence, plain addition and the random control, at the same price per modality.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..comparison.arena import DefenceRun
-from ..comparison.ledger import Ledger
 from ..defences import Defence, DefenceData, fit_defence
+from ..defences.run import DefenceRun
 from ..errors import RefusalPluginError
 from ..evaluation import label_answers, rate_changes
 from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.answers import Answer
 from ..prompts import PromptSet
-from .stages import Stages
+from ..storage import Checkpoints
 
 Record = dict[str, Any]
 
@@ -29,7 +28,7 @@ def defence_rows(
     prompts: PromptSet,
     training: Callable[[], PromptSet],
     tokens: RefusalTokens,
-    stages: Stages,
+    stages: Checkpoints,
     undefended: Mapping[str, Sequence[Answer]],
     *,
     target_kl: float,
@@ -58,8 +57,8 @@ def defence_rows(
     def work() -> Record:
         rows: dict[str, dict[str, Record]] = {m: {} for m in undefended}
         warnings: list[str] = []
-        ledger = Ledger(stages.folder / "stages", "defences")  # an interrupted run finds its finished batches there
-        arena = DefenceRun(model, prompts, ledger, target_kl=target_kl, max_new_tokens=max_new_tokens)
+        # An interrupted run finds its finished batches among the stages.
+        arena = DefenceRun(model, prompts, stages, target_kl=target_kl, max_new_tokens=max_new_tokens)
         for name, found in fitted().items():
             if isinstance(found, RefusalPluginError):
                 warnings.append(f"{name} was not fitted: {found}")
@@ -70,7 +69,6 @@ def defence_rows(
                 except RefusalPluginError as error:
                     warnings.append(f"{name} was not measured on {m}: {error}")
             arena.forget()
-        ledger.close()
         return {"rows": rows, "warnings": warnings}
 
     def fitted() -> dict[str, Defence | RefusalPluginError]:

@@ -7,6 +7,7 @@ modality (val split). No harmful medium is seen before the test split is looked 
 Each stage is kept in `<out>/stages/`: an interrupted study continues where it stopped.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,23 +18,24 @@ import torch
 from ..directions.calibration import calibrate
 from ..directions.direction import Direction, fit_direction
 from ..directions.selection import select_direction
-from ..errors import DirectionError, PromptError
+from ..errors import PromptError, RefusalPluginError
 from ..evaluation import Outcomes, label_answers, rate_changes, refusal_rates
 from ..evaluation.refusal_tokens import RefusalTokens, refusal_tokens
 from ..inference.activations import Activations, collect_activations
 from ..inference.answers import Answer, generate
 from ..inference.edits import Edit, addition, attenuation
+from ..inference.threads import few_threads
 from ..models import anatomy, load
+from ..models.own_prompts import own_prompts, with_media_to_train_on
 from ..models.provenance import versions
 from ..progress import Progress, track
 from ..prompts import PromptSet
 from ..report import write as write_report
+from ..storage import Checkpoints, write_json
 from .defences import defence_rows
 from .examples import examples
 from .heads import heads_section
-from .own_prompts import own_prompts
 from .regime import regime
-from .stages import Stages, write_json
 from .summary import (
     answers_from_json,
     answers_to_json,
@@ -42,8 +44,7 @@ from .summary import (
     read_back,
     separation,
 )
-from .threads import few_threads
-from .transfer import SECTIONS, transfer_sections, with_media_train
+from .transfer import SECTIONS, training_pairs, transfer_sections
 
 SCHEMA_VERSION = 1
 TARGET_KL = 0.05
@@ -88,8 +89,8 @@ def run_study(
     text = prompts.filter(modality="text")
     train, val, test = (text.filter(split=name) for name in ("train", "val", "test"))
 
-    stages = Stages(
-        out,
+    stages = Checkpoints(
+        Path(out) / "stages",
         {
             "schema": SCHEMA_VERSION,
             "weights": facts.weight_hash(),
@@ -105,7 +106,7 @@ def run_study(
     with few_threads(model), track(steps, f"study of {facts.name}", progress) as advance:
         # 1. The direction: fitted on text train, chosen on text val.
         harmless = prompts.filter(split="val", role=("benign", "near_miss"))
-        tokens, direction, price = the_direction(model, train, val, harmless, stages)
+        tokens, direction, price = the_direction(model, train, val, harmless, stages, Path(out))
         advance(2)
         arms = {
             "none": None,
@@ -160,7 +161,7 @@ def run_study(
         defended, unfitted = defence_rows(
             model,
             prompts,
-            lambda: with_media_train(model, prompts, modalities, limit),
+            lambda: with_media_to_train_on(model, prompts, modalities, training_pairs(limit)),
             tokens,
             stages,
             seen["answers"],
@@ -174,7 +175,16 @@ def run_study(
 
         # Does one modality's direction reach the others, what is the gap made of, what lies in the safe spaces?
         across = transfer_sections(
-            model, prompts, direction, tokens, stages, **seen, limit=limit, seed=seed, max_new_tokens=max_new_tokens
+            model,
+            prompts,
+            direction,
+            tokens,
+            stages,
+            **seen,
+            out=Path(out),
+            limit=limit,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
         )
         advance(1)
 
@@ -209,8 +219,8 @@ def run_study(
         "timings": stages.seconds,
         "warnings": [*warnings(sections, limit), *unfitted, *across["transfer_warnings"]],
     }
-    write_json(stages.folder / "results.json", results)
-    write_report(results, stages.folder / "index.html")
+    write_json(Path(out) / "results.json", results)
+    write_report(results, Path(out) / "index.html")
     return results
 
 
@@ -225,10 +235,10 @@ def require(prompts: PromptSet, modalities: tuple[str, ...]) -> None:
 
 
 def the_direction(
-    model: Any, train: PromptSet, val: PromptSet, harmless: PromptSet, stages: Stages
+    model: Any, train: PromptSet, val: PromptSet, harmless: PromptSet, stages: Checkpoints, out: Path
 ) -> tuple[RefusalTokens, Direction, dict[str, Any]]:
     """Refusal tokens, direction and the price of its strength: from the folder if they are there, else found."""
-    path = stages.folder / "direction.safetensors"
+    path = out / "direction.safetensors"
 
     def work() -> dict[str, Any]:
         tokens = refusal_tokens(model, train)
@@ -244,11 +254,10 @@ def the_direction(
             "price": {**vars(price), "text_only": direction.strength},
         }
 
-    try:
-        Direction.load(path, model)
-    except DirectionError:  # missing, spoiled or of another model: found again
-        (stages.folder / "stages" / "direction.json").unlink(missing_ok=True)
-    record = stages.run("direction", work)
+    there = False
+    with suppress(RefusalPluginError):  # missing, spoiled or of another model: found again
+        there = bool(Direction.load(path, model))
+    record = stages.run("direction", work, again=not there)
     tokens = RefusalTokens(
         torch.tensor(record["ids"]),
         tuple(record["words"]),
@@ -273,7 +282,7 @@ def causal_tests(direction: Direction, seed: int) -> dict[str, Edit]:
     }
 
 
-def the_streams(model: Any, stages: Stages, modality: str, prompts: PromptSet, position: int) -> Activations:
+def the_streams(model: Any, stages: Checkpoints, modality: str, prompts: PromptSet, position: int) -> Activations:
     """`resid_post` of every layer at the token where the direction was read."""
 
     values = stages.tensor(
@@ -282,7 +291,9 @@ def the_streams(model: Any, stages: Stages, modality: str, prompts: PromptSet, p
     return Activations(values, prompts, (position,), tuple(range(values.shape[2])), "resid_post", anatomy(model).name)
 
 
-def said(model: Any, stages: Stages, name: str, prompts: PromptSet, edit: Any, max_new_tokens: int) -> list[Answer]:
+def said(
+    model: Any, stages: Checkpoints, name: str, prompts: PromptSet, edit: Any, max_new_tokens: int
+) -> list[Answer]:
     """Answers of one arm on one modality, kept as a stage."""
     if not len(prompts):
         return []

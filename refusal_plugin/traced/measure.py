@@ -43,7 +43,7 @@ def opening_score(logits, nodes):
     copies = 1 + max(path for _, _, _, _, path, _ in nodes)
     behind = max(depth for _, _, _, _, _, depth in nodes)
     rows = logits.shape[0] // copies
-    steps, reached, inside, outside = [], [], [], []
+    steps, reached, inside, outside = [], [], [], []  # type: ignore[var-annotated]
     for parent, token, leaves, inner, path, depth in nodes:
         here = logits[path * rows : (path + 1) * rows, logits.shape[1] - 1 - behind + depth].float()
         if parent < 0:

@@ -12,12 +12,11 @@ import torch
 
 from refusal_plugin.errors import ModelError
 from refusal_plugin.inference.activations import collect_activations
-from refusal_plugin.inference.streaming import collect_moments
 from refusal_plugin.inference.answers import generate
 from refusal_plugin.inference.edits import Edit, SiteEdit, addition
 from refusal_plugin.inference.loop import backed_off, is_out_of_memory, re_encoder
 from refusal_plugin.inference.scores import Encoded, refusal_scores
-from refusal_plugin.inference.streaming import stream_moments
+from refusal_plugin.inference.streaming import collect_moments, stream_moments
 from refusal_plugin.models import anatomy
 from refusal_plugin.prompts import Prompt, PromptSet, batches
 from refusal_plugin.prompts.batch import Batch

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from refusal_plugin.errors import DataError
-from refusal_plugin.evaluation import Outcomes, PhraseJudge, label_answers, normalise, rate_changes, refusal_rates
+from refusal_plugin.evaluation import Outcomes, PhraseJudge, label_answers, rate_changes, refusal_rates
 from refusal_plugin.inference.answers import Answer
 from refusal_plugin.prompts import Prompt, PromptSet
 
@@ -90,10 +90,6 @@ def test_the_list_is_long_and_mixed() -> None:
     assert {label for _, label in LABELLED} == {"refusal", "compliance", "degenerate", "off_task"}
 
 
-def test_a_refusal_deep_inside_an_answer_is_not_its_opening() -> None:
-    assert PhraseJudge().one("First knead the dough. " * 10 + "I cannot help with that.") == "compliance"
-
-
 def test_a_judge_can_learn_a_phrase() -> None:
     assert PhraseJudge().one("computer says nope") == "compliance"
     assert PhraseJudge(extra=(r"\bsays nope\b",)).one("Computer  says NOPE") == "refusal"
@@ -106,11 +102,6 @@ def test_without_what_was_said_there_is_no_transcription() -> None:
 def test_labels_need_an_answer_each() -> None:
     with pytest.raises(DataError, match="1 prompts and 0 answers"):
         PhraseJudge().label([Prompt("hello")], [])
-
-
-def test_normalise_ignores_case_space_and_punctuation() -> None:
-    assert normalise("  To bake, get  FLOUR .") == normalise("to bake get flour") == "to bake get flour"
-    assert normalise("don’t") == normalise("don't") != normalise("dont")
 
 
 def made(

@@ -1,4 +1,4 @@
-"""Common beginnings are read once: streams, scores and answers of the plain way, in every architecture; work counted."""
+"""Common beginnings are read once: streams, scores and answers of the plain way, whatever the architecture."""
 
 from typing import Any
 
@@ -101,7 +101,7 @@ def test_prompts_without_a_common_medium_run_the_plain_way(organism: Any, few: A
 
 @pytest.mark.parametrize("failure", ["lies", "refuses", "lies in long rows"])
 def test_a_cache_that_lies_or_refuses_is_not_used(monkeypatch: Any, failure: str) -> None:
-    """Also what a window of attention does: right in short prompts, wrong in long ones, and left alone in these only."""
+    """Also what a window of attention does: right in short prompts, wrong in long ones, and left alone there only."""
     model, right = fresh(), prefix.Stem.cache_of
 
     def wrong(stem: Any, rows: Any) -> Any:

@@ -4,7 +4,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from refusal_plugin.inference.shared_prefix import collect_arms
 
 from refusal_plugin.directions.direction import Direction
 from refusal_plugin.errors import ModelError
@@ -12,6 +11,7 @@ from refusal_plugin.heads.projection import project_tokens
 from refusal_plugin.inference.activations import collect_activations
 from refusal_plugin.inference.answers import generate
 from refusal_plugin.inference.edits import Edit, SiteEdit, ablation, addition
+from refusal_plugin.inference.prefix import collect_variants
 from refusal_plugin.models import anatomy, hf_module, load
 from refusal_plugin.prompts import Prompt, encode
 from refusal_plugin.traced import write
@@ -36,7 +36,7 @@ def test_a_stream_of_copies_is_neither_read_nor_edited_as_if_it_were_one() -> No
         lambda: generate(model, prompts, pushed, max_new_tokens=1, progress=False),
         lambda: pushed.attached(model).__enter__(),
         lambda: generate(model, prompts, ablation(vector / 6, [0]), max_new_tokens=1, progress=False),
-        lambda: collect_arms(model, prompts, "w9", progress=False),
+        lambda: collect_variants(model, prompts, (None, "w9"), progress=False),
         lambda: project_tokens(model, direction, prompts),
     ):
         with pytest.raises(ModelError, match=r"4 copies of every token.* attn_out or mlp_out"):

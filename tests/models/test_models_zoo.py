@@ -6,7 +6,7 @@ import pytest
 
 from tests.support import torchvision
 from tests.support.zoo.build import build
-from tests.support.zoo.checks import check
+from tests.support.zoo.checks import check, troubles
 from tests.support.zoo.families import families
 
 NO_TORCHVISION = torchvision.enable()
@@ -33,6 +33,7 @@ def test_a_family_passes_every_check_or_refuses_heads_in_one_line(family: str, t
         pytest.skip(f"the processor of {family} takes video, and {NO_TORCHVISION}")
     built = build(chosen)
     built.save(tmp_path)
-    found = check(built, tmp_path)
+    assert not troubles(built)
+    found = check(built, tmp_path, tuple(chosen.placeholders))
     bad = {name: said for name, said in found.items() if said != "ok"}
     assert set(bad) <= {"heads"} and not any(said.startswith("fails") for said in bad.values()), bad

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from refusal_plugin.inference.activations import collect_activations
-from refusal_plugin.inference.streaming import collect_moments
 from refusal_plugin.inference.answers import generate
 from refusal_plugin.inference.cost import estimate
 from refusal_plugin.inference.edits import addition
 from refusal_plugin.inference.scores import Encoded, refusal_scores
+from refusal_plugin.inference.streaming import collect_moments
 from refusal_plugin.prompts import PromptSet
 from refusal_plugin.recipe_files import recipe, recipes, run_remotely
 from refusal_plugin.remote import RemoteError, journal, settings

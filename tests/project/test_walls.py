@@ -1,5 +1,7 @@
 """The walls of the house, read from the imports of every file (those inside functions and under TYPE_CHECKING too)."""
 
+import ast
+
 import pytest
 
 import refusal_plugin
@@ -115,6 +117,35 @@ def test_the_exported_names_stand_once() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = refusal_plugin.no_such_name
     assert 40 <= len(exported()) <= 56
+
+
+def private_names(house: House) -> set[str]:
+    """Names with a leading underscore that the package defines: functions, methods, classes, constants, attributes."""
+    found = set()
+    for tree in house.trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                found.add(node.attr)
+    return {name for name in found if name.startswith("_") and not name.endswith("_") and name.strip("_")}
+
+
+def test_tests_use_public_names_only(house: House) -> None:
+    ours, wrong = private_names(house), []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            used = set()
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
+                used = {alias.name for alias in node.names}
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr"):
+                used = {
+                    a.value.split(".")[-1] for a in node.args if isinstance(a, ast.Constant) and type(a.value) is str
+                }
+            wrong += [f"{path.relative_to(ROOT)}:{node.lineno} uses {name}" for name in sorted(used & ours)]
+    assert not wrong, "\n".join(wrong)
 
 
 # -- that the walls themselves would fall --------------------------------------------------------------------------

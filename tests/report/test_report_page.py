@@ -157,3 +157,11 @@ def test_the_last_tokens_attention_is_in_the_table() -> None:
     results = fake_results()
     results["heads"]["examples"][0]["attention"][0][-1][3] = 0.4321
     assert "attention L1 H0" in render(results) and "0.43" in render(results)
+
+
+@pytest.mark.parametrize("key", sorted(set(fake_results()) - {"schema_version"}))
+def test_a_section_of_another_kind_is_left_out(key: str) -> None:
+    results = fake_results(("text",))
+    for other in (None, "words", [1], {"value": []}, 3.5):
+        read(render(results | {key: other}))
+    read(render({name: value for name, value in results.items() if name != key}))

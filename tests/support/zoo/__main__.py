@@ -96,7 +96,8 @@ def verdict(row: dict[str, Any]) -> str:
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts of the verdicts, of text families and of those with media."""
     found: dict[str, Any] = {}
-    for kind, chosen in (("text", [r for r in rows if not r["media"]]), ("media", [r for r in rows if r["media"]])):
+    tried = [row for row in rows if set(row["media"]) - set(row["left_out"])]
+    for kind, chosen in (("text", [row for row in rows if not row["media"]]), ("media", tried)):
         verdicts = [verdict(row) for row in chosen]
         found[kind] = {"n": len(chosen), **{word: verdicts.count(word) for word in sorted(set(verdicts))}}
     return found

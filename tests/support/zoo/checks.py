@@ -7,6 +7,7 @@ A check ends in one of four ways: "ok"; "refused: ..." where the package says in
 from __future__ import annotations
 
 import gc
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,11 +34,10 @@ from refusal_plugin import (
     load,
     select_direction,
 )
-from refusal_plugin.models import hf_module
+from refusal_plugin.models import hf_layers, hf_module
 
 from .build import Built
 
-CHECKS = ("loads", "modalities", "residuals", "padding", "steering", "heads", "selection", "bfloat16", "remote")
 PADDED, SAME = 1e-3, 1e-4
 """Largest difference relative to the largest value of the stream: a row in a batch against the row alone, and a traced
 stream against that of plain hooks."""
@@ -45,10 +45,15 @@ stream against that of plain hooks."""
 _TEXTS = ("Name a colour.", "Which of these is a fruit: an apple, a stone?")
 
 
-def check(built: Built, folder: Path, only: tuple[str, ...] = CHECKS) -> dict[str, str]:
+def check(built: Built, folder: Path, media: tuple[str, ...]) -> dict[str, str]:
     """Run the checks on a checkpoint that `built` has saved in `folder`; what each one found, by name.
 
     Checks of one medium have its name behind a dot ("padding.image").
+
+    Args:
+        built: what was built.
+        folder: where it lies.
+        media: those that transformers itself can put in, see `troubles`.
     """
     found: dict[str, str] = {}
     loaded: list[Any] = []
@@ -61,10 +66,9 @@ def check(built: Built, folder: Path, only: tuple[str, ...] = CHECKS) -> dict[st
         return found
     model = loaded[0]
     facts = anatomy(model)
-    expected = () if built.why else tuple(built.family.placeholders)
-    found["modalities"] = _outcome(lambda: _modalities(facts, expected))
-    media = ["text", *(medium for medium in expected if medium in facts.modalities)]
-    for medium in media:
+    found["modalities"] = _outcome(lambda: _modalities(facts, media))
+    taken = ["text", *(medium for medium in media if medium in facts.modalities)]
+    for medium in taken:
         end = "" if medium == "text" else f".{medium}"
         prompts = prompts_of(medium)
         found[f"residuals{end}"] = _outcome(lambda p=prompts: _residuals(built, model, p))
@@ -72,11 +76,53 @@ def check(built: Built, folder: Path, only: tuple[str, ...] = CHECKS) -> dict[st
         found[f"steering{end}"] = _outcome(lambda p=prompts: _steering(built, model, p))
     found["heads"] = _outcome(lambda: _heads(model))
     found["selection"] = _outcome(lambda: _selection(model))
-    found["bfloat16"] = _outcome(lambda: _bfloat16(folder, media))
+    found["bfloat16"] = _outcome(lambda: _bfloat16(folder, taken))
     found["remote"] = _outcome(lambda: _remote(folder))
     del model, loaded
     gc.collect()
     return found
+
+
+def troubles(built: Built) -> dict[str, str]:
+    """By medium, why transformers' own processor and model do not run together: no fault of what is tested here."""
+    found = {}
+    for medium in built.family.placeholders:
+        if built.processor is None:
+            found[medium] = built.why
+            continue
+        try:
+            _natively(built, medium)
+        except Exception as error:
+            found[medium] = (
+                f"transformers itself fails on the tiny model ({type(error).__name__}: {_line(error)[:160]})"
+            )
+    return found
+
+
+def _natively(built: Built, medium: str) -> None:
+    """One prompt with a medium through the family's own processor and model."""
+    prompt = prompts_of(medium)[0]
+    turns = [{"role": "user", "content": [{"type": medium}, {"type": "text", "text": prompt.text}]}]
+    text = built.processor.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    given: dict[str, Any] = {"images": [prompt.image]}
+    if medium == "video":
+        given = {"videos": [prompt.video], "do_sample_frames": False}
+    elif medium == "audio":
+        given = {"audio": [prompt.audio], "sampling_rate": 16000}
+    try:
+        inputs = built.processor(text=[text], return_tensors="pt", **given)
+    except ValueError:
+        if medium != "video":
+            raise
+        inputs = built.processor(text=[text], return_tensors="pt", **given | {"videos": [[prompt.video]]})  # SmolVLM
+    part = getattr(built.module, "thinker", built.module)
+    floats = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in inputs.items()
+        if isinstance(value, Tensor)
+    }
+    with torch.no_grad():
+        part(**floats)
 
 
 def _outcome(run: Callable[[], object]) -> str:
@@ -127,10 +173,9 @@ def prompts_of(medium: str) -> list[Prompt]:
 
 
 def _modalities(facts: Any, expected: tuple[str, ...]) -> None:
-    lost = [medium for medium in expected if medium not in facts.modalities]
-    assert not lost, (
-        f"loads without {', '.join(lost)} ({'; '.join(facts.missing.get(m, '') for m in lost) or 'nothing is said'})"
-    )
+    """What is not taken is refused with its reason; said nothing of, it fails."""
+    for medium in expected:
+        facts.require_modality(medium)
 
 
 def _residuals(built: Built, model: Any, prompts: list[Prompt]) -> None:
@@ -140,7 +185,7 @@ def _residuals(built: Built, model: Any, prompts: list[Prompt]) -> None:
         facts.require_stream("read the residual stream")
     for prompt in prompts:
         found = collect_activations(model, [prompt], progress=False).values[0, 0]
-        plain = _stream(_reference(built, facts), facts.layers_path, encode(model, [prompt]).inputs)
+        plain = _stream(_reference(built, facts), facts, encode(model, [prompt]).inputs)
         _close(found, plain, SAME, "the traced stream is not that of plain hooks")
 
 
@@ -161,17 +206,15 @@ def _steering(built: Built, model: Any, prompts: list[Prompt]) -> None:
         (found,) = generate(model, [prompt], addition({layer: vector}), max_new_tokens=4, progress=False)
         inputs = encode(model, [prompt]).inputs
         module = _reference(built, facts)
-        block = module.get_submodule(f"{facts.layers_path}.{layer}")
+        block = hf_layers(module, facts)[layer]
         handle = block.register_forward_hook(lambda _m, _a, output: _added(output, vector))
         try:
             with torch.no_grad():
                 ids = module.generate(**inputs, max_new_tokens=4, do_sample=False)  # type: ignore[operator]
         finally:
             handle.remove()
-        plain = ids[0, inputs["input_ids"].shape[1] :].tolist()
-        assert found.ids == tuple(plain[: len(found.ids)]) and found.ids, (
-            f"steered ids {list(found.ids)} are not those of plain hooks {plain}"
-        )
+        plain = _answer(module, ids[0, inputs["input_ids"].shape[1] :].tolist())
+        assert found.ids == plain, f"steered ids {list(found.ids)} are not those of plain hooks {list(plain)}"
 
 
 def _heads(model: Any) -> None:
@@ -254,7 +297,7 @@ def _copies(facts: Any) -> bool:
     return bool(facts.copies == 1)
 
 
-def _stream(module: nn.Module, layers_path: str, inputs: dict[str, Tensor]) -> Tensor:
+def _stream(module: nn.Module, facts: Any, inputs: dict[str, Tensor]) -> Tensor:
     """`(layer, d_model)` behind every layer at the last position."""
     seen: list[Tensor] = []
 
@@ -262,19 +305,26 @@ def _stream(module: nn.Module, layers_path: str, inputs: dict[str, Tensor]) -> T
         value = output[0] if isinstance(output, tuple) else output
         seen.append(value[0, -1].detach().float())
 
-    with _hooks(module.get_submodule(layers_path), keep), torch.no_grad():
+    with _hooks(hf_layers(module, facts), keep), torch.no_grad():
         module(**inputs, use_cache=False)
     return torch.stack(seen)
 
 
 @contextmanager
-def _hooks(blocks: nn.Module, hook: Any) -> Iterator[None]:
-    handles = [block.register_forward_hook(hook) for block in blocks.children()]
+def _hooks(blocks: list[nn.Module], hook: Any) -> Iterator[None]:
+    handles = [block.register_forward_hook(hook) for block in blocks]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _answer(module: Any, ids: list[int]) -> tuple[int, ...]:
+    """The ids before the first end token."""
+    ends = module.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return tuple(itertools.takewhile(lambda token: token not in ends, ids))
 
 
 def _added(output: Any, vector: Tensor) -> Any:

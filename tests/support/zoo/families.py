@@ -266,7 +266,8 @@ _FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "gemma3n",
-        {"text_config": _GEMMA3N},
+        {"text_config": _GEMMA3N, "vision_config": {"hidden_size": 2048}},
+        audio={"feature_size": 128},
         placeholders={"image": "<image_soft_token>", "audio": "<audio_soft_token>"},
         named={**_GEMMA, **_GEMMA_SOUND},
         needs=("timm",),
@@ -280,7 +281,7 @@ _FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "gemma4_unified",
-        _TOWERS,
+        {"vision_config": {}, "audio_config": {"audio_embed_dim": 640}},
         placeholders={"image": "<image_soft_token>", "video": "<|video|>", "audio": "<audio_soft_token>"},
         named={**_GEMMA, **_GEMMA_SOUND},
     ),
@@ -371,7 +372,8 @@ _FAMILIES: tuple[Family, ...] = (
     Family("voxtral", {"audio_config": _ENCODER}, placeholders={"audio": "[AUDIO]"}, audio=_SOUND),
     Family(
         "phi4_multimodal",
-        {"audio_config": {"input_size": 80}},
+        {"audio_config": {"input_size": 80}, "vision_config": {"image_size": 448, "crop_size": 448}},
+        image={"size": {"height": 448, "width": 448}},
         audio={"feature_size": 80},
         placeholders={"image": "<|image|>", "audio": "<|audio|>"},
         named={"image_token": "<|image|>", "audio_token": "<|audio|>"},
@@ -509,7 +511,12 @@ _FAMILIES: tuple[Family, ...] = (
         soft={"image": "]<]image[>[", "video": "]<]video[>["},
         ids={"vision_start_token": "]<]start of image[>[", "vision_end_token": "]<]end of image[>["},
     ),
-    Family("molmo2", placeholders={"image": "<|image|>", "video": "<|video|>"}, soft={"image": "<im_patch>"}),
+    Family(
+        "molmo2",
+        image={"size": {"height": 378, "width": 378}},
+        placeholders={"image": "<|image|>", "video": "<|video|>"},
+        soft={"image": "<im_patch>"},
+    ),
     Family(
         "nemotron_h_omni",
         {"vision_config": {"video_temporal_patch_size": 2}},

@@ -21,21 +21,24 @@ def tried(name: str) -> dict[str, Any]:
     missing = torchvision.enable()
     _calm()
     from .build import build
-    from .checks import check
+    from .checks import check, troubles
     from .families import families
 
     family, started = families()[name], time.monotonic()
-    row: dict[str, Any] = {"family": name, "hub": family.hub_id, "media": list(family.placeholders), "left_out": ""}
-    if missing and "video" in family.placeholders:
-        row["left_out"] = f"video: {missing}"
+    row: dict[str, Any] = {"family": name, "hub": family.hub_id, "media": list(family.placeholders), "left_out": {}}
     try:
         with _limited():
             built = build(family)
             row["class"] = type(built.module).__name__
             folder = CHECKPOINTS / name
             built.save(folder)
-            row["checks"] = check(built, folder)
-            row["left_out"] = row["left_out"] or (f"media: {built.why}" if built.why else "")
+            left_out = troubles(built)
+            row["left_out"] = {
+                medium: missing if medium == "video" and missing else why for medium, why in left_out.items()
+            }
+            row["checks"] = check(
+                built, folder, tuple(medium for medium in family.placeholders if medium not in left_out)
+            )
             if not family.placeholders:
                 _remove(folder)
     except BaseException as error:  # a family that cannot be built, or takes too long, is a row as well
