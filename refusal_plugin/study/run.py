@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..directions.calibration import calibrate
 from ..directions.direction import Direction, fit_direction
