@@ -89,16 +89,16 @@ def run(
 
 
 def keep(result: Any, out: Path) -> None:
-    """Write a recipe's result: by its own `save` into a .safetensors file, else as JSON.
+    """Write a recipe's result: an artefact into a .safetensors file, else as JSON.
 
     Raises:
-        DataError: it has no `save` and is no JSON, or the file cannot be written.
+        DataError: it is neither an artefact nor JSON, or the file cannot be written.
     """
-    from ..storage import write_json
+    from ..storage import Saved, write_json
 
     if out.suffix == ".safetensors":
-        if not hasattr(result, "save"):
-            found = f"a {type(result).__name__} has no save()"
+        if not isinstance(result, Saved):  # nnsight gives everything a method of that name
+            found = f"a {type(result).__name__} is no artefact of this package"
             raise DataError(f"keep the result in {out}", found, "give a .json file")
         result.save(out)
     else:

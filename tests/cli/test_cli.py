@@ -263,7 +263,7 @@ def test_run_keeps_its_result_and_is_quiet_when_asked(command: Run, tmp_path: Pa
     found = command(*words, str(tmp_path / "found.json"), "--quiet")
     assert (found.code, found.out) == (0, ""), found.err
     assert json.loads((tmp_path / "found.json").read_text()) == {"n": 3, "x": [1.0, None]}
-    fails(command(*words, str(tmp_path / "found.safetensors"), "--quiet"), "no save()")
+    fails(command(*words, str(tmp_path / "found.safetensors"), "--quiet"), "no artefact")
     assert json.loads(command("run", str(own), "--prompts", str(prompts), "--json").out)["n"] == 3
 
 
