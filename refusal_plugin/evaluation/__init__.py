@@ -2,7 +2,7 @@
 
 from .agreement import Agreement, compare_judges, judge_agreement
 from .formats import FORMATS, HARMBENCH, LLAMA_GUARD, WILDGUARD, Format
-from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers
+from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers, name_of
 from .model_judges import ClassifierJudge, FirstTokenJudge, GenerativeJudge
 from .openings import find_openings, opening_scores
 from .paired import PairedComparison, mcnemar, paired_test
@@ -48,6 +48,7 @@ __all__ = [
     "judge_agreement",
     "match_answers",
     "mcnemar",
+    "name_of",
     "normalise",
     "opening_scores",
     "label_answers",
