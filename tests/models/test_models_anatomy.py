@@ -20,7 +20,7 @@ from refusal_plugin.models import (
     load,
     unembed,
 )
-from tests.models.tiny import FAMILIES, LAYERS, MULTIMODAL, tiny_model, tiny_tokenizer
+from tests.support.tiny import FAMILIES, LAYERS, MULTIMODAL, tiny_model, tiny_tokenizer
 
 POST_NORM = {
     "gemma2": ("post_attention_layernorm", "post_feedforward_layernorm"),

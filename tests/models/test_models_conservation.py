@@ -12,7 +12,7 @@ from refusal_plugin.models.conservation import head_reader, through
 from refusal_plugin.models.norms import measure
 from refusal_plugin.models.probe import record
 from refusal_plugin.models.structure import find
-from tests.models.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 
 def _break_layer(module: nn.Module, path: str, change: Callable[[Tensor], Tensor]) -> None:

@@ -146,7 +146,7 @@ def test_memory_does_not_grow_with_the_number_of_batches(
 @pytest.fixture(scope="module")
 def broken() -> Any:
     """A model in which one word has become NaN after loading."""
-    from tiny import tiny_model
+    from tests.support.tiny import tiny_model
 
     module, tokenizer = tiny_model("qwen2")
     model = load(module, tokenizer=tokenizer)

@@ -6,9 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from counting import Counts, counted
-from planting import planted_prompts
-from tiny import tiny_tokenizer
 
 import refusal_plugin as rp
 from refusal_plugin.directions.calibration import KLPrice, calibrate
@@ -20,6 +17,9 @@ from refusal_plugin.inference.scores import Encoded, refusal_scores
 from refusal_plugin.inference.streaming import collect_moments
 from refusal_plugin.models import anatomy
 from refusal_plugin.prompts import PromptSet, batches
+from tests.support.counting import Counts, counted
+from tests.support.planting import planted_prompts
+from tests.support.tiny import tiny_tokenizer
 
 
 def tokens_of(model: Any, prompts: PromptSet, **options: Any) -> tuple[int, int]:
