@@ -84,7 +84,6 @@ class Options:
         Raises:
             ModelError: there is none of that name.
         """
-        spelled(name)
         from ..models import load
 
         given = {"dtype": self.dtype, "device": self.device, "device_map": self.device_map, "revision": self.revision}
@@ -104,6 +103,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**given: Any) -> None:
         options = Options(**{one.name: given.pop(one.name) for one in shared})
+        spelled(given["model"])
         lines: Voice = "bars" if sys.stderr.isatty() and not options.verbose else "lines"
         speak("quiet" if options.quiet else lines)
         try:
