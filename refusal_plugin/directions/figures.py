@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..evaluation.refusal_tokens import RefusalTokens
 from ..geometry import cosine
-from ..inference.edits import SITE_ORDER, Operator, site_module
+from ..inference.edits import Operator, block_sites, site_module
 from ..inference.scores import Encoded
 from ..models import anatomy, layers
 from ..models.running import running
@@ -117,7 +117,7 @@ def sites_of(model: Any) -> list[dict[str, Any]]:
     """Per block its traced modules by site, in the order in which they run."""
     facts = anatomy(model)
     return [
-        {site: site_module(block, layer, site, facts) for site in SITE_ORDER}
+        {site: site_module(block, layer, site, facts) for site in block_sites(layer, facts)}
         for layer, block in enumerate(layers(model))
     ]
 

@@ -115,7 +115,7 @@ def select_direction(
         RemoteError: the server refuses or fails; says why and what to do.
     """
     require_validation(candidates, prompts)
-    places = places_of(candidates)
+    places = [place for place in places_of(candidates) if _differs(candidates, place)]
     options: dict[str, Any] = {"operator": operator, "target_kl": target_kl, "remote": remote}
     source = (model, candidates, prompts, tokens)
     with track(2, "layers and positions", progress) as advance:
@@ -135,6 +135,15 @@ def select_direction(
 def places_of(candidates: Candidates) -> list[Place]:
     """Layer and position of every candidate."""
     return [(layer, position) for position in candidates.positions for layer in range(candidates.n_layers)]
+
+
+def _differs(candidates: Candidates, place: Place) -> bool:
+    """Whether a candidate is a direction at all.
+
+    A first layer that reads a few tokens back (a short convolution, a window) sees the same end of the template in
+    every prompt: its means are equal, and their difference has no direction.
+    """
+    return bool(candidates.at(*place).vector.any())
 
 
 def choose(
@@ -160,11 +169,11 @@ def choose(
     for place in places_of(candidates):
         known: dict[str, Any] = dict(figures.get(place, {}))
         row = Row(*place, **known)
-        reason = (
-            f"layer >= {max_depth:g} L"
-            if place[0] >= max_depth * candidates.n_layers
-            else _reason(row, objective, max_kl)
-        )
+        reason = _reason(row, objective, max_kl)
+        if not _differs(candidates, place):
+            reason = "harmful and benign means are equal"
+        if place[0] >= max_depth * candidates.n_layers:
+            reason = f"layer >= {max_depth:g} L"
         rows.append(replace(row, kept=not reason, reason=reason))
     kept = [row for row in rows if row.kept]
     if not kept:

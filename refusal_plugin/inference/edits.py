@@ -241,13 +241,13 @@ def _site_path(layer: int, site: Site, facts: Anatomy) -> str | None:
     return None if mlp == parts.writers.mixer else mlp  # the only part of its layer (Nemotron-H) counts once
 
 
-def sites_of(layer: int, facts: Anatomy) -> list[Site]:
+def block_sites(layer: int, facts: Anatomy) -> list[Site]:
     """The sites that a block has, in the order in which it runs them."""
     return [site for site in SITE_ORDER if site.startswith("resid") or _site_path(layer, site, facts) is not None]
 
 
 def _present(parts: Iterable[SiteEdit], facts: Anatomy) -> list[SiteEdit]:
-    return [part for part in parts if part.needed or part.site in sites_of(part.layer, facts)]
+    return [part for part in parts if part.needed or part.site in block_sites(part.layer, facts)]
 
 
 def site_modules(model: Any, edit: Edit) -> list[dict[str, Any]]:
