@@ -66,6 +66,18 @@ def difference_in_means(
     return _narrow(harmful.double().mean(0) - benign.double().mean(0), harmful)
 
 
+def random_control(vector: Float[Tensor, " d"], seed: int) -> Float[Tensor, " d"]:
+    """A Gaussian direction with the norm of `vector`: the control of every steering figure.
+
+    Args:
+        vector: what is controlled for.
+        seed: of the draw.
+    """
+    drawn = torch.randn(vector.shape, generator=torch.Generator().manual_seed(seed))
+    scaled: Tensor = drawn / drawn.norm() * vector.norm()
+    return scaled
+
+
 def unit(direction: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
     """`direction / ||direction||`, for every site.
 

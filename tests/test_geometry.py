@@ -287,3 +287,13 @@ def test_bad_activations_give_one_clear_line() -> None:
         with pytest.raises(DataError, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_a_random_control_has_the_norm_and_its_seed_alone() -> None:
+    from refusal_plugin.geometry import random_control
+
+    vector = torch.randn(64, generator=torch.Generator().manual_seed(1))
+    one, again, other = (random_control(vector, seed) for seed in (3, 3, 4))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    torch.testing.assert_close(one.norm(), vector.norm())
+    assert abs(float(torch.nn.functional.cosine_similarity(one, vector, dim=0))) < 0.5

@@ -73,33 +73,6 @@ def drop(identity: Annotated[str, typer.Argument(metavar="ID", help="Of a job, o
     typer.echo(f"{job.id} is forgotten")
 
 
-def run_recipe(module: Any, how: dict[str, Any], model: Any, prompts: Any, detach: bool, **more: Any) -> Any:
-    """Run a recipe remotely under a name, so that it continues where it stopped.
-
-    Args:
-        module: the recipe.
-        how: arguments of the command ("recipe", "model", "prompts").
-        model, prompts: loaded.
-        detach: leave after sending.
-        more: further arguments of the recipe.
-
-    Raises:
-        typer.Exit: after sending, if `detach`.
-    """
-    from ..inference.cost import estimate
-    from ..recipe_files import run_remotely
-    from ..remote.errors import Detached
-    from ..remote.options import settings
-
-    typer.echo(f"all prompts, read once: {estimate(model, prompts)}", err=True)
-    try:
-        with settings(detach=detach):
-            return run_remotely(module, model, prompts, how=how, **more)
-    except Detached as left:
-        typer.echo(str(left))
-        raise typer.Exit from None
-
-
 def again(how: dict[str, Any], *, detach: bool) -> None:
     """Run the command that a job belongs to once more."""
     from .recipes import run as command

@@ -66,8 +66,6 @@ def run(
     if options.max_new_tokens is not None and "max_new_tokens" in takes:
         more["max_new_tokens"] = options.max_new_tokens
     if remote:
-        from .jobs import run_recipe
-
         how = {"recipe": name, "model": model, "prompts": None if prompts is None else str(prompts)}
         result = run_recipe(module, {**how, "out": None if out is None else str(out)}, loaded, given, detach, **more)
     else:
@@ -103,3 +101,30 @@ def keep(result: Any, out: Path) -> None:
         result.save(out)
     else:
         write_json(out, plain(result))
+
+
+def run_recipe(module: Any, how: dict[str, Any], model: Any, prompts: Any, detach: bool, **more: Any) -> Any:
+    """Run a recipe remotely under a name, so that it continues where it stopped.
+
+    Args:
+        module: the recipe.
+        how: arguments of the command ("recipe", "model", "prompts").
+        model, prompts: loaded.
+        detach: leave after sending.
+        more: further arguments of the recipe.
+
+    Raises:
+        typer.Exit: after sending, if `detach`.
+    """
+    from ..inference.cost import estimate
+    from ..recipe_files import run_remotely
+    from ..remote.errors import Detached
+    from ..remote.options import settings
+
+    typer.echo(f"all prompts, read once: {estimate(model, prompts)}", err=True)
+    try:
+        with settings(detach=detach):
+            return run_remotely(module, model, prompts, how=how, **more)
+    except Detached as left:
+        typer.echo(str(left))
+        raise typer.Exit from None

@@ -15,7 +15,7 @@ from typing import Any
 from ..defences import REGISTRY, Defence
 from ..defences.run import DefenceRun
 from ..errors import PromptError, StudyError
-from ..evaluation import Judge
+from ..evaluation import Judge, PhraseJudge, name_of
 from ..inference.threads import few_threads
 from ..models import anatomy, load
 from ..models.own_prompts import defence_prompts
@@ -114,6 +114,7 @@ def compare_defences(
     names = [one if isinstance(one, str) else one.name for one in defences]
     check(defences, seeds, strengths, target_kl)
     model = load(model) if isinstance(model, (str, Path)) else model
+    judge = PhraseJudge.for_model(model) if judge is None else judge
     prompts = defence_prompts(model) if prompts is None else PromptSet(prompts).assigned()
     if limit is not None:
         prompts = limited(prompts, limit)
@@ -160,6 +161,7 @@ def compare_defences(
         "schema_version": SCHEMA_VERSION,
         "kind": "comparison",
         "model": facts.name,
+        "judge": name_of(judge),
         "weight_hash": arena.base["weights"],
         "template_hash": facts.template_hash,
         "created": started.strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -172,12 +172,15 @@ class DefenceRun:
             per_row = [float(strengths[row // len(test)]) if defence is not None else 0.0 for row in rows]
             prompts = [test[row % len(test)] for row in rows]
             facts = {**told, "strengths": [f"{c:.8g}" for c in per_row], "prompts": self._hash(prompts)}
-            said = self.checkpoints.get(facts, lambda b=batch, c=per_row: self._answer(defence, modality, b, c))  # type: ignore[misc]
+            said = self.checkpoints.get(facts, lambda b=batch, c=per_row: self.answer_batch(defence, modality, b, c))  # type: ignore[misc]
             for row, prompt, (text, ids, finished) in zip(rows, prompts, said, strict=True):
                 found[row // len(test)][row % len(test)] = Answer(prompt.id, text, tuple(ids), finished)
         return [[answer for answer in one if answer is not None] for one in found]
 
-    def _answer(self, defence: Defence | None, modality: Modality, batch: Batch, strengths: list[float]) -> list[Any]:
+    def answer_batch(
+        self, defence: Defence | None, modality: Modality, batch: Batch, strengths: list[float]
+    ) -> list[Any]:
+        """Answers of one batch, each row at its own strength, as JSON."""
         edit = None if defence is None else defence.edit(torch.tensor(strengths), modality=modality)
         if edit is not None:
             edit.check(anatomy(self.model))

@@ -20,6 +20,7 @@ from ..geometry import cosine
 from ..inference.edits import SITE_ORDER, Operator, site_module
 from ..inference.scores import Encoded
 from ..models import anatomy, layers
+from ..models.running import running
 from ..models.wrapper import save
 from ..prompts import PromptSet
 from ..prompts.light import next_token_inputs
@@ -79,7 +80,7 @@ def measure(
     every = units(candidates.positions, places, priced, removal=removal, operator=operator, target_kl=target_kl)
     found: list[dict[str, Any]] = []
     for (some,) in portions(work_of(model, work, every), remote=remote, fixed=2 * tokens_of(work)):
-        with torch.no_grad(), model.session(remote=remote):
+        with running(model, "select a direction", remote), torch.no_grad(), model.session(remote=remote):
             part = save(measure_candidates(model, blocks, sites, work, harmful, benign, ids, some))
         found.append(part)
     return figures_of(candidates.positions, every, found)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..directions.direction import Direction
-from ..inference.answers import end_ids, generate_ids
+from ..inference.answers import decoded, generate_ids
 from ..inference.loop import Item, re_encoder, run_batches
 from ..models import anatomy, layers
 from ..models.wrapper import save
@@ -155,8 +155,7 @@ def project_answer(
     batch = encode(model, prompt)
     ids = generate_ids(model, batch.inputs, None, max_new_tokens=max_new_tokens)[0]
     said = ids[batch.length :].tolist()
-    stop = end_ids(model)
-    n = next((k for k, token in enumerate(said) if token in stop), len(said))
+    n = len(decoded(model, "", said).ids)
     inputs = {**batch.inputs}
     grown = len(ids[: batch.length + n])
     inputs["input_ids"] = ids[None, :grown]

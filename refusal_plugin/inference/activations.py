@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ..errors import DataError, DirectionError, PromptError
 from ..models import anatomy, layers
+from ..models.running import running
 from ..models.wrapper import save
 from ..progress import Progress, track
 from ..prompts import Prompt, PromptSet, batches
 from ..prompts.batch import Batch
+from ..prompts.encoding import as_prompts
 from ..traced.read import residuals, span_residuals
 from .loop import Room, re_encoder, run_batches
 
@@ -57,7 +59,7 @@ class Activations:
 
 def collect_activations(
     model: Any,
-    prompts: Iterable[Prompt],
+    prompts: Prompt | str | Iterable[Prompt | str],
     *,
     positions: Positions = (-1,),
     layer_ids: Sequence[int] | None = None,
@@ -86,7 +88,7 @@ def collect_activations(
         DataError: the model's activations hold NaN or infinity.
         RemoteError: the server refuses or fails; says why and what to do.
     """
-    chosen = PromptSet(prompts)
+    chosen = PromptSet(as_prompts(prompts))
     ids = known_layers(model, layer_ids)
     slots = 1 if isinstance(positions, str) else len(positions)
     values = torch.empty(len(chosen), slots, len(ids), anatomy(model).d_model)
@@ -185,7 +187,7 @@ def read_batches(
             (batch.inputs, _span(batch, positions) if isinstance(positions, str) else position_index(batch, positions))
             for _rows, batch in group
         ]
-        with torch.no_grad(), model.session(remote=remote):
+        with running(model, asked, remote), torch.no_grad(), model.session(remote=remote):
             found: list[Tensor] = save([])
             for inputs, where in work:
                 with model.trace(**inputs) as tracer:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import DataError, PromptError
 from ..models import anatomy
 from ..models.generation import greedy
+from ..models.running import running
 from ..models.wrapper import save
 from ..progress import Progress, track
 from ..prompts import Prompt, batches
@@ -130,19 +131,8 @@ def generate_batches(
     """
     for batch, _edit in work:
         _require_room(model, batch, max_new_tokens)
-    if remote or anatomy(model).remote:
-        every, finite = _generate(model, [(batch.inputs, edit) for batch, edit in work], max_new_tokens, remote)
-    else:
-        every, finite = [], []
-        for batch, edit in work:
-            shared = shared_stem(model, batch, edit, again, answers=True)
-            if shared is None:
-                ((ids,), (good,)) = _generate(model, [(batch.inputs, edit)], max_new_tokens, False)
-            else:
-                stem, rows = shared
-                ids, good = _generate_in_hooks(model, stem.answering(rows, batch), edit or NO_EDIT, max_new_tokens)
-            every.append(ids)
-            finite.append(good)
+    with running(model, "generate answers", remote):
+        every, finite = _answered(model, work, max_new_tokens, again, remote)
     said = []
     for (batch, _edit), ids, good in zip(work, every, finite, strict=True):
         if not bool(good.all()):
@@ -151,6 +141,29 @@ def generate_batches(
             raise DataError("generate answers", found, "check the edit's strength and the dtype")
         said.append(ids[:, batch.length :].tolist())
     return said
+
+
+def _answered(
+    model: Any,
+    work: Sequence[tuple[Batch, Edit | None]],
+    max_new_tokens: int,
+    again: ReEncode | None,
+    remote: bool | str,
+) -> tuple[list[Int[Tensor, "batch pos"]], list[Bool[Tensor, " batch"]]]:
+    """Ids, and per row whether all logits were finite."""
+    if remote:
+        return _generate(model, [(batch.inputs, edit) for batch, edit in work], max_new_tokens, remote)
+    every, finite = [], []
+    for batch, edit in work:
+        shared = shared_stem(model, batch, edit, again, answers=True)
+        if shared is None:
+            ((ids,), (good,)) = _generate(model, [(batch.inputs, edit)], max_new_tokens, False)
+        else:
+            stem, rows = shared
+            ids, good = _generate_in_hooks(model, stem.answering(rows, batch), edit or NO_EDIT, max_new_tokens)
+        every.append(ids)
+        finite.append(good)
+    return every, finite
 
 
 def _require_room(model: Any, batch: Batch, max_new_tokens: int) -> None:
@@ -184,7 +197,8 @@ def generate_ids(
     Returns:
         token ids, prompts included; rows that ended early are padded.
     """
-    return _generate(model, [(inputs, edit)], max_new_tokens, remote)[0][0]
+    with running(model, "generate answers", remote):
+        return _generate(model, [(inputs, edit)], max_new_tokens, remote)[0][0]
 
 
 def _generate(

@@ -20,6 +20,7 @@ from ..errors import DirectionError, PromptError
 from ..models import anatomy
 from ..progress import Progress, track
 from ..prompts import Prompt, batches
+from ..prompts.encoding import as_prompts
 from ..traced.gate import mars
 from ..traced.measure import kl_divergence, refusal_score
 from ..traced.write import add, blend, on_rows, set_coordinate, transform
@@ -135,7 +136,7 @@ def _as_one(found: Sequence[tuple[int, SiteEdit]], which: Sequence[int], made: d
 
 def generate_arms(
     model: Any,
-    prompts: Iterable[Prompt],
+    prompts: Prompt | str | Iterable[Prompt | str],
     arms: Arms,
     *,
     max_new_tokens: int = 32,
@@ -167,7 +168,7 @@ def generate_arms(
         ModelError: a single row does not fit into memory.
         RemoteError: the server refuses or fails; says why and what to do.
     """
-    chosen = list(prompts)
+    chosen = as_prompts(prompts)
     if max_new_tokens < 1:
         raise PromptError("generate answers", f"max_new_tokens = {max_new_tokens}", "give at least 1")
     _check(model, chosen, arms)
@@ -223,7 +224,7 @@ class ArmScores:
 
 def score_arms(
     model: Any,
-    prompts: Iterable[Prompt],
+    prompts: Prompt | str | Iterable[Prompt | str],
     refusal_ids: Int[Tensor, " k"] | None,
     arms: Arms,
     *,
@@ -250,7 +251,7 @@ def score_arms(
         PromptError: 0 prompts or 0 arms.
         DirectionError, DataError, ModelError, RemoteError: as `generate_arms`.
     """
-    chosen = list(prompts)
+    chosen = as_prompts(prompts)
     _check(model, chosen, arms)
     if not isinstance(arms, Strengths):
         arms = [None if edit is None else replace(edit, when="prefill") for edit in arms]

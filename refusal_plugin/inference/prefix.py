@@ -23,9 +23,11 @@ from torch import Tensor
 
 from ..models import anatomy, hf_layers, hf_module
 from ..models.generation import greedy
+from ..models.running import running
 from ..progress import Progress, track
 from ..prompts import Prompt, PromptSet, batches
 from ..prompts.batch import PER_TOKEN, Batch
+from ..prompts.encoding import as_prompts
 from ..prompts.input_spec import input_spec_of
 from ..prompts.texts import common_beginning, texts_of
 from ..traced.gate import remember
@@ -184,7 +186,7 @@ def _newest_only(part: SiteEdit) -> bool:
 
 def collect_variants(
     model: Any,
-    prompts: Iterable[Prompt],
+    prompts: Prompt | str | Iterable[Prompt | str],
     suffixes: Sequence[str | None] = (None,),
     *,
     system: str | None = None,
@@ -207,7 +209,7 @@ def collect_variants(
         PromptError, DataError: as `collect_activations`.
     """
     anatomy(model).require_stream("collect activations")
-    chosen, spec = PromptSet(prompts), input_spec_of(model)
+    chosen, spec = PromptSet(as_prompts(prompts)), input_spec_of(model)
     options: dict[str, Any] = {"system": system, "token_budget": token_budget, "max_rows": max_rows}
     values = torch.empty(len(suffixes), len(chosen), anatomy(model).n_layers, anatomy(model).d_model)
     left = {(k, row) for k in range(len(suffixes)) for row in range(len(chosen))}
@@ -219,7 +221,10 @@ def collect_variants(
 
     def read(item: Item) -> tuple[list[tuple[int, int]], Tensor] | None:
         numbers, batch = item
-        return _read_groups(model, batch, [groups[number] for number in numbers], ids, again, token_budget, max_rows)
+        with running(model, "collect activations"):
+            return _read_groups(
+                model, batch, [groups[number] for number in numbers], ids, again, token_budget, max_rows
+            )
 
     with track(len(left), "residual streams", progress) as advance:
         stems = [chosen[group[0][1]] for group in groups]

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from ..errors import DataError, PromptError
 from ..models import anatomy, layers
+from ..models.running import running
 from ..models.wrapper import save
 from ..prompts import Prompt, PromptSet, batches
 from ..prompts.batch import Batch
+from ..prompts.encoding import as_prompts
 from ..prompts.light import next_token_inputs
 from ..traced.measure import kl_divergence, refusal_score
 from ..traced.read import next_logits, residuals
@@ -41,9 +43,11 @@ class Encoded:
     batches: tuple[tuple[list[int], Batch], ...]
 
     @classmethod
-    def of(cls, model: Any, prompts: Iterable[Prompt], *, token_budget: int = 4096, max_rows: int = 64) -> "Encoded":
+    def of(
+        cls, model: Any, prompts: Prompt | str | Iterable[Prompt | str], *, token_budget: int = 4096, max_rows: int = 64
+    ) -> "Encoded":
         """Encode prompts; the limits are those of `refusal_plugin.prompts.batches`."""
-        chosen = PromptSet(prompts)
+        chosen = PromptSet(as_prompts(prompts))
         if not len(chosen):
             raise PromptError("score prompts", "0 prompts", "give at least one")
         return cls(chosen, tuple(batches(model, chosen, token_budget=token_budget, max_rows=max_rows)))
@@ -145,12 +149,17 @@ def next_token(
         DirectionError, DataError, ModelError, RemoteError: as `refusal_scores`.
     """
     facts, blocks = anatomy(model), layers(model)
+    asked = f"score prompts on {facts.name}"
     if keep_residual:
         facts.require_stream("keep the residual stream")
 
     def measure(group: list[Item]) -> list[tuple[Tensor, Tensor | None]]:
         """Logits and streams of some batches in one session."""
-        if not (remote or facts.remote or keep_residual):
+        with running(model, asked, remote):
+            return measured(group)
+
+    def measured(group: list[Item]) -> list[tuple[Tensor, Tensor | None]]:
+        if not (remote or keep_residual):
             ((rows, batch),) = group
             shared = shared_logits(model, batch, edit_of(rows), again)
             if shared is not None:
@@ -177,7 +186,6 @@ def next_token(
                     found.append((next_logits(model.output), stream))
         return found
 
-    asked = f"score prompts on {facts.name}"
     row_bytes = 4 * (len(facts.tokenizer) + keep_residual * facts.n_layers * facts.d_model)
     where: dict[str, Any] = {"remote": remote, "row_bytes": row_bytes}
     for (rows, batch), (logits, stream) in run_batches(work, measure, again, asked=asked, **where):

@@ -17,6 +17,7 @@ from ..geometry import Moments
 from ..progress import Progress, track
 from ..prompts import Prompt, PromptSet
 from ..prompts.encoding import WINDOW as ENCODED_AHEAD
+from ..prompts.encoding import as_prompts
 from ..traced.measure import group_moments
 from .activations import Positions, known_layers, read_batches
 from .loop import Room
@@ -27,7 +28,7 @@ WINDOW = ENCODED_AHEAD
 
 def stream_moments(
     model: Any,
-    prompts: Iterable[Prompt],
+    prompts: Prompt | str | Iterable[Prompt | str],
     *,
     by: Callable[[Prompt], str] = lambda prompt: str(prompt.role),
     positions: Positions = (-1,),
@@ -65,9 +66,9 @@ def stream_moments(
     ids, room = known_layers(model, layer_ids), Room()
     limits: dict[str, Any] = {"token_budget": token_budget, "max_rows": max_rows, "remote": remote, "room": room}
     found: dict[str, Moments] = {}
-    source, done = iter(prompts), 0
+    source, done = iter([*as_prompts(prompts)] if isinstance(prompts, Prompt | str) else prompts), 0
     while some := list(islice(source, window)):
-        for rows, batch, residual in read_batches(model, PromptSet(some), ids, positions, system, **limits):
+        for rows, batch, residual in read_batches(model, PromptSet(as_prompts(some)), ids, positions, system, **limits):
             names = sorted({by(prompt) for prompt in batch.prompts})
             groups = torch.tensor([names.index(by(prompt)) for prompt in batch.prompts])
             counts, sums, products = group_moments(residual, groups, len(names), second)
@@ -85,7 +86,7 @@ def stream_moments(
 
 def collect_moments(
     model: Any,
-    prompts: Iterable[Prompt],
+    prompts: Prompt | str | Iterable[Prompt | str],
     *,
     by: Callable[[Prompt], str] = lambda prompt: str(prompt.role),
     positions: Positions = (-1,),
@@ -109,7 +110,7 @@ def collect_moments(
     Returns:
         group name to `Moments` of shape (position, layer, d_model).
     """
-    chosen = PromptSet(prompts)
+    chosen = PromptSet(as_prompts(prompts))
     with track(len(chosen), "residual streams", progress) as advance:
         return stream_moments(
             model,

@@ -36,7 +36,16 @@ def module_inputs(
         explicit_positions="position_ids" in accepts
         and not any(hasattr(part, "get_rope_index") for part in (module, inner)),
         dtype=dtype if isinstance(dtype, torch.dtype) else None,
+        vocabulary=_vocabulary(module),
     )
+
+
+def _vocabulary(module: Any) -> int | None:
+    """Rows of the input embedding."""
+    try:
+        return int(module.get_input_embeddings().weight.shape[0])
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def _media_ids(config: Any, processor: Any) -> dict[Modality, int]:

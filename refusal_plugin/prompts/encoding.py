@@ -163,7 +163,7 @@ def _rows(spec: InputSpec, prompts: list[Prompt], system: str | None, suffix: st
             raise
         return [row for prompt in prompts for row in _rows(spec, [prompt], system, suffix, raw)]
     ready = _processed_texts(spec, texts)
-    return [_row(spec, text, controls, raw, ready.get(place)) for place, text in enumerate(texts)]
+    return [encode_row(spec, text, controls, raw, ready.get(place)) for place, text in enumerate(texts)]
 
 
 def _processes_text(spec: InputSpec) -> bool:
@@ -198,7 +198,7 @@ def _processed_texts(spec: InputSpec, texts: Sequence[Text]) -> dict[int, dict[s
     return found
 
 
-def _row(spec: InputSpec, text: Text, controls: Controls, raw: bool, ready: dict[str, Tensor] | None) -> Row:
+def encode_row(spec: InputSpec, text: Text, controls: Controls, raw: bool, ready: dict[str, Tensor] | None) -> Row:
     """One prompt, encoded and checked; `ready` is what a processor has made of it."""
     asked = asked_of(text.prompt)
     alone = spec.processor is None if text.prompt.medium is not None else not _processes_text(spec)
@@ -213,6 +213,10 @@ def _row(spec: InputSpec, text: Text, controls: Controls, raw: bool, ready: dict
     tokens = {name: value if name in PER_TOKEN else value[0] for name, value in tokens.items()}
     others = _accepted(spec, {name: value for name, value in inputs.items() if name not in names})
     instruction, heard, unknown = _places(spec, text, controls, ids, asked)
+    said = ids if heard is None else ids[~heard]  # a medium's own placeholder may lie outside: it is replaced
+    if spec.vocabulary is not None and int(said.max()) >= spec.vocabulary:
+        found = f"token {int(said.max())} lies outside the model's embedding of {spec.vocabulary} rows"
+        raise PromptError(asked, found, "load the tokenizer that belongs to the model, or resize its embedding")
     if text.prompt.medium is not None and not others:
         found = f"the processor makes nothing of its {text.prompt.modality}"
         raise PromptError(asked, found, "use another model, or pass processor= to load()")

@@ -37,6 +37,7 @@ class InputSpec:
             with multimodal rotary positions derive theirs from the mask and the media grids, and must be left to it.
         dtype: of the model, in which pixels and sound features are passed on; None leaves them as they come.
         joins: how prompts of a modality become one batch; "rows" for those not named.
+        vocabulary: rows of the model's embedding; None if unknown.
     """
 
     tokenizer: Any
@@ -48,6 +49,7 @@ class InputSpec:
     explicit_positions: bool = True
     dtype: torch.dtype | None = None
     joins: Mapping[Modality, Join] = field(default_factory=dict)
+    vocabulary: int | None = None
 
 
 # Beside the models, not on them: an nnsight Envoy turns attributes into parts of its tree and ships them to the server.

@@ -67,7 +67,7 @@ class Remote(RemoteBackend):  # type: ignore[misc]
         meter, result = Meter(), None if job is None else jobs.load(job)
         if job is None or result is None:
             if job is None:
-                job = self._send(tracer, asked, meter)
+                job = self.send_job(tracer, asked, meter)
                 facts = {"name": name, "run": run_key, "how": how, "index": index, "block": block}
                 job = jobs.write(job, **facts, bytes_up=meter.bytes_up)
             if settings.detach:
@@ -76,7 +76,7 @@ class Remote(RemoteBackend):  # type: ignore[misc]
                 result = self._collect(job, asked, file, meter)
             except _Unread:
                 jobs.write(job, status="ERROR")
-                job = self._send(tracer, asked, meter)
+                job = self.send_job(tracer, asked, meter)
                 job = jobs.write(job, name=name, run=run_key, how=how, index=index, block=block)
                 try:
                     result = self._collect(job, asked, file, meter)
@@ -88,11 +88,12 @@ class Remote(RemoteBackend):  # type: ignore[misc]
         return result
 
     # -- send ----------------------------------------------------------------------------------------------------------
-    def _send(self, tracer: Any, asked: str, meter: Meter) -> jobs.Job:
+    def send_job(self, tracer: Any, asked: str, meter: Meter) -> jobs.Job:
+        """Send a block and note it; the job may still be waiting."""
         try:
             blob = self._serialize(tracer)
         except Exception as error:
-            found = f"the block cannot be packed{_culprit(tracer)} ({type(error).__name__}: {last_line(str(error))})"
+            found = f"the block cannot be packed{culprit(tracer)} ({type(error).__name__}: {last_line(str(error))})"
             do = "use only tensors, numbers and plain functions inside the block, under names used for nothing else"
             raise RemoteError(asked, found, do) from error
         limit = self._settings.max_upload
@@ -215,7 +216,7 @@ class _Unread(Exception):
         super().__init__(str(error))
 
 
-def _culprit(tracer: Any) -> str:
+def culprit(tracer: Any) -> str:
     """Which name of the block cannot travel. A name of a comprehension counts as the outer variable of that name."""
     frame = tracer.info.frame
     _source, used_globals, used_locals = reduce_block(tracer.node, frame.f_globals, dict(frame.f_locals))

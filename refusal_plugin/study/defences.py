@@ -10,7 +10,7 @@ from typing import Any
 from ..defences import Defence, DefenceData, fit_defence
 from ..defences.run import DefenceRun
 from ..errors import RefusalPluginError
-from ..evaluation import label_answers, rate_changes
+from ..evaluation import Judge, label_answers, rate_changes
 from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.answers import Answer
 from ..prompts import PromptSet
@@ -35,6 +35,7 @@ def defence_rows(
     seed: int,
     max_new_tokens: int,
     token_budget: int = 8192,
+    judge: Judge | None = None,
 ) -> tuple[dict[str, dict[str, Record]], list[str]]:
     """The entries `modalities.*.defences.sarsteer` and `.mars` of results.json, and what went wrong.
 
@@ -50,6 +51,7 @@ def defence_rows(
         seed: of the fits and the bootstrap.
         max_new_tokens: longest answer.
         token_budget: most tokens of one batch.
+        judge: who labels answers.
 
     Returns:
         by modality and defence: the rates, their change against no defence, `strength`, `kl` and `edit_norm`; and a
@@ -91,7 +93,7 @@ def defence_rows(
         price = arena.price(defence, modality)  # type: ignore[arg-type]
         said = arena.answers(defence, modality, [price.strength])[0]  # type: ignore[arg-type]
         return {
-            **rate_changes(label_answers(test, said), label_answers(test, list(answers)), seed).to_json(),
+            **rate_changes(label_answers(test, said, judge), label_answers(test, list(answers), judge), seed).to_json(),
             "strength": price.strength,
             "kl": price.kl,
             "at_bound": price.at_bound,

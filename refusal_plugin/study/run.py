@@ -13,13 +13,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..directions.calibration import calibrate
 from ..directions.direction import Direction, fit_direction
 from ..directions.selection import select_direction
 from ..errors import PromptError, RefusalPluginError
-from ..evaluation import Outcomes, label_answers, rate_changes, refusal_rates
+from ..evaluation import (
+    Judge,
+    Outcomes,
+    PhraseJudge,
+    compare_judges,
+    label_answers,
+    name_of,
+    rate_changes,
+    refusal_rates,
+)
 from ..evaluation.refusal_tokens import RefusalTokens, refusal_tokens
 from ..inference.activations import Activations, collect_activations
 from ..inference.answers import Answer, generate
@@ -61,6 +71,8 @@ def run_study(
     limit: int | None = None,
     max_new_tokens: int = 24,
     token_budget: int = 8192,
+    judge: Judge | None = None,
+    guard: Judge | None = None,
     progress: Progress = None,
 ) -> dict[str, Any]:
     """Run the study and write `results.json`, `direction.safetensors` and `index.html`.
@@ -73,6 +85,9 @@ def run_study(
         limit: at most this many prompts in all (a quick look; every interval widens).
         max_new_tokens: longest answer.
         token_budget: most tokens of one batch where prompts are read or answered.
+        judge: who labels answers; the phrase judge, which strips reasoning as the model's template writes it, by
+            default. The results say who it was.
+        guard: a second judge, say a guard model: its agreement with the first is reported per modality.
         progress: None shows bars where somebody can see them.
 
     Returns:
@@ -83,6 +98,7 @@ def run_study(
     """
     model = load(model) if isinstance(model, (str, Path)) else model
     facts = anatomy(model)
+    judge = PhraseJudge.for_model(model) if judge is None else judge
     prompts = own_prompts(model) if prompts is None else PromptSet(prompts).assigned()
     every, prompts = prompts, prompts if limit is None else prompts.limit(limit, seed)
     lacking = missing(prompts)
@@ -125,6 +141,7 @@ def run_study(
         sections: dict[str, Any] = {}
         seen: dict[str, dict[str, Any]] = {"streams": {}, "answers": {}, "understood": {}}
         shown: list[dict[str, Any]] = []
+        agreement: dict[str, Any] = {}
         for modality in modalities:
             asked = prompts.filter(split="test", modality=modality)
             readable = asked.where(lambda p: p.read_text is not None)
@@ -149,7 +166,10 @@ def run_study(
                 advance(1)
             seen["streams"][modality], seen["answers"][modality] = streams, spoken["none"]
             seen["understood"][modality] = understood if len(readable) else None
-            judged = {name: label_answers(asked, answers) for name, answers in spoken.items()}
+            judged = {name: label_answers(asked, answers, judge) for name, answers in spoken.items()}
+            if guard is not None:
+                both = compare_judges(list(asked), spoken["none"], judge, guard, rng=np.random.default_rng(seed))
+                agreement[modality] = both.to_json()
             sections[modality] = {
                 **{f"n_{role}": n for role, n in counts(asked).items()},
                 "read_back": reading.to_json(),
@@ -165,7 +185,7 @@ def run_study(
         causal = {}
         for name, edit in causal_tests(direction, seed).items():
             answers = said(model, stages, f"causal-{name}", test, edit, max_new_tokens, token_budget)
-            causal[name] = refusal_rates(label_answers(test, answers), seed)
+            causal[name] = refusal_rates(label_answers(test, answers, judge), seed)
             advance(1)
 
         # SARSteer and MARS at the same price, beside the arms above.
@@ -180,6 +200,7 @@ def run_study(
             seed=seed,
             max_new_tokens=max_new_tokens,
             token_budget=token_budget,
+            judge=judge,
         )
         for name, rows in defended.items():
             sections[name]["defences"] |= rows
@@ -221,6 +242,7 @@ def run_study(
                 for name, part in (("train", train), ("val", val), ("test", prompts.filter(split="test")))
             },
         },
+        "judge": {"name": name_of(judge), "guard": guard and name_of(guard), "agreement": agreement},
         "regime": regime(sections, direction.layer),
         "direction": direction_record(direction, tokens, price, facts.n_layers),
         "modalities": sections,
@@ -273,6 +295,7 @@ def the_direction(
         record["harmful_refusal"],
         record["benign_refusal"],
         frozenset(record["refused"]),
+        tuple(tuple(opening) for opening in record["openings"]),
     )
     return tokens, Direction.load(path, model), record["price"]
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..contrasts import change, empty, row
 from ..evaluation import label_answers
 from ..evaluation.judge import Judge
+from ..geometry import random_control
 from ..inference.answers import Answer
 from ..inference.arm_sets import ArmSet, generate_arm_sets, score_arm_sets
 from ..inference.edits import NO_EDIT, Edit, Operator, addition, removal
@@ -55,10 +56,7 @@ class Interventions:
 
     def random(self, draw: int, layer: int) -> Float[Tensor, " d_model"]:
         """A random direction of the length of the first source's at that layer."""
-        generator = torch.Generator().manual_seed(1000 * self.seed + 31 * layer + draw)
-        drawn = torch.randn(self.vectors.shape[-1], generator=generator)
-        scaled: Tensor = drawn / drawn.norm() * self.vectors[0, layer].norm()
-        return scaled
+        return random_control(self.vectors[0, layer], 1000 * self.seed + 31 * layer + draw)
 
     def arms(self, layer: int, draws: int) -> list[Float[Tensor, " d_model"]]:
         """The sources' vectors of a layer, and random ones."""

@@ -139,10 +139,10 @@ def test_a_recipe_too_large_for_one_request_is_cut(
         sent.append(1)
         return send(self, *args)
 
-    send = Remote._send
+    send = Remote.send_job
     with settings(max_tokens=1):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(RemoteError, match="network is gone"):
-            patch.setattr(Remote, "_send", unwilling)
+            patch.setattr(Remote, "send_job", unwilling)
             run_remotely(module, far, prompts)
         assert [job.status for job in jobs.listed()] == ["COMPLETED"] * 2
         with metered() as meter:

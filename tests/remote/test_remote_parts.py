@@ -388,7 +388,7 @@ def test_a_local_model_is_not_sent(organism: Any) -> None:
 def test_the_name_that_cannot_travel_is_told(organism: Any) -> None:
     import threading
 
-    from refusal_plugin.remote.backend import _culprit
+    from refusal_plugin.remote.backend import culprit
 
     said = []
 
@@ -396,7 +396,7 @@ def test_the_name_that_cannot_travel_is_told(organism: Any) -> None:
 
     class Look(Backend):  # type: ignore[misc]
         def __call__(self, tracer: Any) -> None:
-            said.append(_culprit(tracer))
+            said.append(culprit(tracer))
 
     lock = threading.Lock()
     with organism.session(backend=Look()):

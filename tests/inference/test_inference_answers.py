@@ -1,16 +1,23 @@
 """Answers come back in order, whatever the batches, and end where the model ends."""
 
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
 
 from refusal_plugin.errors import DataError, DirectionError, ModelError, PromptError
+from refusal_plugin.inference.activations import collect_activations
 from refusal_plugin.inference.answers import Answer, end_ids, generate
+from refusal_plugin.inference.arms import generate_arms, score_arms
 from refusal_plugin.inference.edits import addition
-from refusal_plugin.models import anatomy
+from refusal_plugin.inference.prefix import collect_variants
+from refusal_plugin.inference.scores import Encoded
+from refusal_plugin.inference.streaming import collect_moments
+from refusal_plugin.models import anatomy, load
 from refusal_plugin.prompts import Prompt, PromptSet
+from tests.support.tiny import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +169,54 @@ def test_an_empty_prompt_and_a_foreign_model() -> None:
         generate(None, ["  "])
     with pytest.raises(ModelError, match="load"):
         generate(torch.nn.Linear(2, 2), ["hello"])
+
+
+def test_one_text_is_one_prompt_everywhere(tiny: Callable[[str], Any]) -> None:
+    """A text is no list of letters, and a single prompt needs no brackets."""
+    model, ids = tiny("qwen2").model, torch.tensor([5])
+    for one in ("w1 w2", Prompt("w1 w2")):
+        assert len(collect_activations(model, one, progress=False).values) == 1
+        assert len(Encoded.of(model, one).prompts) == 1
+        assert score_arms(model, one, ids, [None]).score.shape == (1, 1)
+        assert [len(arm) for arm in generate_arms(model, one, [None, None], max_new_tokens=1)] == [1, 1]
+        assert collect_variants(model, one, progress=False).shape[:2] == (1, 1)
+        assert sum(m.n for m in collect_moments(model, one, progress=False).values()) == 1
+
+
+def test_two_threads_take_turns(tiny: Callable[[str], Any]) -> None:
+    """Edits and traces belong to the model: a second thread waits, and each gets what it gets alone."""
+    model, edit = tiny("qwen2").model, addition({1: 3 * torch.ones(32)})
+    expected = [generate(model, ["w1 w2", "w3"], one, max_new_tokens=5, progress=False) for one in (None, edit)]
+    streams = collect_activations(model, "w1 w2", progress=False).values
+    found: list[bool] = []
+
+    def work(k: int) -> None:
+        for _ in range(4):
+            answers = generate(model, ["w1 w2", "w3"], (None, edit)[k], max_new_tokens=5, progress=False)
+            same = torch.equal(collect_activations(model, "w1 w2", progress=False).values, streams)
+            found.append(same and answers == expected[k])
+
+    threads = [Thread(target=work, args=(k,)) for k in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 8
+
+
+def test_tokens_beyond_the_embedding_are_an_error() -> None:
+    module, tokenizer = tiny_model("qwen2")
+    tokenizer.add_tokens(["zzz"])
+    model = load(module, tokenizer=tokenizer)
+    for use in (generate, collect_activations, Encoded.of):
+        with pytest.raises(PromptError, match="outside the model's embedding of 64 rows"):
+            use(model, ["w1 zzz"])
+
+
+def test_weights_that_are_elsewhere_are_an_error() -> None:
+    model = load("organism", remote=True)
+    for use in (generate, collect_activations, collect_variants):
+        with pytest.raises(ModelError, match=r"the weights of .* are not here"):
+            use(model, "how do i bake bread", progress=False)
+    with pytest.raises(ModelError, match="are not here"):
+        score_arms(model, "how do i bake bread", torch.tensor([5]), [None])

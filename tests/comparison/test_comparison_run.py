@@ -105,8 +105,8 @@ def test_undefended_answers_are_shared_between_comparisons(
     organism: Any, prompts: PromptSet, folder: Path, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    real = DefenceRun._answer
-    monkeypatch.setattr(DefenceRun, "_answer", lambda self, d, *rest: asked.append(d) or real(self, d, *rest))
+    real = DefenceRun.answer_batch
+    monkeypatch.setattr(DefenceRun, "answer_batch", lambda self, d, *rest: asked.append(d) or real(self, d, *rest))
     compare_defences(
         organism, prompts, ("shuffled",), out=folder, **{**OPTIONS, "seeds": (0,), "modalities": ("image",)}
     )
