@@ -179,7 +179,7 @@ class _Unfit(Exception):
     """What a file holds does not make the record it should be."""
 
 
-def _family(kind: type) -> Iterator[type]:
+def _family(kind: type[Any]) -> Iterator[type[Any]]:
     yield kind
     for child in kind.__subclasses__():
         yield from _family(child)
