@@ -3,7 +3,8 @@
     python -m benchmarks.scale            the tables of docs/scale.md
 
 Units: a forward pass costs 2 x (parameters at work) operations a token plus attention; memory is weights, keys and
-values, and the stream; what a recipe reads is counted in passes and tokens (tests/core/test_core_counters.py).
+values, and the stream; what a recipe reads is counted in passes and tokens
+(tests/inference/test_inference_counters.py).
 Speeds are those of the device's data sheet times a share that is reached in practice; both are arguments, so that a
 measured figure takes their place: `--share` is (operations of a bare pass) / (seconds x peak) on your machine.
 """

@@ -453,13 +453,19 @@ def models_media() -> str:
         [
             _class(row),
             ", ".join(row["media"]),
-            ", ".join(m for m in row.get("without_torchvision", []) if m != "text") or "–",
+            _plainly(row),
             *(_mark(row, check) for check in _TRIED),
             _whatever(row),
         ]
         for row in rows
     ]
     return markdown(["family", "media", "by default", *_TRIED, "what does not work"], cells)
+
+
+def _plainly(row: Data) -> str:
+    """What loads without torchvision; a dash for text alone."""
+    found = row.get("without_torchvision")
+    return "not measured" if found is None else ", ".join(medium for medium in found if medium != "text") or "–"
 
 
 def _class(row: Data) -> str:
@@ -481,3 +487,39 @@ def _whatever(row: Data) -> str:
     for medium, why in row.get("left_out", {}).items():
         lines[f"{medium} not tried: {why}"] = None
     return "<br>".join(line.replace("|", "&#124;").replace("<", "&lt;") for line in lines) or ""
+
+
+@table("judge/first_sight")
+def judge_first_sight() -> str:
+    """Precision and recall of refusal on every round of answers, before the grammars learned from it."""
+    return _judged("at first sight")
+
+
+@table("judge/now")
+def judge_now() -> str:
+    """The same on all rounds as the grammars stand: a floor that tests hold, no estimate."""
+    return _judged("as they stand")
+
+
+def _judged(kept: str) -> str:
+    rows = []
+    for part, groups in read("judge").get(kept, {}).items():
+        for name, one in groups.items():
+            figures = [_share(one[key]) for key in ("precision", "recall", "right")]
+            rows.append([part, name, str(one["n"]), *figures])
+    return markdown(["round", "language", "answers", "precision of refusal", "recall of refusal", "same label"], rows)
+
+
+def _share(found: Data) -> str:
+    """`98 % [90, 100], n = 40`, or a dash."""
+    return f"{percent(found)}, n = {found['n']}" if found.get("n") else "–"
+
+
+@table("judge/confusion")
+def judge_confusion() -> str:
+    """Labels by hand against labels found, in the last round at first sight."""
+    rounds = list(read("judge").get("at first sight", {}).items())
+    rows = []
+    for name, one in rounds[-1][1].items() if rounds else ():
+        rows += [[name, row["true"], row["found"], str(row["n"])] for row in one["table"]]
+    return markdown(["language", "by hand", "found", "answers"], rows)

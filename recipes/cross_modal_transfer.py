@@ -13,8 +13,8 @@ The refusal score is the log odds of the model's own refusal tokens. Forward pas
 from typing import Any
 
 from refusal_plugin.models import anatomy
+from refusal_plugin.models.own_prompts import with_media_to_train_on
 from refusal_plugin.prompts import PromptSet
-from refusal_plugin.study.transfer import with_media_train
 from refusal_plugin.transfer import TransferReport, analyse_transfer
 
 PAIRS = 12  # pair groups of each modality on which directions act
@@ -36,7 +36,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool | str = False) -> Transf
         prompts.filter(split=split, modality="text").require(asked=f"cross-modal transfer, text of '{split}'")
     return analyse_transfer(
         model,
-        with_media_train(model, prompts, facts.modalities),
+        with_media_to_train_on(model, prompts),
         layer=round(DEPTH * (facts.n_layers - 1)),
         score_pairs=PAIRS,
         rate_pairs=0,

@@ -16,8 +16,8 @@ from refusal_plugin.evaluation import DefenceRates, Power, label_answers, rate_c
 from refusal_plugin.inference.arm_sets import ArmSet, generate_arm_sets
 from refusal_plugin.inference.edits import NO_EDIT
 from refusal_plugin.models import anatomy
+from refusal_plugin.models.own_prompts import with_media_to_train_on
 from refusal_plugin.prompts import PromptSet
-from refusal_plugin.study.transfer import with_media_train
 
 METHOD = "mars"  # any that `refusal-plugin compare list` names
 MAX_NEW_TOKENS = 24
@@ -50,7 +50,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool | str = False, strength:
         strength: kappa; 1 is the paper's.
     """
     facts, test = anatomy(model), prompts.filter(split="test").require(roles=("harmful",), asked="test the defence")
-    every = with_media_train(model, prompts, facts.modalities)  # media give the sizes of the neutral ones
+    every = with_media_to_train_on(model, prompts)  # media give the sizes of the neutral ones
     data = DefenceData.of(model, every, share=1.0, limit=LIMIT, remote=remote)
     shown = [p for m in facts.modalities if m != "text" for p in data.neutral(m)[1]]
     data.streams([*data.train("text", "harmful", "benign"), *data.val("harmful", "benign"), *shown])  # read at once

@@ -13,10 +13,10 @@ equal price.
 from typing import Any
 
 from refusal_plugin.models import anatomy
+from refusal_plugin.models.own_prompts import with_media_to_train_on
 from refusal_plugin.prompts import PromptSet
 from refusal_plugin.safe_space import SafeSpaceReport, analyse_safe_space
 from refusal_plugin.statistics import Estimate
-from refusal_plugin.study.transfer import with_media_train
 
 KS = (1, 2, 5, 10, 20, 40)  # directions removed
 LAMBDAS = (0.5,)  # shares of the part that are removed, at K
@@ -40,7 +40,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool | str = False) -> SafeSp
     prompts.filter(split="train", modality="text").require(asked="safe space, text to fit on")
     return analyse_safe_space(
         model,
-        with_media_train(model, prompts, facts.modalities),
+        with_media_to_train_on(model, prompts),
         layer=round(DEPTH * (facts.n_layers - 1)),
         strength=STRENGTH,
         k=K,

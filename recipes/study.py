@@ -29,7 +29,7 @@ def run(
         prompts: with splits and roles; the embedded model's own prompts by default.
         remote: not offered yet: the study generates and scores on the machine it runs on.
         out: folder of the results.
-        options: `seed`, `limit`, `max_new_tokens`, `progress` of `run_study`.
+        options: `seed`, `limit`, `max_new_tokens`, `token_budget`, `progress` of `run_study`.
     """
     if remote:
         raise StudyError("run the study remotely", "it runs on this machine so far", "leave out remote=True")

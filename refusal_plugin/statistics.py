@@ -552,12 +552,12 @@ def _bootstrap_mean(
 def _percentiles(resampled: Float[np.ndarray, " resamples"], groups: int, confidence: float) -> tuple[float, float]:
     """Expanded percentile interval: quantiles moved out for few groups (Hesterberg 2015, section 4.3)."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    tail = NormalDist().cdf(-math.sqrt(groups / (groups - 1)) * _student(z, groups - 1))
+    tail = NormalDist().cdf(-math.sqrt(groups / (groups - 1)) * student(z, groups - 1))
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def _student(z: float, df: int) -> float:
+def student(z: float, df: int) -> float:
     """Quantile of Student's t that belongs to the normal quantile `z`: Cornish-Fisher, error < 1 % from df = 4 on."""
     terms = (
         (z**3 + z) / 4,

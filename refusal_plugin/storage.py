@@ -11,19 +11,22 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from jaxtyping import AbstractArray, jaxtyped
+from jaxtyping import AbstractArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import DataError, OptionalDependencyError, RefusalPluginError, StudyError
+from .progress import duration, say
 
 KEY = "refusal_plugin"
+LARGEST = 1e300
+"""Of a number in a record; what is larger would not survive its first multiplication."""
 Own = TypeVar("Own", bound="Saved")
 UNREADABLE = (SafetensorError, OSError, ValueError, RecursionError)
 
@@ -149,7 +152,7 @@ class Saved:
         # Files of version 0.1 have the fields beside the format.
         kept = record.get("fields", {key: value for key, value in record.items() if key not in ("format", "kind")})
         try:
-            found = _unpacked(kinds[name], kept, "", tensors, cls.NAN)
+            found = _Reader(tensors, cls.NAN).record(kinds[name], kept, "")
             if tensors:
                 raise _Unfit(f"it holds {', '.join(sorted(tensors)[:3])}, which no {name} has")
             if problem := found.problem():
@@ -168,7 +171,7 @@ class Saved:
         Raises:
             OptionalDependencyError: pandas is not installed.
         """
-        plain = {one.name: getattr(self, one.name) for one in _fields(type(self))}
+        plain = vars(self)
         return frame([{name: value for name, value in plain.items() if isinstance(value, str | int | float)}])
 
 
@@ -182,23 +185,15 @@ def _family(kind: type) -> Iterator[type]:
         yield from _family(child)
 
 
-def _fields(kind: Any) -> tuple[Field[Any], ...]:
-    return fields(kind)
-
-
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON; its tensors go into `tensors` under their place, and nothing stands for them."""
+    """A value as JSON; its tensors go into `tensors` under their place, with null where they stood."""
 
     def inside(parts: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-        found = {}
-        for key, part in parts:
-            place = f"{name}/{key}" if name else key
-            if isinstance(part, Tensor):
-                tensors[place] = part
-            else:
-                found[key] = _packed(part, place, tensors)
-        return found
+        return {key: _packed(part, f"{name}/{key}" if name else key, tensors) for key, part in parts}
 
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return None
     if is_dataclass(value) and not isinstance(value, type):
         return inside((one.name, getattr(value, one.name)) for one in fields(value))
     if isinstance(value, Mapping):
@@ -206,105 +201,107 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     return [_packed(part, name, tensors) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _unpacked(hint: Any, raw: Any, name: str, tensors: dict[str, Tensor], nan: bool) -> Any:
-    """A value of the annotated type from JSON and tensors, which are taken out of `tensors`.
+class _Reader:
+    """Values of annotated types from JSON and tensors; each tensor is taken out of `tensors` as its place is found.
 
-    Raises:
-        _Unfit: it is none.
+    Every method raises `_Unfit` where what is there does not make such a value.
     """
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        if NoneType in args and name not in tensors and raw in (None, MISSING):
-            return None
-        for option in args:
-            with suppress(_Unfit):
-                return _unpacked(option, raw, name, tensors, nan)
-        raise _Unfit(f"its {name} is a {type(raw).__name__}")
-    if _is_tensor(hint):
-        return _tensor(hint, name, tensors, nan)
-    if is_dataclass(hint):
-        return _record(hint, raw, name, tensors, nan)
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
-        return _mapping(args[1], raw, name, tensors, nan)
-    if raw is MISSING:
-        raise _Unfit(f"it has no {name}")
-    if origin is tuple:
-        items = list(raw) if isinstance(raw, list) else None
-        if items is None or (Ellipsis not in args and len(items) != len(args)):
+
+    def __init__(self, tensors: dict[str, Tensor], nan: bool) -> None:
+        self.tensors, self.nan = tensors, nan
+        self.sizes: dict[str, int] = {}
+
+    def value(self, hint: Any, raw: Any, name: str) -> Any:
+        origin, args = get_origin(hint), get_args(hint)
+        if origin in (Union, UnionType):
+            if NoneType in args and name not in self.tensors and raw in (None, MISSING):
+                return None
+            for option in args[:-1]:
+                with suppress(_Unfit):
+                    return self.value(option, raw, name)
+            return self.value(args[-1] if args[-1] is not NoneType else args[0], raw, name)
+        if _is_tensor(hint):
+            return self.tensor(hint, name)
+        if is_dataclass(hint):
+            return self.record(hint, raw, name)
+        kind = origin if isinstance(origin, type) else NoneType
+        if issubclass(kind, Mapping):
+            return self.mapping(args[1], raw, name)
+        if raw is MISSING:
+            raise _Unfit(f"it has no {name}")
+        if not issubclass(kind, Sequence):
+            return self.plain(hint, raw, name)
+        several = kind is not tuple or Ellipsis in args
+        if not isinstance(raw, list) or not (several or len(raw) == len(args)):
             raise _Unfit(f"its {name} is no list of the right length")
-        of = [args[0]] * len(items) if Ellipsis in args else args
-        return tuple(_unpacked(one, item, name, tensors, nan) for one, item in zip(of, items, strict=True))
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Sequence):
-        if not isinstance(raw, list):
-            raise _Unfit(f"its {name} is no list")
-        return [_unpacked(args[0], item, name, tensors, nan) for item in raw]
-    return _plain(hint, raw, name, nan)
+        of = [args[0]] * len(raw) if several else args
+        items = (self.value(one, item, name) for one, item in zip(of, raw, strict=True))
+        return tuple(items) if kind is tuple else list(items)
 
+    def plain(self, hint: Any, raw: Any, name: str) -> Any:
+        if get_origin(hint) is Literal:
+            fits = isinstance(raw, str | int) and raw in get_args(hint)
+        elif hint is float:
+            fits = isinstance(raw, int | float) and not isinstance(raw, bool) and abs(raw) <= LARGEST
+            fits = fits or (self.nan and isinstance(raw, float))
+        elif hint in (bool, str, int):
+            fits = type(raw) is hint
+        else:
+            return raw
+        if not fits:
+            raise _Unfit(f"its {name} is {str(raw)[:40]!r}")
+        return float(raw) if hint is float else raw
 
-def _plain(hint: Any, raw: Any, name: str, nan: bool) -> Any:
-    if get_origin(hint) is Literal:
-        fits = raw in get_args(hint) if isinstance(raw, str | int) else False
-    elif hint is float:
-        fits = isinstance(raw, int | float) and not isinstance(raw, bool) and abs(raw) <= 1e300
-        fits = fits or (nan and isinstance(raw, float))
-    elif hint in (bool, str):
-        fits = isinstance(raw, hint)
-    elif hint is int:
-        fits = isinstance(raw, int) and not isinstance(raw, bool)
-    else:
-        return raw
-    if not fits:
-        raise _Unfit(f"its {name} is {str(raw)[:40]!r}")
-    return float(raw) if hint is float else raw
-
-
-def _record(kind: Any, raw: Any, name: str, tensors: dict[str, Tensor], nan: bool) -> Any:
-    if not isinstance(raw, dict):
-        raise _Unfit(f"it has no {name}" if name else "its fields are no JSON object")
-    hints, values = get_type_hints(kind), {}
-    strange = set(raw) - {one.name for one in fields(kind)}
-    if strange:
-        raise _Unfit(f"it holds {', '.join(sorted(strange)[:3])}, which no {kind.__name__} has")
-    with jaxtyped("context"):  # type: ignore[no-untyped-call]  # in here, an axis has one length under one name
+    def record(self, kind: Any, raw: Any, name: str) -> Any:
+        if not isinstance(raw, dict):
+            raise _Unfit(f"it has no {name}" if name else "its fields are no JSON object")
+        strange = set(raw) - {one.name for one in fields(kind)}
+        if strange:
+            raise _Unfit(f"it holds {', '.join(sorted(strange)[:3])}, which no {kind.__name__} has")
+        outside, self.sizes = self.sizes, {}  # in here, an axis has one length under one name
+        hints, values = get_type_hints(kind), {}
         for one in fields(kind):
             place = f"{name}/{one.name}" if name else one.name
             given = raw.get(one.name, MISSING)
             optional = one.default is not MISSING or one.default_factory is not MISSING
-            absent = given is MISSING and not any(t == place or t.startswith(f"{place}/") for t in tensors)
-            if not (absent and optional):
-                values[one.name] = _unpacked(hints[one.name], given, place, tensors, nan)
-    return kind(**values)
+            if given is MISSING and optional and not any(f"{t}/".startswith(f"{place}/") for t in self.tensors):
+                continue
+            values[one.name] = self.value(hints[one.name], given, place)
+        self.sizes = outside
+        return kind(**values)
 
+    def mapping(self, hint: Any, raw: Any, name: str) -> dict[str, Any]:
+        given = {} if raw is MISSING else raw
+        below = [t.removeprefix(f"{name}/") for t in self.tensors if t.startswith(f"{name}/")]
+        keys = dict.fromkeys([*given, *below] if _is_tensor(hint) else given) if isinstance(given, dict) else None
+        if keys is None or (raw is MISSING and not keys):
+            raise _Unfit(f"it has no {name}")
+        found, sizes = {}, self.sizes
+        for key in keys:
+            self.sizes = dict(sizes)  # what no field has named may have another length in each entry
+            found[key] = self.value(hint, given.get(key, MISSING), f"{name}/{key}")
+        self.sizes = sizes
+        return found
 
-def _mapping(hint: Any, raw: Any, name: str, tensors: dict[str, Tensor], nan: bool) -> dict[str, Any]:
-    keys = list(raw) if isinstance(raw, dict) else [] if raw is MISSING else None
-    if keys is None:
-        raise _Unfit(f"its {name} is no JSON object")
-    if _is_tensor(hint):
-        keys = list(dict.fromkeys([*keys, *(t.removeprefix(f"{name}/") for t in tensors if t.startswith(f"{name}/"))]))
-    if not keys and raw is MISSING:
-        raise _Unfit(f"it has no {name}")
-    found = {}
-    for key in keys:
-        given = raw.get(key, MISSING) if isinstance(raw, dict) else MISSING
-        with jaxtyped("context"):  # type: ignore[no-untyped-call]  # lengths may differ between the entries
-            found[key] = _unpacked(hint, given, f"{name}/{key}", tensors, nan)
-    return found
+    def tensor(self, hint: Any, name: str) -> Tensor:
+        if name not in self.tensors:
+            raise _Unfit(f"it has no {name}")
+        value, named = self.tensors[name], getattr(hint, "dim_str", "").split()
+        fits = isinstance(value, hint) and all(
+            self.sizes.setdefault(axis, n) == n
+            for axis, n in zip(named, value.shape, strict=False)
+            if axis.isidentifier()
+        )
+        if not fits:
+            found = f"{tuple(value.shape)} of {value.dtype}".replace("torch.", "")
+            raise _Unfit(f"its {name} has shape {found}, where ({', '.join(named)}) belongs")
+        if not self.nan and value.is_floating_point() and not bool(value.isfinite().all()):
+            raise _Unfit(f"its {name} holds NaN or infinity")
+        return self.tensors.pop(name)
 
 
 def _is_tensor(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Tensor | AbstractArray)
-
-
-def _tensor(hint: Any, name: str, tensors: dict[str, Tensor], nan: bool) -> Tensor:
-    if name not in tensors:
-        raise _Unfit(f"it has no {name}")
-    value = tensors.pop(name)
-    if not isinstance(value, hint):
-        raise _Unfit(f"its {name} has shape {tuple(value.shape)} of {value.dtype}".replace("torch.", ""))
-    if not nan and value.is_floating_point() and not bool(value.isfinite().all()):
-        raise _Unfit(f"its {name} holds NaN or infinity")
-    return value
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------
@@ -329,6 +326,7 @@ class Checkpoints:
         reused, computed: how many values were found, and how many were not.
         stages: names of the stages that were found.
         seconds: of the stages asked for; a stage inside another one is part of its time.
+        inside: how many stages are being worked on, one inside the other.
 
     Raises:
         StudyError: the folder cannot be made or written.
@@ -341,7 +339,7 @@ class Checkpoints:
         self.seconds: dict[str, float] = {}
         self.reused = self.computed = 0
         self._found: dict[str, Any] = {}
-        self._inside = 0
+        self.inside = 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as file:
@@ -397,8 +395,8 @@ class Checkpoints:
         facts = {**self.facts, "stage": name}
         kept = None if again else self.kept(facts)
         if kept is None:
-            value, seconds = self._timed(work)
-            self.put(facts, {"seconds": seconds, "value": value})
+            value, seconds = self.timed(work)
+            self.put(facts, {"stage": name, "seconds": seconds, "value": value})
         return self._took(name, self.kept(facts), reused=kept is not None)
 
     def tensor(self, name: str, work: Callable[[], Tensor]) -> Tensor:
@@ -409,24 +407,28 @@ class Checkpoints:
             if record["key"] == key:
                 kept = {"seconds": float(record["seconds"]), "value": tensors["value"]}
                 return self._took(name, kept, reused=True)  # type: ignore[no-any-return]
-        value, seconds = self._timed(work)
+        value, seconds = self.timed(work)
         write_tensors(path, {"value": value}, {"key": key, "seconds": seconds})
         self.computed += 1
         return self._took(name, {"seconds": seconds, "value": value}, reused=False)  # type: ignore[no-any-return]
 
-    def _timed(self, work: Callable[[], Any]) -> tuple[Any, float]:
+    def timed(self, work: Callable[[], Any]) -> tuple[Any, float]:
+        """What work gives, and the seconds it took."""
         start = time.perf_counter()
-        self._inside += 1
+        self.inside += 1
         try:
             value = work()
         finally:
-            self._inside -= 1
+            self.inside -= 1
         return value, round(time.perf_counter() - start, 2)
 
     def _took(self, name: str, kept: Mapping[str, Any], *, reused: bool) -> Any:
         if reused:
             self.reused += 1
             self.stages.append(name)
-        if not self._inside:
+        if not self.inside:
+            took = duration(kept["seconds"])
+            say(f"{name}: {'kept from an earlier run' if reused else f'done in {took}'}")
+        if not self.inside:
             self.seconds[name] = kept["seconds"]
         return kept["value"]

@@ -46,6 +46,9 @@ settings.load_profile("project")
 torch.set_num_threads(1)
 
 
+pytest_plugins = ["tests.support.fixtures"]
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """The same random numbers in every test, whatever ran before it."""

@@ -22,9 +22,9 @@ from refusal_plugin.statistics import (
     permutation_test,
     random_direction_null,
     rate,
+    student,
     wilson,
 )
-from refusal_plugin.statistics import _student as student
 
 SIMULATIONS = 200
 

@@ -1,12 +1,12 @@
-"""`refusal-plugin remote status|compare|whoami` and `refusal-plugin jobs`."""
+"""`refusal-plugin remote status`, `compare` and `whoami`."""
 
-import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from .options import table
+
 remote_app = typer.Typer(help="NDIF: what is up, do versions match, whose key is it.", no_args_is_help=True)
-jobs_app = typer.Typer(help="Jobs sent to NDIF; they outlive this program.", invoke_without_command=True)
 
 
 @remote_app.command("status")
@@ -20,7 +20,7 @@ def show_status(
     from ..remote.server import status
 
     rows = [one for one in status() if model is None or one.model == model]
-    _table(
+    table(
         ("model", "task", "revision", "level", "state", "attention", "weights"),
         [
             (r.model, r.task, r.revision, r.level, r.state, r.attention, f"{r.parameters:,}" if r.parameters else "-")
@@ -50,7 +50,7 @@ def show_versions(
         (name, here, there, "DIFFERS" if name in found.critical else "" if here == there else "differs, harmless")
         for name, (here, there) in shown.items()
     ]
-    _table(("package", "here", "server", ""), rows)
+    table(("package", "here", "server", ""), rows)
     if found.critical:
         typer.echo(
             f"install the server's versions here: {', '.join(f'{n}=={t}' for n, (_, t) in found.critical.items())}"
@@ -75,127 +75,3 @@ def show_identity() -> None:
     typer.echo(f"key: {'set' if api_key() else 'none'}")
     typer.echo(f"owner: {found.get('email') or 'not known to the server'}")
     typer.echo(f"tags: {', '.join(tags) or 'none'} ({'beside the weights' if 'trusted' in tags else 'sandboxed'})")
-
-
-@jobs_app.callback()
-def list_jobs(ctx: typer.Context) -> None:
-    """List jobs, newest first.
-
-    [dim]refusal-plugin jobs[/dim]
-    """
-    from ..remote import journal
-
-    if ctx.invoked_subcommand is None:
-        rows = [
-            (
-                one.id,
-                one.name or "-",
-                one.model,
-                one.status,
-                _ago(one.created),
-                f"{one.bytes_up:,}",
-                f"{one.bytes_down:,}",
-            )
-            for one in journal.jobs()
-        ]
-        _table(("id", "run", "model", "status", "sent", "bytes up", "bytes down"), rows)
-        if not rows:
-            typer.echo("no jobs")
-
-
-@jobs_app.command("resume")
-def resume(
-    identity: Annotated[str, typer.Argument(metavar="ID", help="Of a job, or its beginning.")],
-    detach: Annotated[bool, typer.Option(help="Leave again if another request has to be sent.")] = False,
-) -> None:
-    """Wait for a job and finish its run: what is done is not sent again.
-
-    [dim]refusal-plugin jobs resume 3f2a[/dim]
-    """
-    from ..remote import journal
-
-    job = journal.job(identity)
-    if job.how:
-        again(dict(job.how), detach=detach)
-        return
-    from ..remote.backend import attach
-
-    for name, value in attach(identity).items():
-        typer.echo(f"{name}: {_shape(value)}")
-    typer.echo(f"kept in {journal.folder()}")
-
-
-@jobs_app.command("drop")
-def drop(identity: Annotated[str, typer.Argument(metavar="ID", help="Of a job, or its beginning.")]) -> None:
-    """Forget a job and its result on this machine.
-
-    [dim]refusal-plugin jobs drop 3f2a[/dim]
-    """
-    from ..remote import journal
-
-    job = journal.job(identity)
-    journal.drop(job)
-    typer.echo(f"{job.id} is forgotten")
-
-
-def run_recipe(module: Any, how: dict[str, Any], model: Any, prompts: Any, *, detach: bool) -> Any:
-    """Run a recipe remotely under a name, so that it continues where it stopped.
-
-    Args:
-        module: the recipe.
-        how: arguments of the command ("recipe", "model", "prompts").
-        model, prompts: loaded.
-        detach: leave after sending.
-
-    Raises:
-        typer.Exit: after sending, if `detach`.
-    """
-    from ..inference.cost import estimate
-    from ..recipe_files import run_remotely
-    from ..remote.errors import Detached
-    from ..remote.options import settings
-
-    typer.echo(f"all prompts, read once: {estimate(model, prompts)}", err=True)
-    try:
-        with settings(detach=detach):
-            return run_remotely(module, model, prompts, how=how)
-    except Detached as left:
-        typer.echo(str(left))
-        raise typer.Exit from None
-
-
-def again(how: dict[str, Any], *, detach: bool) -> None:
-    """Run the command that a job belongs to once more."""
-    from pathlib import Path
-
-    from . import run_recipe as command
-
-    prompts = how.get("prompts")
-    command(how["recipe"], how["model"], None if prompts is None else Path(prompts), remote=True, detach=detach)
-
-
-def _table(names: tuple[str, ...], rows: list[Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    if rows:
-        table = Table(*names, box=None, header_style="bold")
-        for row in rows:
-            table.add_row(*(str(cell) for cell in row))
-        Console().print(table)
-
-
-def _ago(created: float) -> str:
-    seconds = max(0.0, time.time() - created)
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
-
-
-def _shape(value: Any) -> str:
-    if hasattr(value, "shape"):
-        return f"tensor {tuple(value.shape)}"
-    if isinstance(value, list | tuple):
-        return f"{type(value).__name__} of {len(value)}" + (f", first {_shape(value[0])}" if value else "")
-    return repr(value)

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from ..defences.run import Price
 from ..evaluation import Outcomes, Power, balanced, defence_success, same_prompts
 from ..statistics import Estimate, paired_difference, permutation_test, rate
-from .arena import Price
 
 Record: TypeAlias = dict[str, Any]
 Kind: TypeAlias = Literal["matched", "grid", "same_strength"]

@@ -1,17 +1,17 @@
 """Fitted defences of a comparison, one file each, fitted again only when what they depend on has changed."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..defences import REGISTRY, Defence, DefenceData, fit_defence
+from ..defences.run import digest
 from ..errors import RefusalPluginError
-from ..models import anatomy
 from ..progress import Progress, track
 from ..prompts import PromptSet, Split
-from .arena import digest
-from .ledger import Ledger, key_of
+from ..storage import Checkpoints
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,14 @@ class Fits:
         model: a loaded model.
         prompts: with splits and roles; nothing of "test" is looked at.
         folder: for the files.
-        ledger: remembers which file belongs to which question.
+        checkpoints: remember which file belongs to which question.
         base: what every fit depends on: weights, template, versions.
     """
 
-    def __init__(self, model: Any, prompts: PromptSet, folder: Path, ledger: Ledger, base: dict[str, Any]) -> None:
-        self.model, self.folder, self.ledger = model, folder, ledger
+    def __init__(
+        self, model: Any, prompts: PromptSet, folder: Path, checkpoints: Checkpoints, base: dict[str, Any]
+    ) -> None:
+        self.model, self.folder, self.checkpoints = model, folder, checkpoints
         self.prompts = prompts.filter(split=("train", "val"))
         self.base = {**base, "what": "fit"}
         self.refused: dict[str, str] = {}
@@ -84,18 +86,17 @@ class Fits:
         facts = {**self.base, "method": name, "seed": seed, "prompts": self.prompts.hash}
         if name in REGISTRY:
             facts["switches"] = REGISTRY[name].switches
-        path, key = self.folder / f"{name}-{seed}.safetensors", key_of(facts)
-        if self.ledger.has(key) and path.is_file():
-            try:
+        path, known = self.folder / f"{name}-{seed}.safetensors", self.checkpoints.kept(facts)
+        if known is not None:
+            # Missing, spoiled or from a method that is not imported: fitted again.
+            with suppress(RefusalPluginError):
                 kept = Defence.load(path, self.model)
-                if digest(kept) == self.ledger.found[key]:
+                if digest(kept) == known:
                     return kept
-            except RefusalPluginError:
-                pass  # spoiled or from a method that is not imported: fitted again
         defence = fit_defence(name, self.model, self.data(seed))
         self.folder.mkdir(parents=True, exist_ok=True)
         defence.save(path)
-        self.ledger.put(key, digest(defence))
+        self.checkpoints.put(facts, digest(defence))
         return defence
 
     def data(self, seed: int) -> DefenceData:
@@ -118,25 +119,6 @@ def control_seeds(seeds: Sequence[int]) -> list[int]:
     the figure.
     """
     return sorted({half for seed in seeds for half in (seed & ~1, seed | 1)})
-
-
-def defence_prompts(model: Any, *, media_pairs: int = 60, renderings: int = 1) -> PromptSet:
-    """The prompts an embedded model brings along for defences: as for the study, and training media.
-
-    Args:
-        model: a loaded model.
-        media_pairs: training pairs per medium and role (drawing all of them takes a while).
-        renderings: renderings of every validation and test medium, 1 or 2.
-
-    Raises:
-        PromptError: the model is not an embedded one.
-    """
-    from ..organism.data import organism_prompts
-    from ..study.own_prompts import own_prompts
-
-    known = own_prompts(model).where(lambda p: p.meta.get("rendering", 0) < renderings)
-    media = [m for m in anatomy(model).modalities if m != "text"]
-    return known + organism_prompts(split="train", modality=media, limit=media_pairs, renderings=1)
 
 
 def limited(prompts: PromptSet, limit: int) -> PromptSet:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+from ..defences.run import DefenceRun
 from ..evaluation import Judge, Outcomes, Power, label_answers, statistical_power
 from ..models import anatomy
 from ..progress import Progress, track
 from ..prompts import Modality
-from .arena import DefenceRun
 from .cells import Kind, Measurement
 from .claims import AT_STRENGTH_OF
 from .fits import Fitted
@@ -16,7 +16,7 @@ from .results import Measured
 
 
 class Settings(TypedDict):
-    """Of an `DefenceRun`."""
+    """Of a `DefenceRun`."""
 
     target_kl: float
     calibration_items: int

@@ -1,7 +1,7 @@
 """Compare defences on one model: fit on "train", price on "val", answer "test", each step kept as it is done.
 
     fits     every method with every seed                                      out/defences/*.safetensors
-    price    the strength at the same mean KL on harmless validation prompts   out/stream/*.jsonl
+    price    the strength at the same mean KL on harmless validation prompts   out/stages/results.jsonl
     answers  to the test prompts at that strength, at multiples of it, and without any defence
 
 Text and each medium have a price of their own: a defence knows what it is given.
@@ -13,20 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from ..defences import REGISTRY, Defence
+from ..defences.run import DefenceRun
 from ..errors import PromptError, StudyError
-from ..evaluation import Judge
+from ..evaluation import Judge, PhraseJudge, name_of
+from ..inference.threads import few_threads
 from ..models import anatomy, load
+from ..models.own_prompts import defence_prompts
 from ..models.provenance import versions
 from ..progress import Progress
 from ..prompts import Modality, PromptSet
-from ..study.stages import write_json
-from ..study.threads import few_threads
-from .arena import DefenceRun
-from .fits import Fits, Fitted, defence_prompts, limited
-from .ledger import Ledger
+from ..storage import Checkpoints, write_json
+from .fits import Fits, Fitted, limited
 from .measure import Plan, Settings, measure
 from .results import assemble
-from .workers import Task, measure_together
 
 SCHEMA_VERSION = 1
 TARGET_KL = 0.05
@@ -81,7 +80,6 @@ def compare_defences(
     max_new_tokens: int = 24,
     max_rows: int = 128,
     token_budget: int = 8192,
-    workers: int = 1,
     progress: Progress = None,
 ) -> dict[str, Any]:
     """Compare defences at matched cost and write `compare.json` and `index.html`.
@@ -105,8 +103,6 @@ def compare_defences(
         calibration_items: harmless validation prompts per modality behind each price.
         max_new_tokens: longest answer.
         max_rows, token_budget: limits of one batch.
-        workers: processes that answer at the same time, each with a model of its own; 2 suit a tiny model on two cores.
-            A model that was passed loaded is not shared: then this process works alone.
         progress: None shows bars where somebody can see them.
 
     Returns:
@@ -116,13 +112,13 @@ def compare_defences(
         PromptError, DirectionError, DataError, StudyError: one line that says what to do.
     """
     names = [one if isinstance(one, str) else one.name for one in defences]
-    _check(names, defences, seeds, strengths, target_kl)
-    name, given = (str(model) if isinstance(model, (str, Path)) else None), prompts
+    check(defences, seeds, strengths, target_kl)
     model = load(model) if isinstance(model, (str, Path)) else model
+    judge = PhraseJudge.for_model(model) if judge is None else judge
     prompts = defence_prompts(model) if prompts is None else PromptSet(prompts).assigned()
     if limit is not None:
         prompts = limited(prompts, limit)
-    ledger = Ledger(Path(out) / "stream")
+    checkpoints = Checkpoints(Path(out) / "stages")
     started = datetime.now(UTC)
     settings: Settings = {
         "target_kl": target_kl,
@@ -132,22 +128,16 @@ def compare_defences(
         "token_budget": token_budget,
     }
     with few_threads(model):
-        arena = DefenceRun(model, prompts, ledger, **settings)
+        arena = DefenceRun(model, prompts, checkpoints, **settings)
         chosen = _modalities(arena, modalities)
-        fits = Fits(model, prompts, Path(out) / "defences", ledger, arena.base)
+        fits = Fits(model, prompts, Path(out) / "defences", checkpoints, arena.base)
         single = tuple(once) if once is not None else ONCE if tuple(defences) == DEFAULT else ()
         fitted = fits.all(defences, list(seeds), progress, single)
         if not fitted:
             why = next(iter(fits.refused.values()))
             raise StudyError("compare defences", f"none could be fitted ({why})", "see above")
         plan = Plan(chosen, tuple(strengths), frozenset(pareto))
-        if workers > 1 and name is not None and not any(isinstance(one, Defence) for one in defences):
-            ready = tuple(dict.fromkeys(f.name for f in fitted))
-            task = Task(name, given, limit, ready, tuple(seeds), single, str(out), settings)
-            measured = measure_together(arena, fitted, plan, judge, task, workers, progress)
-        else:
-            measured = measure(arena, fitted, plan, judge, progress)
-    ledger.close()
+        measured = measure(arena, fitted, plan, judge, progress)
     rows = None
     if control is not None:
         found = compare_defences(
@@ -163,7 +153,6 @@ def compare_defences(
             limit=limit,
             calibration_items=calibration_items,
             max_new_tokens=max_new_tokens,
-            workers=workers,
             progress=progress,
         )
         rows = found
@@ -172,6 +161,7 @@ def compare_defences(
         "schema_version": SCHEMA_VERSION,
         "kind": "comparison",
         "model": facts.name,
+        "judge": name_of(judge),
         "weight_hash": arena.base["weights"],
         "template_hash": facts.template_hash,
         "created": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -191,14 +181,15 @@ def compare_defences(
     return results
 
 
-def _check(
-    names: Sequence[str],
-    defences: Sequence[str | Defence],
-    seeds: Sequence[int],
-    strengths: Sequence[float],
-    target_kl: float,
+def check(
+    defences: Sequence[str | Defence], seeds: Sequence[int], strengths: Sequence[float], target_kl: float
 ) -> None:
-    """Everything that can be wrong before a model is loaded."""
+    """Everything that can be wrong before a model is loaded.
+
+    Raises:
+        StudyError: one line that says what.
+    """
+    names = [one if isinstance(one, str) else one.name for one in defences]
     unknown = [one for one in defences if isinstance(one, str) and one not in REGISTRY]
     if unknown:
         raise StudyError(

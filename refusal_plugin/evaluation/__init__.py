@@ -1,8 +1,8 @@
 """Answers -> labels -> rates: who refused, who answered, how sure we are, and what the set can show at all."""
 
-from .agreement import Agreement, judge_agreement
+from .agreement import Agreement, compare_judges, judge_agreement
 from .formats import FORMATS, HARMBENCH, LLAMA_GUARD, WILDGUARD, Format
-from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers
+from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers, name_of
 from .model_judges import ClassifierJudge, FirstTokenJudge, GenerativeJudge
 from .openings import find_openings, opening_scores
 from .paired import PairedComparison, mcnemar, paired_test
@@ -40,6 +40,7 @@ __all__ = [
     "Power",
     "Reasoning",
     "balanced",
+    "compare_judges",
     "paired_test",
     "rate_changes",
     "defence_success",
@@ -47,6 +48,7 @@ __all__ = [
     "judge_agreement",
     "match_answers",
     "mcnemar",
+    "name_of",
     "normalise",
     "opening_scores",
     "label_answers",

@@ -15,7 +15,10 @@ import numpy as np
 from numpy.random import Generator
 
 from ..errors import DataError
+from ..inference.answers import Answer
+from ..prompts import Prompt
 from ..statistics import RESAMPLES, Estimate, rate
+from .judge import REFUSALS, Judge, match_answers
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,37 @@ def judge_agreement(
     known = [k for k in drawn if k is not None]
     low, high = (float(q) for q in np.quantile(known, [0.025, 0.975])) if known else (value, value)
     return Agreement(accuracy, Estimate(value, low, high, len(first)), table)
+
+
+def compare_judges(
+    prompts: Sequence[Prompt],
+    answers: Sequence[Answer],
+    first: Judge,
+    second: Judge,
+    *,
+    rng: Generator,
+    resamples: int = RESAMPLES,
+) -> Agreement:
+    """Whether two judges, say the phrase judge and a guard model, call the same answers refused; over pair groups.
+
+    Labels are compared as the rates use them: a refusal is one, late or not, and so is every other label.
+
+    Args:
+        prompts: what was asked.
+        answers: one per prompt, in order.
+        first, second: the judges.
+        rng: source of randomness.
+        resamples: number of bootstrap resamples.
+
+    Raises:
+        DataError: the answers are not those to the prompts in their order.
+    """
+    match_answers(prompts, answers)
+    one, two = (
+        ["refusal" if label in REFUSALS else label for label in judge.label(prompts, answers)]
+        for judge in (first, second)
+    )
+    return judge_agreement(one, two, [p.pair for p in prompts], rng=rng, resamples=resamples)
 
 
 def kappa(table: np.ndarray) -> float | None:

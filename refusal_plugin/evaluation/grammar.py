@@ -174,8 +174,9 @@ def language(text: str) -> str | None:
     best = max(hits, key=lambda code: hits[code])
     if max(_hits(words, *one) for one in others()) > hits[best]:
         return None
-    # A list of names or nouns holds no common words in any language; only running text is judged by them.
-    running = len(words) >= STRANGE and len(words) >= 3 * len([c for c in CLAUSE.split(folded) if WORD.search(c)])
+    # A list of names and a text that goes round hold no common words in any language: only running text is judged.
+    clauses = sum(bool(WORD.search(clause)) for clause in CLAUSE.split(folded))
+    running = len(set(words)) >= max(STRANGE, 0.7 * len(words)) and len(words) >= 3 * clauses
     if running and len(known) > 1 and hits[best] < 0.1 * len(words):
         return None
     return best if hits[best] or len(known) == 1 else ""

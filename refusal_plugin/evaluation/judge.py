@@ -101,6 +101,12 @@ class PhraseJudge:
         return self.one(text) in REFUSALS
 
 
+def name_of(judge: Judge) -> str:
+    """What results call a judge: its class, and the model that it asks."""
+    asked = getattr(judge, "name", None) or getattr(getattr(judge, "model", None), "name_or_path", None)
+    return f"{type(judge).__name__} ({asked})" if asked else type(judge).__name__
+
+
 def match_answers(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> None:
     """Whether the answers are those to the prompts, in their order.
 

@@ -21,8 +21,16 @@ UNSPACED += "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Scripts without spaces between words: Thai, Lao, Burmese, Khmer, Han, kana."""
 STOPS = "\u3002\u3001\u060c\u061b\u061f\u0964\u0965\u06d4\u1362"
 """Marks that end a sentence or a clause and mean nothing else, wherever they stand."""
-PAIRS = (("\u201c\u201e\u201d", "\u201c\u201d"), ("\u00ab", "\u00bb"), ("\u00bb", "\u00ab"), ("\u2039", "\u203a"))
-PAIRS += (("\u203a", "\u2039"), ("\u300c", "\u300d"), ("\u300e", "\u300f"), ('"', '"'))
+PAIRS: tuple[tuple[str, str], ...] = (
+    ("\u201c\u201e\u201d", "\u201c\u201d"),
+    ("\u00ab", "\u00bb"),
+    ("\u00bb", "\u00ab"),
+    ("\u2039", "\u203a"),
+    ("\u203a", "\u2039"),
+    ("\u300c", "\u300d"),
+    ("\u300e", "\u300f"),
+    ('"', '"'),
+)
 """Quotation marks that open, and those that close them."""
 SINGLE = r"(?<![\w.])['\u2018](?=[^\s'\u2018])([^\n]*?[^\s\n])['\u2019](?!\w)"
 """One quotation in single marks: an apostrophe stands inside or behind a word, never before one."""

@@ -3,7 +3,7 @@
     set 1: prompts x arms   set 2: prompts x arms   ...       rows are numbered through, each knows its set and its arm
 
 Prompts are encoded once; a batch holds a few of them, repeated as often as it has room for arms. Scores and prices are
-reduced beside the weights, so that two numbers per row come back and no logits.
+reduced beside the weights, so that two numbers per row come back and no logits; there the prompts are repeated, too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import DataError, PromptError
 from ..models import anatomy, layers
 from ..models.wrapper import save
-from ..prompts import Prompt, PromptSet, batches, encode
+from ..prompts import PromptSet, batches
 from ..prompts.batch import Batch
 from ..prompts.light import next_token_inputs
 from ..traced.arms import score_rows
@@ -63,7 +63,7 @@ def score_arm_sets(
         model: a loaded model.
         sets: see `ArmSet`. The next token is read in one pass, so what acts at every step acts once.
         refusal_ids: token ids that open a refusal; see `refusal_tokens`.
-        price: also KL(untouched || edited) of the next token; each batch then runs its prompts once untouched.
+        price: also KL(untouched || edited) of the next token; each batch then runs its prompts untouched, too.
         remote: run on NDIF: one request, or several where one would be too large.
 
     Returns:
@@ -82,16 +82,15 @@ def score_arm_sets(
         work = []
         for rows, batch in items:
             edit = _edit_of(sets, rows)
-            plain = _once(model, batch) if price else None
-            work.append((next_token_inputs(model, batch), site_modules(model, edit), edit.plan(), plain))
+            work.append((next_token_inputs(model, batch), copies_of(batch), site_modules(model, edit), edit.plan()))
         with torch.no_grad(), model.session(remote=remote):
-            found = save(score_rows(model, blocks, work, refusal_ids))
+            found = save(score_rows(model, blocks, work, refusal_ids, price))
         return list(found)
 
     values = torch.zeros(2, sum(one.rows for one in sets))
     asked = f"score prompts on {anatomy(model).name}"
-    options: dict[str, Any] = {"asked": asked, "remote": remote, "row_bytes": 8}
-    work = _work(model, sets, TOGETHER)
+    options: dict[str, Any] = {"asked": asked, "remote": remote, "passes": lambda item: copies_of(item[1]) + price}
+    work = ((rows, replace(batch, prompts=batch.prompts * copies)) for rows, batch, copies in _work(model, sets))
     for (rows, batch), found in run_batches(work, measure, re_encoder(model), **options):
         finite = found.isfinite().all(0)
         if not bool(finite.all()):
@@ -131,7 +130,8 @@ def generate_arm_sets(
         some = [(batch, _edit_of(sets, rows)) for rows, batch in items]
         return generate_batches(model, some, max_new_tokens, remote=remote)
 
-    for (rows, batch), said in run_batches(_work(model, sets, TOGETHER), answer, re_encoder(model), **options):
+    work = ((rows, repeated(batch, copies)) for rows, batch, copies in _work(model, sets))
+    for (rows, batch), said in run_batches(work, answer, re_encoder(model), **options):
         for row, prompt, new in zip(rows, batch.prompts, said, strict=True):
             found[row] = decoded(model, prompt.id, new)
     every = iter([one for one in found if one is not None])
@@ -139,19 +139,19 @@ def generate_arm_sets(
 
 
 def _work(
-    model: Any, sets: Sequence[ArmSet], together: int, *, token_budget: int = 8192, max_rows: int = 256
-) -> Iterator[Item]:
-    """Batches of all sets: row `first of the set + arm * prompts + prompt`."""
+    model: Any, sets: Sequence[ArmSet], *, token_budget: int = 8192, max_rows: int = 256
+) -> Iterator[tuple[list[int], Batch, int]]:
+    """Rows (first of the set + arm * prompts + prompt), a batch of prompts, and how often these stand in the rows."""
     for one in sets:
         for edit in one.edits:
             edit.check(anatomy(model))
     for first, one in zip(_firsts(sets), sets, strict=True):
         n = len(one.prompts)
-        for rows, batch in batches(model, one.prompts, max_rows=together) if n else ():
+        for rows, batch in batches(model, one.prompts, max_rows=TOGETHER) if n else ():
             copies = max(1, min(max_rows // batch.size, token_budget // (batch.size * batch.length)))
             for start in range(0, len(one.edits), copies):
                 arms = range(start, min(start + copies, len(one.edits)))
-                yield [first + arm * n + row for arm in arms for row in rows], repeated(batch, len(arms))
+                yield [first + arm * n + row for arm in arms for row in rows], batch, len(arms)
 
 
 def _firsts(sets: Sequence[ArmSet]) -> list[int]:
@@ -166,13 +166,9 @@ def _edit_of(sets: Sequence[ArmSet], rows: Sequence[int]) -> Edit:
     return edit_of_rows(list(one.edits), [(row - first) // len(one.prompts) for row in rows]) or NO_EDIT
 
 
-def _once(model: Any, batch: Batch) -> tuple[dict[str, Any], Int[Tensor, " row"]]:
-    """The inputs of a batch's prompts, each once, and which of them each row is."""
-    own: dict[str, Prompt] = {p.id: p for p in batch.prompts}
-    order = {name: place for place, name in enumerate(own)}
-    return next_token_inputs(model, encode(model, list(own.values()))), torch.tensor(
-        [order[p.id] for p in batch.prompts]
-    )
+def copies_of(batch: Batch) -> int:
+    """How often the inputs of a batch stand in its rows: they are sent once, and repeated beside the weights."""
+    return batch.size // len(batch.inputs["input_ids"])
 
 
 def repeated(batch: Batch, copies: int) -> Batch:

@@ -64,6 +64,7 @@ def run_batches(
     room: Room | None = None,
     new_tokens: int = 0,
     row_bytes: int = 0,
+    passes: float | Callable[[Item], float] = 1.0,
 ) -> Iterator[tuple[Item, T]]:
     """Batches with back-off on this machine, in sessions on a server (which are halved when they take too long).
 
@@ -72,7 +73,7 @@ def run_batches(
         measure: one session over some batches; one result for each.
         again, asked, room: see `backed_off`.
         remote: where to run.
-        new_tokens, row_bytes: what a row costs on a server, see `remote.stage`.
+        new_tokens, row_bytes, passes: what a batch costs on a server, see `remote.workload`.
 
     Yields:
         row numbers and the batch that ran (a part of the one given, where that did not fit), and its result.
@@ -82,7 +83,7 @@ def run_batches(
         RemoteError: the server refuses or fails.
     """
     if remote:
-        return sessions(work, measure, remote=remote, new_tokens=new_tokens, row_bytes=row_bytes)
+        return sessions(work, measure, remote=remote, new_tokens=new_tokens, row_bytes=row_bytes, passes=passes)
     return backed_off(work, lambda item: measure([item])[0], again, asked=asked, room=room)
 
 

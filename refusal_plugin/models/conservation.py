@@ -127,10 +127,10 @@ def through(projection: nn.Module, direction: Tensor) -> tuple[Tensor, float]:
         return weight.float().mT @ direction, offset
     if isinstance(weight, Tensor) and type(projection).__name__ == "Conv1D":
         return weight.float() @ direction, offset
-    return _through_gradient(projection, direction)
+    return through_gradient(projection, direction)
 
 
-def _through_gradient(projection: nn.Module, direction: Tensor) -> tuple[Tensor, float]:
+def through_gradient(projection: nn.Module, direction: Tensor) -> tuple[Tensor, float]:
     width = int(projection.in_features)  # type: ignore[arg-type]
     parameter = next(projection.parameters())
     dtype = parameter.dtype if parameter.is_floating_point() else torch.float32

@@ -27,7 +27,8 @@ def as_frames(video: Any) -> Clip:
         f"A video of {len(clip)} frames: the embedded model reads {MAX_FRAMES} of them, evenly chosen.", stacklevel=2
     )
     chosen = np.linspace(0, len(clip) - 1, MAX_FRAMES).round().astype(int)
-    return Clip.of([clip[k] for k in chosen], clip.clock, [clip.numbers[k] for k in chosen])
+    numbers, times = [clip.numbers[k] for k in chosen], [clip.times[k] for k in chosen]
+    return Clip.of([clip[k] for k in chosen], clip.clock, numbers, times)
 
 
 def as_waveform(sound: Any, max_seconds: float = 15.0) -> np.ndarray:

@@ -163,7 +163,7 @@ def _rows(spec: InputSpec, prompts: list[Prompt], system: str | None, suffix: st
             raise
         return [row for prompt in prompts for row in _rows(spec, [prompt], system, suffix, raw)]
     ready = _processed_texts(spec, texts)
-    return [_row(spec, text, controls, raw, ready.get(place)) for place, text in enumerate(texts)]
+    return [encode_row(spec, text, controls, raw, ready.get(place)) for place, text in enumerate(texts)]
 
 
 def _processes_text(spec: InputSpec) -> bool:
@@ -198,7 +198,7 @@ def _processed_texts(spec: InputSpec, texts: Sequence[Text]) -> dict[int, dict[s
     return found
 
 
-def _row(spec: InputSpec, text: Text, controls: Controls, raw: bool, ready: dict[str, Tensor] | None) -> Row:
+def encode_row(spec: InputSpec, text: Text, controls: Controls, raw: bool, ready: dict[str, Tensor] | None) -> Row:
     """One prompt, encoded and checked; `ready` is what a processor has made of it."""
     asked = asked_of(text.prompt)
     alone = spec.processor is None if text.prompt.medium is not None else not _processes_text(spec)

@@ -65,6 +65,8 @@ class Clock:
 
 Choose: TypeAlias = Callable[[Clock], Sequence[int]]
 """Numbers of the frames to take, in the order in which they are wanted."""
+_Pick: TypeAlias = Callable[[Clock], tuple[list[int], list[float]]]
+"""These numbers, and when each of the frames is taken to be shown."""
 
 
 class Clip(list[Any]):
@@ -95,32 +97,32 @@ class Clip(list[Any]):
             when = [number / FRAME_RATE for number in self.numbers] if times is None else [float(t) for t in times]
         if len(when) != len(self):
             raise MediaError("clip", f"{len(when)} times for {len(self)} frames", "give one time per frame")
-        if not all(map(math.isfinite, when)) or not all(first < second for first, second in pairwise(when)):
+        # Closer than a microsecond, and longer than thirty years, they are a slip of units.
+        if not all(map(math.isfinite, when)) or not all(first + 1e-6 <= second for first, second in pairwise(when)):
             raise MediaError("clip", "its times do not increase", "give seconds, each later than the one before")
+        span = when[-1] - when[0] if when else 0.0
+        if not span < 1e9 or not (seconds is None or span < seconds < 1e9):
+            raise MediaError("clip", f"it lasts {seconds} s, its last frame comes at {span:g} s", "give seconds")
         self.clock = Clock.of(when or [0.0], seconds)
-        if not self.clock.seconds > self.clock.times[-1]:
-            raise MediaError("clip", f"it lasts {self.clock.seconds:g} s, its last frame comes later", "give a longer")
+        self.times: tuple[float, ...] = self.clock.times[: len(self)]
 
     @classmethod
-    def of(cls, frames: Iterable[Image.Image], clock: Clock, numbers: Sequence[int]) -> Clip:
+    def of(cls, frames: Iterable[Image.Image], clock: Clock, numbers: Sequence[int], times: Sequence[float]) -> Clip:
         """Frames that were chosen from a video."""
         clip = cls(frames)
-        clip.timed, clip.clock, clip.numbers = True, clock, tuple(numbers)
+        clip.timed, clip.clock, clip.numbers, clip.times = True, clock, tuple(numbers), tuple(times)
         return clip
-
-    @property
-    def times(self) -> tuple[float, ...]:
-        return tuple(self.clock.times[number] for number in self.numbers)
 
     @property
     def spacing(self) -> float:
         """Seconds between two frames, on average."""
-        return self.schedule[len(self) - 1] / (len(self) - 1) if len(self) > 1 else 1 / FRAME_RATE
+        return (self.times[-1] - self.times[0]) / (len(self) - 1) if len(self) > 1 else 1 / FRAME_RATE
 
     @property
     def schedule(self) -> list[float]:
         """Seconds from the first frame to each, and to the end: what `TIMES_FILE` holds."""
-        return [time - self.times[0] for time in (*self.times, self.clock.seconds)]
+        begin = self.times[0]
+        return [time - begin for time in (*self.times, self.clock.seconds)]
 
 
 def load_video(
@@ -144,7 +146,14 @@ def load_video(
         MediaError: no such file, not a video, no frames, more than 768 frames, frames of different sizes.
         OptionalDependencyError: a video file, and the package `av` is not installed.
     """
-    clip = _clip(medium, choose or (lambda clock: clock.at(fps)), name)
+
+    def pick(clock: Clock) -> tuple[list[int], list[float]]:
+        numbers = clock.at(fps) if choose is None else [int(number) for number in choose(clock)]
+        _check_count(len(numbers), name)
+        # Those on the screen at certain moments are shown then, however long they have been there.
+        return numbers, [k / fps if choose is None else clock.times[n] for k, n in enumerate(numbers)]
+
+    clip = _clip(medium, pick, name)
     sizes = {frame.size for frame in clip}
     if not clip:
         raise MediaError(name, "it has no frames", "give at least one frame")
@@ -153,7 +162,7 @@ def load_video(
     return clip
 
 
-def _clip(medium: VideoLike, choose: Choose, name: str) -> Clip:
+def _clip(medium: VideoLike, pick: _Pick, name: str) -> Clip:
     if isinstance(medium, Image.Image):
         raise MediaError(name, "it is a single image", "give a list of frames, or use image=")
     if isinstance(medium, (str, os.PathLike)):
@@ -161,16 +170,18 @@ def _clip(medium: VideoLike, choose: Choose, name: str) -> Clip:
         if path.is_dir():
             medium = folder_frames(path, name)
         elif path.suffix.lower() in ANIMATED_FILES:
-            return _animation(path, choose, f"{name} {path}")
+            return _animation(path, pick, f"{name} {path}")
         else:
-            return _container(path, choose, f"{name} {path}")
+            return _container(path, pick, f"{name} {path}")
     if not isinstance(medium, (Sequence, np.ndarray)):
         raise MediaError(name, f"it is a {type(medium).__name__}", "give a file, a list of frames or a uint8 array")
     parts = cast("Sequence[ImageLike]", medium)
     _check_count(len(parts), name)
     frames = [load_image(part, name=f"{name} frame {number}") for number, part in enumerate(parts)]
     if isinstance(medium, Clip) and medium.timed:
-        return Clip.of(frames, medium.clock, medium.numbers)
+        if len(frames) != len(medium.times):
+            raise MediaError(name, f"{len(medium.times)} times for {len(frames)} frames", "make a new Clip")
+        return Clip.of(frames, medium.clock, medium.numbers, medium.times)
     return Clip(frames)
 
 
@@ -192,13 +203,7 @@ def _check_count(n: int, name: str) -> None:
         raise MediaError(name, f"it has {n} frames", f"give at most {MAX_FRAMES}")
 
 
-def _chosen(choose: Choose, clock: Clock, name: str) -> list[int]:
-    numbers = [int(number) for number in choose(clock)]
-    _check_count(len(numbers), name)
-    return numbers
-
-
-def _animation(path: Path, choose: Choose, name: str) -> Clip:
+def _animation(path: Path, pick: _Pick, name: str) -> Clip:
     """Frames of an animated picture, through Pillow."""
     reading = readable(name, "it is no readable animation", "give a GIF, a folder of frames or a video file")
     with reading, Image.open(path) as opened:
@@ -215,8 +220,8 @@ def _animation(path: Path, choose: Choose, name: str) -> Clip:
             return Clip(_animated(opened, range(n), name))
         lasts = [seconds if seconds >= 0.02 else 0.1 for seconds in lasts]  # as browsers and ffmpeg do
         clock = Clock.of([sum(lasts[:number]) for number in range(n)], sum(lasts))
-        numbers = _chosen(choose, clock, name)
-        return Clip.of(_animated(opened, numbers, name), clock, numbers)
+        numbers, times = pick(clock)
+        return Clip.of(_animated(opened, numbers, name), clock, numbers, times)
 
 
 def _animated(opened: Image.Image, numbers: Iterable[int], name: str) -> Iterator[Image.Image]:
@@ -225,7 +230,7 @@ def _animated(opened: Image.Image, numbers: Iterable[int], name: str) -> Iterato
         yield to_rgb(opened.copy(), name)
 
 
-def _container(path: Path, choose: Choose, name: str) -> Clip:
+def _container(path: Path, pick: _Pick, name: str) -> Clip:
     """Frames of a video file, decoded by PyAV."""
     av = pyav(name, "or give a folder of frames or a GIF")
     with readable(name, "it is no readable video", "give an MP4, MKV or WebM file"):
@@ -235,10 +240,10 @@ def _container(path: Path, choose: Choose, name: str) -> Clip:
             index = _index(av, path, name, decode)
             if index is None:
                 continue
-            numbers = _chosen(choose, index.clock, name)
+            numbers, times = pick(index.clock)
             found = _pictures(av, path, name, {index.stamps[number] for number in numbers}, index.counted)
             if all(index.stamps[number] in found for number in numbers):
-                return Clip.of([found[index.stamps[number]] for number in numbers], index.clock, numbers)
+                return Clip.of([found[index.stamps[number]] for number in numbers], index.clock, numbers, times)
     raise MediaError(name, "its pictures cannot be decoded", "write the file again")
 
 

@@ -15,7 +15,7 @@ from nnsight.intervention.backends.remote import RemoteBackend  # type: ignore[i
 from nnsight.intervention.serialization import dumps, reduce_block  # type: ignore[import-untyped]
 from nnsight.schema.request import RequestModel  # type: ignore[import-untyped]
 
-from . import journal
+from . import jobs
 from .errors import Detached, RemoteError, last_line, translate
 from .fingerprint import request_hash
 from .meter import Meter, note
@@ -62,22 +62,22 @@ class Remote(RemoteBackend):  # type: ignore[misc]
             run.sent += 1
         block = request_hash(tracer, self.model_key)
         started = time.monotonic()
-        job = journal.find(run_key, index, block) if run_key else None
+        job = jobs.find(run_key, index, block) if run_key else None
         name, how = (run.name, dict(run.how)) if run is not None else ("", {})
-        meter, result = Meter(), None if job is None else journal.load(job)
+        meter, result = Meter(), None if job is None else jobs.load(job)
         if job is None or result is None:
             if job is None:
-                job = self._send(tracer, asked, meter)
+                job = self.send_job(tracer, asked, meter)
                 facts = {"name": name, "run": run_key, "how": how, "index": index, "block": block}
-                job = journal.write(job, **facts, bytes_up=meter.bytes_up)
+                job = jobs.write(job, **facts, bytes_up=meter.bytes_up)
             if settings.detach:
                 raise Detached(job.id)
             try:
                 result = self._collect(job, asked, file, meter)
             except _Unread:
-                journal.write(job, status="ERROR")
-                job = self._send(tracer, asked, meter)
-                job = journal.write(job, name=name, run=run_key, how=how, index=index, block=block)
+                jobs.write(job, status="ERROR")
+                job = self.send_job(tracer, asked, meter)
+                job = jobs.write(job, name=name, run=run_key, how=how, index=index, block=block)
                 try:
                     result = self._collect(job, asked, file, meter)
                 except _Unread as again:
@@ -88,11 +88,12 @@ class Remote(RemoteBackend):  # type: ignore[misc]
         return result
 
     # -- send ----------------------------------------------------------------------------------------------------------
-    def _send(self, tracer: Any, asked: str, meter: Meter) -> journal.Job:
+    def send_job(self, tracer: Any, asked: str, meter: Meter) -> jobs.Job:
+        """Send a block and note it; the job may still be waiting."""
         try:
             blob = self._serialize(tracer)
         except Exception as error:
-            found = f"the block cannot be packed{_culprit(tracer)} ({type(error).__name__}: {last_line(str(error))})"
+            found = f"the block cannot be packed{culprit(tracer)} ({type(error).__name__}: {last_line(str(error))})"
             do = "use only tensors, numbers and plain functions inside the block, under names used for nothing else"
             raise RemoteError(asked, found, do) from error
         limit = self._settings.max_upload
@@ -114,21 +115,21 @@ class Remote(RemoteBackend):  # type: ignore[misc]
         response = exchange(asked, post, self._settings, repeatable=False)
         meter.requests += 1
         meter.bytes_up += len(blob)
-        return journal.Job(str(response.json()["id"]), self.host, self._name)
+        return jobs.Job(str(response.json()["id"]), self.host, self._name)
 
     # -- receive -------------------------------------------------------------------------------------------------------
-    def _collect(self, job: journal.Job, asked: str, file: str | None, meter: Meter) -> dict[str, Any]:
+    def _collect(self, job: jobs.Job, asked: str, file: str | None, meter: Meter) -> dict[str, Any]:
         """Wait for a job, fetch its result and keep it."""
         url = self._wait(job, asked, file)
         content = self._fetch(job, url, asked)
         meter.bytes_down += len(content)
         result = self._unpack(content, asked, job.id)
-        journal.store(job, result)
+        jobs.store(job, result)
         seconds = time.time() - job.created
-        journal.write(job, status="COMPLETED", bytes_down=len(content), seconds=round(seconds, 2))
+        jobs.write(job, status="COMPLETED", bytes_down=len(content), seconds=round(seconds, 2))
         return result
 
-    def _wait(self, job: journal.Job, asked: str, file: str | None) -> str:
+    def _wait(self, job: jobs.Job, asked: str, file: str | None) -> str:
         """Ask until the job is done; the address of its result.
 
         Raises:
@@ -149,14 +150,14 @@ class Remote(RemoteBackend):  # type: ignore[misc]
                 if status == "COMPLETED":
                     return str(record.get("data") or "")
                 if status == "ERROR":
-                    journal.write(job, status="ERROR")
+                    jobs.write(job, status="ERROR")
                     unread = any(words in said for words in _NOT_RUN)
                     if unread and "ModuleNotFound" not in said and "has no module" not in said:
                         raise _Unread(translate(asked, said, filename=file, job=job.id))
                     raise translate(asked, said, filename=file, job=job.id)
                 if status != seen:
                     seen, stalled = status, time.monotonic() + settings.stalled
-                    job = journal.write(job, status=status)
+                    job = jobs.write(job, status=status)
             now = time.monotonic()
             if now > until or now > stalled:
                 last = seen or "no status at all (was the server restarted?)"
@@ -166,7 +167,7 @@ class Remote(RemoteBackend):  # type: ignore[misc]
             time.sleep(pause)
             pause = min(1.3 * pause, _LONGEST_LOOK)
 
-    def _fetch(self, job: journal.Job, url: str, asked: str) -> bytes:
+    def _fetch(self, job: jobs.Job, url: str, asked: str) -> bytes:
         """Download a result; a download that breaks off is begun again.
 
         Raises:
@@ -215,7 +216,7 @@ class _Unread(Exception):
         super().__init__(str(error))
 
 
-def _culprit(tracer: Any) -> str:
+def culprit(tracer: Any) -> str:
     """Which name of the block cannot travel. A name of a comprehension counts as the outer variable of that name."""
     frame = tracer.info.frame
     _source, used_globals, used_locals = reduce_block(tracer.node, frame.f_globals, dict(frame.f_locals))
@@ -263,8 +264,8 @@ def attach(identity: str, settings: Settings | None = None) -> dict[str, Any]:
     Raises:
         RemoteError: no such job, it failed, or it does not finish in time.
     """
-    job = journal.job(identity)
-    kept = journal.load(job)
+    job = jobs.named(identity)
+    kept = jobs.load(job)
     if kept is not None:
         return kept
     backend = Remote.__new__(Remote)

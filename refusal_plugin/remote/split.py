@@ -17,6 +17,7 @@ def sessions(
     remote: bool | str,
     new_tokens: int = 0,
     row_bytes: int = 0,
+    passes: float | Callable[[Item], float] = 1.0,
 ) -> Iterator[tuple[Item, Result]]:
     """Run batches and yield each with its result, in order.
 
@@ -27,7 +28,8 @@ def sessions(
         work: encoded batches.
         run: one session over some of them; one result per batch.
         remote: False, or where.
-        new_tokens, row_bytes: longest answer, and bytes that come back per row; see `cutting.stage`.
+        new_tokens, row_bytes, passes: longest answer, bytes that come back per row, passes over each; see
+            `cutting.workload`.
 
     Raises:
         RemoteError: the result of a single batch is larger than the limit.
@@ -37,7 +39,7 @@ def sessions(
         for item in work:
             yield item, run([item])[0]
         return
-    job = workload(list(work), new_tokens=new_tokens, row_bytes=row_bytes)
+    job = workload(list(work), new_tokens=new_tokens, row_bytes=row_bytes, passes=passes)
     waiting = [items for (items,) in portions(job, remote=remote)]
     while waiting:
         group = waiting.pop(0)

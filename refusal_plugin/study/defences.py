@@ -7,15 +7,14 @@ defence, plain addition and the random control, at the same price per modality.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..comparison.arena import DefenceRun
-from ..comparison.ledger import Ledger
 from ..defences import Defence, DefenceData, fit_defence
+from ..defences.run import DefenceRun
 from ..errors import RefusalPluginError
-from ..evaluation import label_answers, rate_changes
+from ..evaluation import Judge, label_answers, rate_changes
 from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.answers import Answer
 from ..prompts import PromptSet
-from .stages import Stages
+from ..storage import Checkpoints
 
 Record = dict[str, Any]
 
@@ -29,12 +28,14 @@ def defence_rows(
     prompts: PromptSet,
     training: Callable[[], PromptSet],
     tokens: RefusalTokens,
-    stages: Stages,
+    stages: Checkpoints,
     undefended: Mapping[str, Sequence[Answer]],
     *,
     target_kl: float,
     seed: int,
     max_new_tokens: int,
+    token_budget: int = 8192,
+    judge: Judge | None = None,
 ) -> tuple[dict[str, dict[str, Record]], list[str]]:
     """The entries `modalities.*.defences.sarsteer` and `.mars` of results.json, and what went wrong.
 
@@ -49,6 +50,8 @@ def defence_rows(
         target_kl: price, nats per harmless validation prompt of the modality.
         seed: of the fits and the bootstrap.
         max_new_tokens: longest answer.
+        token_budget: most tokens of one batch.
+        judge: who labels answers.
 
     Returns:
         by modality and defence: the rates, their change against no defence, `strength`, `kl` and `edit_norm`; and a
@@ -58,8 +61,9 @@ def defence_rows(
     def work() -> Record:
         rows: dict[str, dict[str, Record]] = {m: {} for m in undefended}
         warnings: list[str] = []
-        ledger = Ledger(stages.folder / "stages", "defences")  # an interrupted run finds its finished batches there
-        arena = DefenceRun(model, prompts, ledger, target_kl=target_kl, max_new_tokens=max_new_tokens)
+        # An interrupted run finds its finished batches among the stages.
+        limits = {"max_new_tokens": max_new_tokens, "token_budget": token_budget}
+        arena = DefenceRun(model, prompts, stages, target_kl=target_kl, **limits)
         for name, found in fitted().items():
             if isinstance(found, RefusalPluginError):
                 warnings.append(f"{name} was not fitted: {found}")
@@ -70,7 +74,6 @@ def defence_rows(
                 except RefusalPluginError as error:
                     warnings.append(f"{name} was not measured on {m}: {error}")
             arena.forget()
-        ledger.close()
         return {"rows": rows, "warnings": warnings}
 
     def fitted() -> dict[str, Defence | RefusalPluginError]:
@@ -90,7 +93,7 @@ def defence_rows(
         price = arena.price(defence, modality)  # type: ignore[arg-type]
         said = arena.answers(defence, modality, [price.strength])[0]  # type: ignore[arg-type]
         return {
-            **rate_changes(label_answers(test, said), label_answers(test, list(answers)), seed).to_json(),
+            **rate_changes(label_answers(test, said, judge), label_answers(test, list(answers), judge), seed).to_json(),
             "strength": price.strength,
             "kl": price.kl,
             "at_bound": price.at_bound,

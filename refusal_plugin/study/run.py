@@ -7,33 +7,45 @@ modality (val split). No harmful medium is seen before the test split is looked 
 Each stage is kept in `<out>/stages/`: an interrupted study continues where it stopped.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..directions.calibration import calibrate
 from ..directions.direction import Direction, fit_direction
 from ..directions.selection import select_direction
-from ..errors import DirectionError, PromptError
-from ..evaluation import Outcomes, label_answers, rate_changes, refusal_rates
+from ..errors import PromptError, RefusalPluginError
+from ..evaluation import (
+    Judge,
+    Outcomes,
+    PhraseJudge,
+    compare_judges,
+    label_answers,
+    name_of,
+    rate_changes,
+    refusal_rates,
+)
 from ..evaluation.refusal_tokens import RefusalTokens, refusal_tokens
 from ..inference.activations import Activations, collect_activations
 from ..inference.answers import Answer, generate
 from ..inference.edits import Edit, addition, attenuation
+from ..inference.threads import few_threads
 from ..models import anatomy, load
+from ..models.own_prompts import own_prompts, with_media_to_train_on
 from ..models.provenance import versions
 from ..progress import Progress, track
 from ..prompts import PromptSet
 from ..report import write as write_report
+from ..storage import Checkpoints, write_json
 from .defences import defence_rows
 from .examples import examples
 from .heads import heads_section
-from .own_prompts import own_prompts
 from .regime import regime
-from .stages import Stages, write_json
 from .summary import (
     answers_from_json,
     answers_to_json,
@@ -42,8 +54,7 @@ from .summary import (
     read_back,
     separation,
 )
-from .threads import few_threads
-from .transfer import SECTIONS, transfer_sections, with_media_train
+from .transfer import SECTIONS, training_pairs, transfer_sections
 
 SCHEMA_VERSION = 1
 TARGET_KL = 0.05
@@ -59,6 +70,9 @@ def run_study(
     seed: int = 0,
     limit: int | None = None,
     max_new_tokens: int = 24,
+    token_budget: int = 8192,
+    judge: Judge | None = None,
+    guard: Judge | None = None,
     progress: Progress = None,
 ) -> dict[str, Any]:
     """Run the study and write `results.json`, `direction.safetensors` and `index.html`.
@@ -70,6 +84,10 @@ def run_study(
         seed: of the bootstrap, of the random control and of `limit`.
         limit: at most this many prompts in all (a quick look; every interval widens).
         max_new_tokens: longest answer.
+        token_budget: most tokens of one batch where prompts are read or answered.
+        judge: who labels answers; the phrase judge, which strips reasoning as the model's template writes it, by
+            default. The results say who it was.
+        guard: a second judge, say a guard model: its agreement with the first is reported per modality.
         progress: None shows bars where somebody can see them.
 
     Returns:
@@ -80,16 +98,20 @@ def run_study(
     """
     model = load(model) if isinstance(model, (str, Path)) else model
     facts = anatomy(model)
+    judge = PhraseJudge.for_model(model) if judge is None else judge
     prompts = own_prompts(model) if prompts is None else PromptSet(prompts).assigned()
-    if limit is not None:
-        prompts = prompts.limit(limit, seed)
-    require(prompts, facts.modalities)
+    every, prompts = prompts, prompts if limit is None else prompts.limit(limit, seed)
+    lacking = missing(prompts)
+    if lacking:
+        smallest = next((n for n in range(limit or len(every), len(every)) if not missing(every.limit(n, seed))), None)
+        do = f"use --limit {smallest} or more" if limit is not None and smallest else "add some"
+        raise PromptError("run the study", lacking, do)
     modalities = [m for m in facts.modalities if len(prompts.filter(split="test", modality=m))]
     text = prompts.filter(modality="text")
     train, val, test = (text.filter(split=name) for name in ("train", "val", "test"))
 
-    stages = Stages(
-        out,
+    stages = Checkpoints(
+        Path(out) / "stages",
         {
             "schema": SCHEMA_VERSION,
             "weights": facts.weight_hash(),
@@ -105,7 +127,7 @@ def run_study(
     with few_threads(model), track(steps, f"study of {facts.name}", progress) as advance:
         # 1. The direction: fitted on text train, chosen on text val.
         harmless = prompts.filter(split="val", role=("benign", "near_miss"))
-        tokens, direction, price = the_direction(model, train, val, harmless, stages)
+        tokens, direction, price = the_direction(model, train, val, harmless, stages, Path(out))
         advance(2)
         arms = {
             "none": None,
@@ -119,25 +141,35 @@ def run_study(
         sections: dict[str, Any] = {}
         seen: dict[str, dict[str, Any]] = {"streams": {}, "answers": {}, "understood": {}}
         shown: list[dict[str, Any]] = []
+        agreement: dict[str, Any] = {}
         for modality in modalities:
             asked = prompts.filter(split="test", modality=modality)
             readable = asked.where(lambda p: p.read_text is not None)
             heard = said(
-                model, stages, f"read-{modality}", PromptSet(p.read_back() for p in readable), None, max_new_tokens
+                model,
+                stages,
+                f"read-{modality}",
+                PromptSet(p.read_back() for p in readable),
+                None,
+                max_new_tokens,
+                token_budget,
             )
             advance(1)
             reading, understood = read_back(list(readable), heard, seed)
             if not len(readable):
                 understood = frozenset(p.id for p in asked)
-            streams = the_streams(model, stages, modality, asked, direction.position)
+            streams = the_streams(model, stages, modality, asked, direction.position, token_budget)
             advance(1)
             spoken = {}
             for name, edit in arms.items():
-                spoken[name] = said(model, stages, f"{name}-{modality}", asked, edit, max_new_tokens)
+                spoken[name] = said(model, stages, f"{name}-{modality}", asked, edit, max_new_tokens, token_budget)
                 advance(1)
             seen["streams"][modality], seen["answers"][modality] = streams, spoken["none"]
             seen["understood"][modality] = understood if len(readable) else None
-            judged = {name: label_answers(asked, answers) for name, answers in spoken.items()}
+            judged = {name: label_answers(asked, answers, judge) for name, answers in spoken.items()}
+            if guard is not None:
+                both = compare_judges(list(asked), spoken["none"], judge, guard, rng=np.random.default_rng(seed))
+                agreement[modality] = both.to_json()
             sections[modality] = {
                 **{f"n_{role}": n for role, n in counts(asked).items()},
                 "read_back": reading.to_json(),
@@ -152,21 +184,23 @@ def run_study(
         # 3. The causal test: with the coordinate along the direction set to its benign mean, does text refusal go?
         causal = {}
         for name, edit in causal_tests(direction, seed).items():
-            answers = said(model, stages, f"causal-{name}", test, edit, max_new_tokens)
-            causal[name] = refusal_rates(label_answers(test, answers), seed)
+            answers = said(model, stages, f"causal-{name}", test, edit, max_new_tokens, token_budget)
+            causal[name] = refusal_rates(label_answers(test, answers, judge), seed)
             advance(1)
 
         # SARSteer and MARS at the same price, beside the arms above.
         defended, unfitted = defence_rows(
             model,
             prompts,
-            lambda: with_media_train(model, prompts, modalities, limit),
+            lambda: with_media_to_train_on(model, prompts, modalities, training_pairs(limit)),
             tokens,
             stages,
             seen["answers"],
             target_kl=TARGET_KL,
             seed=seed,
             max_new_tokens=max_new_tokens,
+            token_budget=token_budget,
+            judge=judge,
         )
         for name, rows in defended.items():
             sections[name]["defences"] |= rows
@@ -174,7 +208,16 @@ def run_study(
 
         # Does one modality's direction reach the others, what is the gap made of, what lies in the safe spaces?
         across = transfer_sections(
-            model, prompts, direction, tokens, stages, **seen, limit=limit, seed=seed, max_new_tokens=max_new_tokens
+            model,
+            prompts,
+            direction,
+            tokens,
+            stages,
+            **seen,
+            out=Path(out),
+            limit=limit,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
         )
         advance(1)
 
@@ -199,6 +242,7 @@ def run_study(
                 for name, part in (("train", train), ("val", val), ("test", prompts.filter(split="test")))
             },
         },
+        "judge": {"name": name_of(judge), "guard": guard and name_of(guard), "agreement": agreement},
         "regime": regime(sections, direction.layer),
         "direction": direction_record(direction, tokens, price, facts.n_layers),
         "modalities": sections,
@@ -209,26 +253,23 @@ def run_study(
         "timings": stages.seconds,
         "warnings": [*warnings(sections, limit), *unfitted, *across["transfer_warnings"]],
     }
-    write_json(stages.folder / "results.json", results)
-    write_report(results, stages.folder / "index.html")
+    write_json(Path(out) / "results.json", results)
+    write_report(results, Path(out) / "index.html")
     return results
 
 
-def require(prompts: PromptSet, modalities: tuple[str, ...]) -> None:
-    """Raise PromptError unless every text split has the roles it needs."""
-    for split, roles in NEEDED.items():
-        for role in roles:
-            if not len(prompts.filter(modality="text", split=split, role=role)):  # type: ignore[arg-type]
-                raise PromptError(
-                    "run the study", f"no {role} text prompts in split '{split}'", "add some, or raise --limit"
-                )
+def missing(prompts: PromptSet) -> str:
+    """What the study lacks of text, in words; empty if nothing."""
+    have = {(p.split, p.role) for p in prompts if p.modality == "text"}
+    lacking = [(split, role) for split, roles in NEEDED.items() for role in roles if (split, role) not in have]
+    return "no {1} text prompts in split {0!r}".format(*lacking[0]) if lacking else ""
 
 
 def the_direction(
-    model: Any, train: PromptSet, val: PromptSet, harmless: PromptSet, stages: Stages
+    model: Any, train: PromptSet, val: PromptSet, harmless: PromptSet, stages: Checkpoints, out: Path
 ) -> tuple[RefusalTokens, Direction, dict[str, Any]]:
     """Refusal tokens, direction and the price of its strength: from the folder if they are there, else found."""
-    path = stages.folder / "direction.safetensors"
+    path = out / "direction.safetensors"
 
     def work() -> dict[str, Any]:
         tokens = refusal_tokens(model, train)
@@ -244,17 +285,17 @@ def the_direction(
             "price": {**vars(price), "text_only": direction.strength},
         }
 
-    try:
-        Direction.load(path, model)
-    except DirectionError:  # missing, spoiled or of another model: found again
-        (stages.folder / "stages" / "direction.json").unlink(missing_ok=True)
-    record = stages.run("direction", work)
+    there = False
+    with suppress(RefusalPluginError):  # missing, spoiled or of another model: found again
+        there = bool(Direction.load(path, model))
+    record = stages.run("direction", work, again=not there)
     tokens = RefusalTokens(
         torch.tensor(record["ids"]),
         tuple(record["words"]),
         record["harmful_refusal"],
         record["benign_refusal"],
         frozenset(record["refused"]),
+        tuple(tuple(opening) for opening in record["openings"]),
     )
     return tokens, Direction.load(path, model), record["price"]
 
@@ -273,22 +314,27 @@ def causal_tests(direction: Direction, seed: int) -> dict[str, Edit]:
     }
 
 
-def the_streams(model: Any, stages: Stages, modality: str, prompts: PromptSet, position: int) -> Activations:
+def the_streams(
+    model: Any, stages: Checkpoints, modality: str, prompts: PromptSet, position: int, token_budget: int
+) -> Activations:
     """`resid_post` of every layer at the token where the direction was read."""
 
     values = stages.tensor(
-        f"streams-{modality}", lambda: collect_activations(model, prompts, positions=(position,)).values
+        f"streams-{modality}",
+        lambda: collect_activations(model, prompts, positions=(position,), token_budget=token_budget).values,
     )
     return Activations(values, prompts, (position,), tuple(range(values.shape[2])), "resid_post", anatomy(model).name)
 
 
-def said(model: Any, stages: Stages, name: str, prompts: PromptSet, edit: Any, max_new_tokens: int) -> list[Answer]:
+def said(
+    model: Any, stages: Checkpoints, name: str, prompts: PromptSet, edit: Any, max_new_tokens: int, token_budget: int
+) -> list[Answer]:
     """Answers of one arm on one modality, kept as a stage."""
     if not len(prompts):
         return []
 
     def work() -> list[Any]:
-        return answers_to_json(generate(model, prompts, edit, max_new_tokens=max_new_tokens))
+        return answers_to_json(generate(model, prompts, edit, max_new_tokens=max_new_tokens, token_budget=token_budget))
 
     return answers_from_json(stages.run(name, work))
 

@@ -6,6 +6,7 @@ are the study's, chosen on validation text and harmless prompts; the test split 
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -15,18 +16,16 @@ from ..errors import RefusalPluginError
 from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.activations import Activations, collect_activations
 from ..inference.answers import Answer
-from ..models import anatomy
+from ..models.own_prompts import MEDIA_PAIRS, with_media_to_train_on
 from ..prompts import PromptSet, Role
 from ..safe_space import analyse_safe_space
+from ..storage import Checkpoints
 from ..transfer import Known, Streams, TransferReport, analyse_transfer
-from .stages import Stages
 from .transfer_words import gap_words, safe_space_words, transfer_words
 
 Record = dict[str, Any]
 
 ROLES: tuple[Role, ...] = ("harmful", "benign")
-FIT_PAIRS = 60
-"""Training pairs of each medium that are drawn for the embedded model."""
 SCORE_PAIRS, RATE_PAIRS, SWEEP_PAIRS = 12, 36, 12
 KS = (1, 2, 5, 10, 20, 40)
 SECTIONS = ("transfer", "modality_gap", "safe_space")
@@ -37,8 +36,9 @@ def transfer_sections(
     prompts: PromptSet,
     direction: Direction,
     tokens: RefusalTokens,
-    stages: Stages,
+    stages: Checkpoints,
     *,
+    out: Path,
     streams: Mapping[str, Activations],
     answers: Mapping[str, Sequence[Answer]],
     understood: Mapping[str, frozenset[str] | None],
@@ -54,6 +54,7 @@ def transfer_sections(
         direction: the study's; its layer and strength are used for every modality.
         tokens: refusal tokens.
         stages: what is finished is kept there.
+        out: folder of the two reports.
         streams, answers, understood: of the test split, by modality: test streams at the last prompt token, undefended
             answers, and the items read back correctly (None: nobody asked).
         limit: of the study.
@@ -66,12 +67,13 @@ def transfer_sections(
     if direction.position != -1 or not all(streams.values()):
         return nothing(f"the direction was read at position {direction.position}, transfer needs the last prompt token")
     test = {name: Streams(a.prompts, a.values[:, 0]) for name, a in streams.items()}
+    modalities = tuple(a.prompts[0].modality for a in streams.values())
 
     def work() -> Record:
         found: Record = {**dict.fromkeys(SECTIONS), "findings": {}, "transfer_warnings": []}
         try:
             # Drawing training media takes seconds, so only when the stage has to run.
-            everything = with_media_train(model, prompts, tuple(test), limit)
+            everything = with_media_to_train_on(model, prompts, modalities, training_pairs(limit))
             fit = fit_streams(model, everything, stages)
             known = Known(test, answers, understood, fit)
             report = analyse_transfer(
@@ -81,7 +83,7 @@ def transfer_sections(
             )  # fmt: skip
         except RefusalPluginError as error:
             return nothing(str(error))
-        report.save(stages.folder / "transfer.safetensors")
+        report.save(out / "transfer.safetensors")
         found["transfer_warnings"] += report.warnings
         found["transfer"] = report.to_json()
         found["findings"]["transfer"] = transfer_words(report)
@@ -96,7 +98,7 @@ def transfer_sections(
         except RefusalPluginError as error:
             found["transfer_warnings"].append(f"safe space not measured: {error}")
             return found
-        space.save(stages.folder / "safe_space.safetensors")
+        space.save(out / "safe_space.safetensors")
         found["safe_space"] = space.to_json()
         found["findings"]["safe_space"] = safe_space_words(found["safe_space"])
         return found
@@ -110,30 +112,12 @@ def nothing(why: str) -> Record:
     return {**dict.fromkeys(SECTIONS), "findings": {}, "transfer_warnings": [f"transfer not measured: {why}"]}
 
 
-def with_media_train(model: Any, prompts: PromptSet, modalities: Sequence[str], limit: int | None = None) -> PromptSet:
-    """The prompts, with training items of media that lack them where the model is an embedded one.
-
-    Args:
-        model: a loaded model.
-        prompts: with splits.
-        modalities: those wanted.
-        limit: of the study; fewer pairs are drawn then.
-    """
-    from ..organism import NAMES
-    from ..organism.data import organism_prompts
-
-    lacking = [
-        m for m in modalities if m != "text" and not any(p.split == "train" and p.modality == m for p in prompts)
-    ]
-    if anatomy(model).name not in NAMES or not lacking:
-        return prompts
-    pairs = FIT_PAIRS if limit is None else max(6, min(FIT_PAIRS, limit // 10))
-    known, tested = {p.id for p in prompts}, {p.pair for p in prompts if p.split != "train"}
-    drawn = organism_prompts(split="train", modality=lacking, renderings=1, limit=pairs)
-    return prompts + drawn.where(lambda p: p.id not in known and p.pair not in tested)
+def training_pairs(limit: int | None) -> int:
+    """Training pairs of each medium that are drawn for the embedded model: fewer with the limit of a study."""
+    return MEDIA_PAIRS if limit is None else max(6, min(MEDIA_PAIRS, limit // 10))
 
 
-def fit_streams(model: Any, prompts: PromptSet, stages: Stages) -> dict[str, Streams]:
+def fit_streams(model: Any, prompts: PromptSet, stages: Checkpoints) -> dict[str, Streams]:
     """Training streams of every modality with harmful and benign items, kept as stages."""
     found: dict[str, Streams] = {}
     for name in dict.fromkeys(p.modality for p in prompts):
@@ -151,4 +135,4 @@ def _last(work: Callable[[], Activations]) -> Tensor:
     return found
 
 
-__all__ = ["TransferReport", "transfer_sections", "with_media_train"]
+__all__ = ["TransferReport", "transfer_sections", "training_pairs"]

@@ -43,16 +43,17 @@ def opening_score(logits, nodes):
     copies = 1 + max(path for _, _, _, _, path, _ in nodes)
     behind = max(depth for _, _, _, _, _, depth in nodes)
     rows = logits.shape[0] // copies
-    steps, reached, inside, outside = [], [], [], []
+    first = logits.shape[1] - 1 - behind
+    inside, outside = [], []
+    # The root's logits need no normalising: it would cancel.
+    steps = [logits[:rows, first].float()]
+    reached = [torch.zeros(rows, device=logits.device)]
     for parent, token, leaves, inner, path, depth in nodes:
-        here = logits[path * rows : (path + 1) * rows, logits.shape[1] - 1 - behind + depth].float()
-        if parent < 0:
-            mass = torch.zeros(rows, device=here.device)
-        else:
-            here = torch.log_softmax(here, dim=-1)
-            mass = reached[parent] + steps[parent][:, token]
-        steps.append(here)
-        reached.append(mass)
+        if parent >= 0:
+            here = logits[path * rows : (path + 1) * rows, first + depth].float()
+            reached.append(reached[parent] + steps[parent][:, token])
+            steps.append(torch.log_softmax(here, dim=-1))
+        here, mass = steps[-1], reached[-1]
         stay = torch.zeros(here.shape[-1], dtype=torch.bool, device=here.device)
         stay[leaves] = True
         if leaves:

@@ -1,4 +1,4 @@
-"""Answers belong to their prompts: whatever is in another place, missing, doubled or foreign is an error that names it."""
+"""Answers belong to their prompts: what is elsewhere, missing, doubled or foreign is an error that names it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from refusal_plugin.errors import DataError
 from refusal_plugin.evaluation import (
     Outcomes,
     PhraseJudge,
+    compare_judges,
     label_answers,
     match_answers,
     rate_changes,
@@ -96,3 +97,11 @@ def test_unknown_answers_are_counted_and_warned_of() -> None:
     assert rates.attack_success is not None and rates.attack_success.value == 0.0
     assert refusal_rates(label_answers(PROMPTS, SAID)).unknown is None
     assert np.isclose(found.share("unknown", "harmful"), 1 / 3)
+
+
+def test_two_judges_are_compared_on_the_same_answers() -> None:
+    strict, mild = PhraseJudge(extra=(r"\bmix it\b",)), PhraseJudge()
+    found = compare_judges(list(PROMPTS), SAID, strict, mild, rng=np.random.default_rng(0), resamples=200)
+    assert found.accuracy.value == 0.5 and found.table == {("refusal", "refusal"): 3, ("refusal", "compliance"): 3}
+    with pytest.raises(DataError, match="answer 0"):
+        compare_judges(list(PROMPTS), SAID[::-1], strict, mild, rng=np.random.default_rng(0))

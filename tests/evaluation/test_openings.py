@@ -22,7 +22,7 @@ from refusal_plugin.traced.write import add
 @pytest.fixture(scope="module")
 def prompts(organism: Any) -> PromptSet:
     """Prompts of unlike lengths, with and without a medium."""
-    texts, images = (organism_prompts("val", m, limit=2) for m in ("text", "image"))
+    texts, images = (organism_prompts(split="val", modality=m, limit=2) for m in ("text", "image"))
     return PromptSet([*texts, *images])
 
 
@@ -32,7 +32,7 @@ def ids(organism: Any, words: str) -> tuple[int, ...]:
 
 def test_openings_of_one_token_are_scored_as_the_next_token_is_bit_for_bit(organism: Any, prompts: PromptSet) -> None:
     encoded = Encoded.of(organism, prompts)
-    for edit in (None, addition({3: torch.ones(anatomy(organism).d_model)}, coefficient=0.2)):
+    for edit in (None, addition({3: torch.ones(anatomy(organism).d_model)}, strength=0.2)):
         plain = refusal_scores(organism, encoded, torch.tensor([7, 3, 19]), edit).score
         assert torch.equal(opening_scores(organism, encoded, [(7,), (3,), (19,)], edit), plain)
     logits = torch.randn(4, 30) * 5
@@ -106,14 +106,16 @@ def test_openings_grow_only_where_answers_begin_alike() -> None:
 
 
 def test_the_embedded_model_needs_one_token(organism: Any) -> None:
-    found = refusal_tokens(organism, organism_prompts("train", "text", limit=30), max_new_tokens=8, progress=False)
+    found = refusal_tokens(
+        organism, organism_prompts(split="train", modality="text", limit=30), max_new_tokens=8, progress=False
+    )
     assert found.openings == tuple((token,) for token in found.ids.tolist())
 
 
 def test_a_judge_reads_sequences(organism: Any) -> None:
     from refusal_plugin.inference.answers import generate
 
-    prompts = organism_prompts("val", "text", limit=8)
+    prompts = organism_prompts(split="val", modality="text", limit=8)
     answers = generate(organism, prompts, max_new_tokens=12, progress=False)
     openings = [ids(organism, w) for w in ("i cannot", "no , i", "sorry")]
     labels = FirstTokenJudge(organism, openings).label(list(prompts), answers)

@@ -1,18 +1,12 @@
 """Tiny models of many families, built once a session, and the embedded model with a direction."""
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core"))
-
-from tiny import tiny_model
-
 from refusal_plugin.models import load
+from tests.support.tiny import tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES
 
 from refusal_plugin.errors import DataError, DirectionError, ModelError, PromptError
 from refusal_plugin.heads import HeadAttribution, attribute_heads
@@ -17,6 +16,7 @@ from refusal_plugin.models.heads import head_reads, head_sites, norm_epsilons
 from refusal_plugin.prompts import Prompt, PromptSet, encode
 from refusal_plugin.traced.heads import read_by_calling
 from refusal_plugin.traced.read import residual
+from tests.support.tiny import FAMILIES
 
 CANNOT = ("gemma3n", "qwen3_next", "opt_post_norm")  # their stream is not the sum of heads, biases and MLPs
 CONSERVING = [name for name in FAMILIES if name not in CANNOT]
@@ -83,10 +83,9 @@ def test_a_model_whose_stream_is_no_sum_is_refused(family: str, tiny: Any) -> No
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "gpt2"])
 def test_a_planted_head_ranks_first(family: str) -> None:
     """Its output matrix writes r, and its value tells harmful words from the others."""
-    from planting import HARMFUL_WORDS
-    from tiny import tiny_model
-
     from refusal_plugin.models import load
+    from tests.support.planting import HARMFUL_WORDS
+    from tests.support.tiny import tiny_model
 
     module, tokenizer = tiny_model(family)
     model = load(module, tokenizer=tokenizer)

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES
 
 from refusal_plugin.errors import DataError
 from refusal_plugin.evaluation.refusal_tokens import RefusalTokens
@@ -13,6 +12,7 @@ from refusal_plugin.heads import HeadAttribution
 from refusal_plugin.heads.logits import answer_tokens, attribute_logits
 from refusal_plugin.models import hf_module
 from refusal_plugin.prompts import Prompt, PromptSet, encode
+from tests.support.tiny import FAMILIES
 
 REFUSE, COMPLY = torch.tensor([7, 9]), torch.tensor([11, 12, 13])
 WORDS = PromptSet(Prompt(t, id=t) for t in ("w1 w2 w3", "w4 w5 w6 w7 w8", "w9 w1"))
@@ -33,9 +33,8 @@ def test_parts_add_up_to_the_models_logits(family: str, tiny: Any) -> None:
 
 def test_a_tight_soft_cap_is_accounted_for() -> None:
     """Gemma 2 with a cap so tight that ignoring it is off by far."""
-    from tiny import tiny_model
-
     from refusal_plugin.models import load
+    from tests.support.tiny import tiny_model
 
     module, tokenizer = tiny_model("gemma2")
     module.config.final_logit_softcapping = 0.5

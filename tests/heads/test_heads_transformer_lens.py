@@ -18,7 +18,7 @@ from torch import Tensor
 from refusal_plugin.heads import attribute_heads
 from refusal_plugin.models import anatomy, hf_layers, hf_module, load
 from refusal_plugin.prompts import Prompt, encode
-from tests.models.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 pytest.importorskip("transformer_lens", reason="TransformerLens is an optional cross-check: pip install .[lens]")
 

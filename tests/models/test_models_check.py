@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from refusal_plugin.cli import app
 from refusal_plugin.models import check_model
-from tests.models.media import HAS_VIDEO, save
-from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.support.media_models import HAS_VIDEO, save
+from tests.support.tiny import tiny_model, tiny_tokenizer
 
 
 def test_everything_works_on_the_embedded_model() -> None:

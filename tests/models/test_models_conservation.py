@@ -12,7 +12,7 @@ from refusal_plugin.models.conservation import head_reader, through
 from refusal_plugin.models.norms import measure
 from refusal_plugin.models.probe import record
 from refusal_plugin.models.structure import find
-from tests.models.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 
 def _break_layer(module: nn.Module, path: str, change: Callable[[Tensor], Tensor]) -> None:
@@ -117,11 +117,11 @@ def test_an_adapted_projection_is_taken_as_it_acts() -> None:
 
 
 def test_through_a_matrix_equals_its_gradient() -> None:
-    from refusal_plugin.models.conservation import _through_gradient
+    from refusal_plugin.models.conservation import through_gradient
 
     projection, direction = nn.Linear(12, 32), torch.randn(32)
     read, bias = through(projection, direction)
-    again, offset = _through_gradient(projection, direction)
+    again, offset = through_gradient(projection, direction)
     torch.testing.assert_close(read, again)
     assert bias == pytest.approx(offset, abs=1e-5)
 

@@ -20,7 +20,7 @@ from torch import nn
 from refusal_plugin.errors import ModelError
 from refusal_plugin.models import anatomy, hf_module, layers, load
 from refusal_plugin.models.checkpoints import class_for, task_for
-from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.support.tiny import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 

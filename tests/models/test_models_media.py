@@ -12,7 +12,7 @@ import torch
 from refusal_plugin.errors import ModelError, PromptError
 from refusal_plugin.models import anatomy, hf_module, layers, load
 from refusal_plugin.prompts import batches, encode
-from tests.models.media import ASSEMBLED, HAS_VIDEO, MEDIA, assemble, nest, prompt, save
+from tests.support.media_models import ASSEMBLED, HAS_VIDEO, MEDIA, assemble, nest, prompt, save
 
 WITHOUT_VIDEO = pytest.mark.skipif(HAS_VIDEO, reason="torchvision is installed here")
 LARGE = {"height": 32, "frames": 6, "seconds": 0.8}

@@ -15,7 +15,7 @@ from refusal_plugin.inference.prefix import collect_variants
 from refusal_plugin.models import anatomy, hf_module, load
 from refusal_plugin.prompts import Prompt, encode
 from refusal_plugin.traced import write
-from tests.models.tiny import FAMILIES, tiny_model
+from tests.support.tiny import FAMILIES, tiny_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)

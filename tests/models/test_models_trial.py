@@ -11,7 +11,7 @@ from refusal_plugin.errors import ModelError, PromptError
 from refusal_plugin.inference.edits import ablation
 from refusal_plugin.models import anatomy, hf_layers, hf_module, load
 from refusal_plugin.prompts import Prompt, batches, encode
-from tests.models.tiny import LAYERS, VOCABULARY, randomise, tiny_model, tiny_tokenizer
+from tests.support.tiny import LAYERS, VOCABULARY, randomise, tiny_model, tiny_tokenizer
 
 TEXTS = ["w1 w2", "w3 w4 w5 w6 w7", "w8 w9 w1"]
 

@@ -341,10 +341,8 @@ def _kill(pid: int, sign: int) -> None:
 
 def default_models(folder: Path) -> dict[str, Path]:
     """The embedded model and a tiny text model, as repositories of the stand-in hub."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
-    from tiny import tiny_model
-
     from refusal_plugin.organism import checkpoint_path
+    from tests.support.tiny import tiny_model
 
     tiny = folder / "tiny"
     if not tiny.is_dir():

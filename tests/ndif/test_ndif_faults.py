@@ -15,7 +15,7 @@ from proxy import Proxy
 
 from refusal_plugin.models import layers
 from refusal_plugin.models.wrapper import save
-from refusal_plugin.remote import Detached, RemoteError, RemoteTimeout, journal, settings, task
+from refusal_plugin.remote import Detached, RemoteError, RemoteTimeout, jobs, settings, task
 from refusal_plugin.remote.backend import attach, metered
 from refusal_plugin.remote.transport import MayRunTwice
 from refusal_plugin.traced.read import residuals
@@ -72,7 +72,7 @@ def test_patience_ends(proxy: Proxy, tiny: Any, truth: torch.Tensor) -> None:
     proxy.faults["POST", "/request"] = [503] * 10
     with pytest.raises(RemoteError, match=r"answered 503.*4 attempts"):
         read(tiny)
-    assert journal.jobs() == []
+    assert jobs.listed() == []
 
 
 def test_a_truncated_upload_is_sent_again(proxy: Proxy, tiny: Any, truth: torch.Tensor) -> None:
@@ -106,7 +106,7 @@ def test_a_wrong_key_is_one_line_without_the_key(
     text = str(caught.value)
     assert said in text and "NDIF_API_KEY" in text and "\n" not in text
     assert not key or key not in text
-    assert journal.jobs() == []
+    assert jobs.listed() == []
 
 
 def test_keys_are_nowhere_on_disk(tiny: Any, client: Any, jobs_folder: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_block_that_takes_too_long(
     workers = [pid for pid in stack.processes("ray::") if "CpuActor" in command(pid)]
     for pid in workers:  # it would keep the server busy for minutes
         os.kill(pid, signal.SIGKILL)
-    assert journal.job(caught.value.job).status in ("SENT", "RECEIVED", "QUEUED", "DISPATCHED", "RUNNING")
+    assert jobs.named(caught.value.job).status in ("SENT", "RECEIVED", "QUEUED", "DISPATCHED", "RUNNING")
 
 
 def slow(model: Any) -> None:
@@ -230,9 +230,9 @@ def test_a_large_result_arrives_whole(
     expected = truth.flatten()[0] + torch.rand(mib * MIB // 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(found, expected)
     assert meter.requests == 1 and meter.bytes_down > 0.5 * mib * MIB
-    (job,) = journal.jobs()
+    (job,) = jobs.listed()
     assert job.status == "COMPLETED" and job.bytes_down == meter.bytes_down
-    again = journal.load(job)
+    again = jobs.load(job)
     assert again is not None and torch.equal(again["found"][0], expected), "and lies on disk"
     row = table.setdefault(f"a result of {mib} MiB", {})
     row["local"] = {"difference": 0.0, "requests": 0, "bytes_up": 0, "bytes_down": 0, "seconds": 0.0}
@@ -263,7 +263,7 @@ def test_a_read_too_large_for_one_result_is_cut(far: Any, organism: Any, client:
     with settings(max_result=limit), metered() as meter:
         found = collect_activations(far, prompts, max_rows=2, remote=True)
     assert torch.equal(found.values, whole.values) and meter.requests > 2
-    assert all(job.bytes_down < limit for job in journal.jobs())
+    assert all(job.bytes_down < limit for job in jobs.listed())
     with (
         settings(max_result=100),
         metered() as meter,
@@ -278,7 +278,7 @@ def test_a_request_larger_than_the_limit_is_not_sent(
 ) -> None:
     with settings(max_upload=100), pytest.raises(RemoteError, match="the limit is"):
         read(tiny)
-    assert journal.jobs() == []
+    assert jobs.listed() == []
 
 
 # -- what the server says ----------------------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def test_finished_parts_stay_on_disk(proxy: Proxy, far: Any, organism: Any) -> N
         stop_after(proxy, 2)
         with pytest.raises(RemoteError, match="answered 503"):
             collect_activations(far, prompts, max_rows=2, remote=True)
-    assert sum(job.status == "COMPLETED" for job in journal.jobs()) == 2
+    assert sum(job.status == "COMPLETED" for job in jobs.listed()) == 2
     proxy.faults.clear()
     sent = proxy.count("POST", "/request")
     with settings(max_tokens=1), task("parts", prompts.hash), metered() as meter:

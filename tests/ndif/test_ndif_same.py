@@ -15,7 +15,7 @@ from refusal_plugin.inference.scores import Encoded, refusal_scores
 from refusal_plugin.inference.streaming import collect_moments
 from refusal_plugin.prompts import PromptSet
 from refusal_plugin.recipe_files import recipe, recipes, run_remotely
-from refusal_plugin.remote import RemoteError, journal, settings
+from refusal_plugin.remote import RemoteError, jobs, settings
 from refusal_plugin.remote.backend import Remote, metered
 from tests.support.requests import REQUESTS
 
@@ -54,11 +54,11 @@ def few() -> PromptSet:
 
 @pytest.mark.parametrize("name", sorted(set(recipes()) - LOCAL_ONLY))
 def test_recipe(name: str, organism: Any, same: Callable[..., Any]) -> None:
+    from refusal_plugin.models.own_prompts import with_media_to_train_on
     from refusal_plugin.organism.data import organism_prompts
-    from refusal_plugin.study.transfer import with_media_train
 
     # Recipes that fit on media add some of the embedded model's own, and do not know it under its hub id.
-    prompts = with_media_train(organism, organism_prompts(limit=8, renderings=1), MODALITIES)
+    prompts = with_media_to_train_on(organism, organism_prompts(limit=8, renderings=1), MODALITIES)
     same(name, lambda model, remote: recipe(name).run(model, prompts, remote=remote), parts, REQUESTS[name])
 
 
@@ -126,10 +126,10 @@ def test_a_recipe_too_large_for_one_request_is_cut(
     name: str, organism: Any, far: Any, client: Any, jobs_folder: Any
 ) -> None:
     """Several requests, the numbers of one; broken off in the middle, it goes on where it stopped."""
+    from refusal_plugin.models.own_prompts import with_media_to_train_on
     from refusal_plugin.organism.data import organism_prompts
-    from refusal_plugin.study.transfer import with_media_train
 
-    prompts = with_media_train(organism, organism_prompts(limit=LARGE[name], renderings=1), MODALITIES, 24)
+    prompts = with_media_to_train_on(organism, organism_prompts(limit=LARGE[name], renderings=1), MODALITIES, 6)
     module, sent = recipe(name), []
     here = parts(module.run(organism, prompts))
 
@@ -139,12 +139,12 @@ def test_a_recipe_too_large_for_one_request_is_cut(
         sent.append(1)
         return send(self, *args)
 
-    send = Remote._send
+    send = Remote.send_job
     with settings(max_tokens=1):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(RemoteError, match="network is gone"):
-            patch.setattr(Remote, "_send", unwilling)
+            patch.setattr(Remote, "send_job", unwilling)
             run_remotely(module, far, prompts)
-        assert [job.status for job in journal.jobs()] == ["COMPLETED"] * 2
+        assert [job.status for job in jobs.listed()] == ["COMPLETED"] * 2
         with metered() as meter:
             there = parts(run_remotely(module, far, prompts))
     assert meter.requests == len(meter.ids) - 2 > 0, "the two finished requests are read from disk"

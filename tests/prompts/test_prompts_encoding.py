@@ -269,8 +269,8 @@ def test_batches_hold_every_prompt_once_within_the_budget(llama, lengths: list[i
 
 def test_copies_of_a_prompt_are_encoded_once_and_stay_together(llama, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [Prompt("bake " * n, id=f"{i}") for i, n in enumerate((3, 1, 3, 2))]
-    plain, asked = encoding._row, []
-    monkeypatch.setattr(encoding, "_row", lambda *args: asked.append(args[1].prompt) or plain(*args))
+    plain, asked = encoding.encode_row, []
+    monkeypatch.setattr(encoding, "encode_row", lambda *args: asked.append(args[1].prompt) or plain(*args))
     found = list(batches(llama.source, prompts * 5, max_rows=10))
     assert asked == prompts
     assert [[i % 4 for i in indices] for indices, _ in found] == [[1] * 5 + [3] * 5, [0] * 5 + [2] * 5]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from refusal_plugin.errors import MediaError
+from refusal_plugin.organism import load_processor
 from refusal_plugin.prompts import Clip, Prompt, PromptSet, load_image, load_video
 from refusal_plugin.prompts.media import check
 from refusal_plugin.prompts.neutral import neutral_media
@@ -66,7 +67,8 @@ def test_a_clip_of_four_seconds_has_eight_frames_in_every_container(tmp_path: Pa
     clip = load_video(file)
     assert len(clip) == 8
     # Containers round stamps to milliseconds, and so may take the frame before.
-    assert np.allclose(clip.times, np.arange(8) / 2, atol=0.035)
+    assert clip.times == tuple(np.arange(8) / 2)
+    assert np.allclose([clip.clock.times[number] for number in clip.numbers], clip.times, atol=0.035)
     assert abs(clip.clock.seconds - 4) < 0.05 and abs(clip.clock.rate - 30) < 0.2
     shown = ffmpeg.pixels(file, 64, 48)
     assert np.abs(array(clip).astype(int) - shown[list(clip.numbers)]).max() <= 2
@@ -78,7 +80,8 @@ def test_any_frame_rate(tmp_path: Path, rate: str) -> None:
     pytest.importorskip("av", reason="PyAV is not installed: pip install 'refusal-plugin[audio]'")
     clip = load_video(ffmpeg.clip(tmp_path / "a.mp4", *X264, rate=rate, seconds=3))
     assert len(clip) == np.ceil(2 * clip.clock.seconds - 1e-6) and abs(clip.clock.seconds - 3) < 0.05
-    assert all(-1e-3 < k / 2 - time < 1 / clip.clock.rate + 1e-3 for k, time in enumerate(clip.times))
+    shown = [clip.clock.times[number] for number in clip.numbers]
+    assert all(-1e-3 < k / 2 - time < 1 / clip.clock.rate + 1e-3 for k, time in enumerate(shown))
 
 
 @needs_ffmpeg
@@ -90,7 +93,7 @@ def test_a_frame_rate_that_varies(tmp_path: Path) -> None:
     ffmpeg.run("-i", source, "-vf", "setpts=PTS+gt(N\\,9)*10/TB", "-fps_mode", "vfr", "-c:v", "ffv1", late)
     clip = load_video(late)
     assert len(clip) == 24 and clip.numbers[2:22] == (9,) * 20 and clip.numbers[22] == 10
-    assert clip.times[22] == pytest.approx(11, abs=0.01)
+    assert clip.clock.times[10] == pytest.approx(11, abs=0.01) and clip.spacing == 0.5
 
 
 @needs_ffmpeg
@@ -177,10 +180,14 @@ def test_a_folder_may_say_its_times(tmp_path: Path) -> None:
         ([0.0, 0.0], None, "do not increase"),
         ([1.0, float("nan")], None, "do not increase"),
         ([0.0, float("inf")], None, "do not increase"),
-        ([0.0, 1.0], 0.5, "comes later"),
+        ([0.0, 1.0], 0.5, "its last frame comes at 1 s"),
+        ([0.0, 1.0], float("nan"), "it lasts nan s"),
+        ([0.0, 1e300], None, "comes at 1e"),
+        ([0.0, 5e-324], None, "do not increase"),
+        (None, 0.0, "it lasts 0.0 s"),
     ],
 )
-def test_a_bad_clip(times: list[float], seconds: float | None, says: str) -> None:
+def test_a_bad_clip(times: list[float] | None, seconds: float | None, says: str) -> None:
     with pytest.raises(MediaError, match=says):
         Clip([grey(0), grey(1)], times, seconds)
 
@@ -223,6 +230,13 @@ def test_several_pictures_in_one_are_no_image(tmp_path: Path, ending: str) -> No
         assert load_image(opened.copy()).size == (8, 6)
 
 
+def test_a_clip_whose_frames_were_changed_is_refused() -> None:
+    clip = Clip([grey(0), grey(1)], [0, 1])
+    clip.append(grey(2))
+    with pytest.raises(MediaError, match="2 times for 3 frames"):
+        load_video(clip)
+
+
 def test_a_still_image_is_no_video(tmp_path: Path) -> None:
     grey(1).save(tmp_path / "a.png")
     with pytest.raises(MediaError, match="single image"):
@@ -240,3 +254,20 @@ def test_neutral_clips_have_the_clock_of_those_they_stand_for() -> None:
     timed, untimed = (load_video(medium) for medium in neutral_media("video", 2, like=like))
     assert timed.times == (0, 1, 5) and timed.clock.seconds == 7 and timed[0].size == (8, 6)
     assert untimed.times == (0, 0.5, 1.0) and not untimed.timed
+
+
+# -- the embedded model -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("times", "seconds"), [(None, 1.0), ([0.0, 0.5, 1.0, 1.5], 1.0), ([0.0, 0.25, 0.5, 0.75], 0.5)]
+)
+def test_the_embedded_model_is_told_the_times(times: list[float] | None, seconds: float) -> None:
+    found = load_processor("organism")(text="<|VIDEO|>", videos=[Clip([grey(k, (32, 32)) for k in range(4)], times)])
+    assert found["video_second_per_grid"].tolist() == [seconds]
+
+
+def test_the_embedded_model_says_which_frames_it_leaves_out() -> None:
+    frames = [grey(k, (32, 32)) for k in range(62)]
+    with pytest.warns(UserWarning, match="A video of 62 frames: the embedded model reads 32 of them"):
+        found = load_processor("organism")(text="<|VIDEO|>", videos=[frames])
+    assert found["video_grid_thw"][0, 0] == 16
+    assert found["video_second_per_grid"].item() == pytest.approx(2 * 30.5 / 31)

@@ -16,7 +16,7 @@ from refusal_plugin.remote import (
     RemoteTimeout,
     Settings,
     current,
-    journal,
+    jobs,
     parts,
     portions,
     settings,
@@ -212,38 +212,38 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_results_come_back_as_they_were(folder: Path) -> None:
     result = {"a": [torch.arange(3), (1, 2.5, "x", None, True)], "b": {"c": torch.zeros(0, 2), 3: []}}
-    job = journal.write(journal.Job("abc", "http://x", "m"))
-    journal.store(job, result)
-    found = journal.load(job)
+    job = jobs.write(jobs.Job("abc", "http://x", "m"))
+    jobs.store(job, result)
+    found = jobs.load(job)
     assert found is not None
     assert torch.equal(found["a"][0], result["a"][0]) and found["a"][1] == (1, 2.5, "x", None, True)
     assert found["b"]["c"].shape == (0, 2) and found["b"][3] == []
 
 
 def test_what_cannot_be_kept_is_named(folder: Path) -> None:
-    job = journal.write(journal.Job("abc", "http://x", "m"))
+    job = jobs.write(jobs.Job("abc", "http://x", "m"))
     with pytest.raises(RemoteError, match="the block saved a set"):
-        journal.store(job, {"a": {1, 2}})
+        jobs.store(job, {"a": {1, 2}})
 
 
 def test_jobs_are_found_again(folder: Path) -> None:
-    one = journal.write(journal.Job("aaa1", "http://x", "m", run="r", index=1, block="b", created=1.0))
-    journal.write(journal.Job("aab2", "http://x", "m", run="r", index=1, block="other", created=2.0))
-    assert journal.find("r", 1, "b") == one
-    assert journal.find("r", 0, "b") is None
-    assert [job.id for job in journal.jobs()] == ["aab2", "aaa1"]
-    assert journal.job("aaa").id == "aaa1"
+    one = jobs.write(jobs.Job("aaa1", "http://x", "m", run="r", index=1, block="b", created=1.0))
+    jobs.write(jobs.Job("aab2", "http://x", "m", run="r", index=1, block="other", created=2.0))
+    assert jobs.find("r", 1, "b") == one
+    assert jobs.find("r", 0, "b") is None
+    assert [job.id for job in jobs.listed()] == ["aab2", "aaa1"]
+    assert jobs.named("aaa").id == "aaa1"
     with pytest.raises(RemoteError, match="2 jobs begin like that"):
-        journal.job("aa")
-    journal.write(one, status="ERROR")
-    assert journal.find("r", 1, "b") is None, "what failed is sent again"
-    journal.drop(one)
+        jobs.named("aa")
+    jobs.write(one, status="ERROR")
+    assert jobs.find("r", 1, "b") is None, "what failed is sent again"
+    jobs.drop(one)
     (folder / "spoiled.json").write_text("{")
-    assert [job.id for job in journal.jobs()] == ["aab2"]
+    assert [job.id for job in jobs.listed()] == ["aab2"]
 
 
 def test_ids_are_no_paths(folder: Path) -> None:
-    journal.write(journal.Job("../../escape", "http://x", "m"))
+    jobs.write(jobs.Job("../../escape", "http://x", "m"))
     assert [path.parent for path in folder.rglob("*.json")] == [folder]
 
 
@@ -388,7 +388,7 @@ def test_a_local_model_is_not_sent(organism: Any) -> None:
 def test_the_name_that_cannot_travel_is_told(organism: Any) -> None:
     import threading
 
-    from refusal_plugin.remote.backend import _culprit
+    from refusal_plugin.remote.backend import culprit
 
     said = []
 
@@ -396,7 +396,7 @@ def test_the_name_that_cannot_travel_is_told(organism: Any) -> None:
 
     class Look(Backend):  # type: ignore[misc]
         def __call__(self, tracer: Any) -> None:
-            said.append(_culprit(tracer))
+            said.append(culprit(tracer))
 
     lock = threading.Lock()
     with organism.session(backend=Look()):

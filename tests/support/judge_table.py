@@ -4,8 +4,8 @@
     python -m tests.support.judge_table --missed      and every answer that is labelled otherwise
     python -m tests.support.judge_table --keep NAME   keep the figures under a name in docs/data/judge.json
 
-The set is tests/evaluation/data/answers.jsonl: one answer a line, with its language, the kind of trap it is, its label, and
-the round in which it was written. A round is measured once before the grammars may learn from it; docs/judges.md tells.
+The set is tests/evaluation/data/answers.jsonl: one answer a line, with its language, the kind of trap it is, its label,
+and the round in which it was written. A round is measured once before the grammars may learn from it (docs/judges.md).
 """
 
 import argparse
@@ -44,7 +44,7 @@ def group(language: str) -> str:
 
 
 def measure(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Per group: the confusion table, and precision and recall of refusal (late ones included) with Wilson intervals."""
+    """Per group: the confusion table, precision and recall of refusal (late ones included) with Wilson intervals."""
     found: dict[str, Any] = {}
     judge = PhraseJudge()
     for name in GROUPS:

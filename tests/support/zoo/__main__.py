@@ -21,6 +21,8 @@ from typing import Any
 from .work import CHECKPOINTS, ROOT, WORK, plainly, tried
 
 ROWS, LOG = WORK / "rows.jsonl", WORK / "log.txt"
+CHUNK = 40
+"""Families that one pair of processes takes."""
 
 
 def main() -> None:
@@ -40,13 +42,12 @@ def main() -> None:
     rows = {} if asked.again else _rows()
     todo = names or [name for name in known if name not in rows]
     todo.sort(key=lambda name: not known[name].placeholders)  # those with media take longest: they come first
-    begun = time.monotonic()
-    for row in _run(tried, todo, asked.jobs, begun):
+    for row in _run(tried, todo, asked.jobs):
         rows[row["family"]] = row
         with ROWS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     media = [name for name in todo if name in rows and (CHECKPOINTS / name / "config.json").is_file()]
-    for row in _run(plainly, media, asked.jobs, begun):
+    for row in _run(plainly, media, asked.jobs):
         rows[row["family"]] |= row
         with ROWS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rows[row["family"]]) + "\n")
@@ -63,19 +64,24 @@ def _rows() -> dict[str, Any]:
     return {row["family"]: row for row in map(json.loads, lines)}
 
 
-def _run(work: Any, names: list[str], jobs: int, begun: float) -> Iterable[dict[str, Any]]:
+def _run(work: Any, names: list[str], jobs: int) -> Iterable[dict[str, Any]]:
     """The rows as they are done, with progress and the time that is left."""
     started, done = time.monotonic(), 0
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, max_tasks_per_child=25) as pool, LOG.open("a", encoding="utf-8") as log:
-        for future in as_completed([pool.submit(work, name) for name in names]):
-            row, done = future.result(), done + 1
-            left = (time.monotonic() - started) / done * (len(names) - done)
-            bad = {key: said for key, said in row.get("checks", {}).items() if said != "ok"}
-            line = f"[{done}/{len(names)}, {left / 60:.0f} min left] {row['family']}: {_short(bad) or 'all well'}"
-            print(line, flush=True)
-            print(line, *(f"    {key}: {said}" for key, said in bad.items()), sep="\n", file=log, flush=True)
-            yield row
+    with LOG.open("a", encoding="utf-8") as log:
+        # New processes now and then: what hundreds of models leave behind in one would fill the memory.
+        for start in range(0, len(names), CHUNK):
+            with ProcessPoolExecutor(jobs, context) as pool:
+                for future in as_completed([pool.submit(work, name) for name in names[start : start + CHUNK]]):
+                    row, done = future.result(), done + 1
+                    left = (time.monotonic() - started) / done * (len(names) - done)
+                    bad = {key: said for key, said in row.get("checks", {}).items() if said != "ok"}
+                    line = (
+                        f"[{done}/{len(names)}, {left / 60:.0f} min left] {row['family']}: {_short(bad) or 'all well'}"
+                    )
+                    print(line, flush=True)
+                    print(line, *(f"    {key}: {said}" for key, said in bad.items()), sep="\n", file=log, flush=True)
+                    yield row
 
 
 def _short(bad: dict[str, str]) -> str:

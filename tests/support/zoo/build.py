@@ -192,7 +192,7 @@ def _set_ids(config: Any, family: Family, tokenizer: Any, processor: Any) -> Non
         for name, value in list(vars(part).items()):
             if hasattr(value, "to_dict") and hasattr(value, "model_type"):
                 seen.append(value)
-            stem = re.fullmatch(r"(\w+_token)_(id|index)", name)
+            stem = re.fullmatch(r"(\w+_token|image_patch)_(id|index)", name)
             if stem is None or stem[1] in ("bos_token", "eos_token", "pad_token", "unk_token", "decoder_start_token"):
                 continue
             found = _id_of(stem[1], family, tokenizer, processor)

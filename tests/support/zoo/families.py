@@ -120,6 +120,9 @@ _NOT_DECODERS = frozenset(
         "gpt-sw3",
         "git",
         "beam",
+        "blt",
+        "hrm_text",
+        "zamba",
         "gemma4_assistant",
         "gemma4_unified_assistant",
     ]
@@ -432,7 +435,7 @@ _FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "ernie4_5_vl_moe",
-        {"text_config": {"rope_parameters": _rope()}},
+        {"text_config": {"rope_parameters": _rope(1, 1, 2)}},
         named={
             "image_start_token": "<|IMAGE_START|>",
             "image_end_token": "<|IMAGE_END|>",
@@ -516,6 +519,14 @@ _FAMILIES: tuple[Family, ...] = (
         image={"size": {"height": 378, "width": 378}},
         placeholders={"image": "<|image|>", "video": "<|video|>"},
         soft={"image": "<im_patch>"},
+        ids={
+            "image_patch": "<im_patch>",
+            "image_start_token": "<im_start>",
+            "low_res_image_start_token": "<low_res_im_start>",
+            "image_end_token": "<im_end>",
+            "frame_start_token": "<frame_start>",
+            "frame_end_token": "<frame_end>",
+        },
     ),
     Family(
         "nemotron_h_omni",

@@ -46,6 +46,7 @@ def tried(name: str) -> dict[str, Any]:
             raise
         row.setdefault("class", "")
         row["checks"] = {"built": f"fails: {type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    row["checks"] = {check: said.replace(f"{CHECKPOINTS}/", "") for check, said in row["checks"].items()}
     return row | {"seconds": round(time.monotonic() - started, 1)}
 
 
@@ -56,9 +57,12 @@ def plainly(name: str) -> dict[str, Any]:
 
     try:
         facts = anatomy(load(CHECKPOINTS / name))
-        found: dict[str, Any] = {"without_torchvision": list(facts.modalities), "says": facts.processor_error or ""}
+        found: dict[str, Any] = {
+            "without_torchvision": list(facts.modalities),
+            "says": "; ".join(facts.missing.values()),
+        }
     except Exception as error:
-        found = {"without_torchvision": [], "says": " ".join(str(error).split())[:300]}
+        found = {"without_torchvision": [], "says": " ".join(str(error).replace(f"{CHECKPOINTS}/", "").split())[:300]}
     _remove(CHECKPOINTS / name)
     return {"family": name, **found}
 

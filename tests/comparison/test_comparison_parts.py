@@ -1,22 +1,20 @@
-"""The parts of a comparison: search for a strength, ledger, size of an edit, claims, figures over seeds."""
+"""The parts of a comparison: search for a strength, size of an edit, claims, figures over seeds."""
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from refusal_plugin.comparison.arena import Price
 from refusal_plugin.comparison.cells import Measurement, brr, brr_change, change, matched_row, row, share
 from refusal_plugin.comparison.claims import adjusted, claims, judge, negated
-from refusal_plugin.comparison.edit_size import edit_size
 from refusal_plugin.comparison.fits import control_seeds
-from refusal_plugin.comparison.ledger import Ledger, key_of
 from refusal_plugin.comparison.results import between, verdicts
+from refusal_plugin.defences.edit_size import edit_size
+from refusal_plugin.defences.run import Price
 from refusal_plugin.directions.calibration import KLPrice, calibrate, first_too_dear
-from refusal_plugin.errors import PromptError, StudyError
+from refusal_plugin.errors import PromptError
 from refusal_plugin.evaluation import Outcomes, statistical_power
 from refusal_plugin.inference.edits import Edit, SiteEdit, addition
 from refusal_plugin.prompts import Prompt, PromptSet
@@ -130,33 +128,6 @@ def test_the_size_of_an_addition_is_its_length_over_the_stream(
     ]  # layers up to the edit are untouched by it
     assert sizes[2] == pytest.approx(float((2.0 / stream.norm(dim=-1)).mean()), rel=1e-4)
     assert sizes[0] == sizes[1] == sizes[3] == 0.0
-
-
-# -- ledger -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_line_is_kept_and_half_a_line_is_not(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    assert ledger.get({"a": 1}, lambda: [1, 2]) == [1, 2] and ledger.get({"b": 1}, lambda: "x") == "x"
-    ledger.close()
-    path = tmp_path / "results.jsonl"
-    path.write_bytes(path.read_bytes()[:-6])  # stopped while the second line was written
-    again = Ledger(tmp_path)
-    assert again.get({"a": 1}, lambda: pytest.fail("it was done")) == [1, 2]
-    assert again.get({"b": 1}, lambda: "y") == "y"
-    again.close()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["key"] for line in lines] == [key_of({"a": 1}), key_of({"b": 1})]
-    assert (again.reused, again.computed) == (1, 1)
-
-
-def test_processes_share_a_folder_and_spoiled_lines_are_passed_over(tmp_path: Path) -> None:
-    Ledger(tmp_path, "one").put("k", 1)
-    (tmp_path / "two.jsonl").write_text('nonsense\n{"key": "m", "value": 2}\n[]\n{"no": 1}\n')
-    assert Ledger(tmp_path, "three").found == {"k": 1, "m": 2}
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StudyError, match="choose another --out"):
-        Ledger(tmp_path / "file" / "below")
 
 
 # -- figures over seeds -----------------------------------------------------------------------------------------------

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from planting import REFUSE, WordJudge
-from tiny import tiny_model
 from torch import Tensor
 
 from refusal_plugin.directions.selection import select_direction
@@ -18,6 +16,8 @@ from refusal_plugin.inference.scores import Encoded, refusal_scores
 from refusal_plugin.models import anatomy, hf_module, load
 from refusal_plugin.prompts import PromptSet, encode
 from refusal_plugin.traced.measure import kl_divergence, refusal_score
+from tests.support.planting import REFUSE, WordJudge
+from tests.support.tiny import tiny_model
 
 
 def logits_by_hooks(model: Any, module: Any, prompts: PromptSet, edit: Any = None) -> Tensor:

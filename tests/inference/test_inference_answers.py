@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_model
 
 from refusal_plugin.errors import DataError, DirectionError, ModelError, PromptError
 from refusal_plugin.inference.activations import collect_activations
@@ -18,6 +17,7 @@ from refusal_plugin.inference.scores import Encoded
 from refusal_plugin.inference.streaming import collect_moments
 from refusal_plugin.models import anatomy, load
 from refusal_plugin.prompts import Prompt, PromptSet
+from tests.support.tiny import tiny_model
 
 
 @pytest.fixture(scope="module")

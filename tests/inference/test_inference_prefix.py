@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from counting import counted
-from tiny import FAMILIES, tiny_model
 
 import refusal_plugin as rp
 from refusal_plugin.errors import PromptError
@@ -22,6 +20,8 @@ from refusal_plugin.prompts import Prompt, PromptSet, batches, encode
 from refusal_plugin.prompts.neutral import neutral_prompts
 from refusal_plugin.traced import gate
 from refusal_plugin.traced.write import add, blend
+from tests.support.counting import counted
+from tests.support.tiny import FAMILIES, tiny_model
 
 SUFFIX = "w40 w41"
 TEXTS = ("w1 w2 w3", "w5 w6 w7 w8 w9 w10", "w11 w12")

@@ -20,8 +20,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from refusal_plugin.prompts import Prompt
-from tests.models.tiny import FAMILIES, WORDS, randomise, tiny_tokenizer
 from tests.support import torchvision
+from tests.support.tiny import FAMILIES, WORDS, randomise, tiny_tokenizer
 
 HAS_VIDEO = not torchvision.enable()
 """Whether video processors can be made here; asked before anything of transformers imports torchvision."""

@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-import refusal_plugin as rp
 from refusal_plugin.errors import PromptError
-from refusal_plugin.inference.streaming import stream_moments
+from refusal_plugin.inference.streaming import collect_moments, stream_moments
 from refusal_plugin.prompts import Prompt
 
 
 @pytest.mark.parametrize("second", ["diagonal", "full"])
 @pytest.mark.parametrize("window", [7, 60, 10_000])
 def test_windows_leave_no_trace(planted: Any, window: int, second: Any) -> None:
-    whole = rp.collect_moments(planted.model, planted.train, second=second, progress=False)
+    whole = collect_moments(planted.model, planted.train, second=second, progress=False)
     found = stream_moments(planted.model, iter(planted.train), window=window, second=second)
     assert found.keys() == whole.keys()
     for name, moments in found.items():

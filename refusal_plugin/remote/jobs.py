@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..storage import read_tensors, write_tensors
+from ..errors import DataError
+from ..storage import read_tensors, write_json, write_tensors
 from .errors import RemoteError
 
 FORMAT = "refusal_plugin.job.v1"
@@ -75,33 +76,31 @@ def write(job: Job, **changes: Any) -> Job:
     path = _path(job.id, "json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(asdict(changed), indent=1))
-        draft.replace(path)
-    except OSError as error:
-        found = f"{path.parent}: {error.strerror or error}"
+        write_json(path, asdict(changed))
+    except (OSError, DataError) as error:
+        found = f"{path.parent}: {getattr(error, 'strerror', None) or getattr(error, 'found', error)}"
         raise RemoteError("keep a job", found, "set REFUSAL_PLUGIN_JOBS to a folder") from None
     return changed
 
 
-def jobs() -> list[Job]:
+def listed() -> list[Job]:
     """All jobs, newest first; unreadable files are passed over."""
     found = []
     for path in folder().glob("*.json"):
         try:
             found.append(Job(**json.loads(path.read_text())))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             continue
     return sorted(found, key=lambda job: -job.created)
 
 
-def job(identity: str) -> Job:
+def named(identity: str) -> Job:
     """A job by its id or the beginning of it.
 
     Raises:
         RemoteError: no such job here, or several.
     """
-    found = [one for one in jobs() if one.id.startswith(identity)] if identity else []
+    found = [one for one in listed() if one.id.startswith(identity)] if identity else []
     if len(found) != 1:
         what = "no such job on this machine" if not found else f"{len(found)} jobs begin like that"
         raise RemoteError(f"find job {identity!r}", what, "refusal-plugin jobs lists them")
@@ -110,7 +109,7 @@ def job(identity: str) -> Job:
 
 def find(run: str, index: int, block: str) -> Job | None:
     """The living or finished job of a run's request, if it was sent before."""
-    for one in jobs():
+    for one in listed():
         same = (one.run, one.index, one.block) == (run, index, block)
         if same and run and one.status not in ("ERROR", "LOST"):
             return one
@@ -151,7 +150,7 @@ def _path(identity: str, kind: str) -> Path:
 def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         name = f"t{len(tensors)}"
-        tensors[name] = value.detach().cpu().contiguous().clone()
+        tensors[name] = value
         return {"tensor": name}
     if isinstance(value, list | tuple):
         return {type(value).__name__: [_flatten(part, tensors) for part in value]}

@@ -12,14 +12,14 @@ import pytest
 
 from refusal_plugin import cli
 from refusal_plugin.comparison import compare_defences
-from refusal_plugin.comparison.arena import DefenceRun, digest
-from refusal_plugin.comparison.fits import defence_prompts
-from refusal_plugin.comparison.ledger import Ledger
 from refusal_plugin.defences import Defence
+from refusal_plugin.defences.run import DefenceRun, digest
 from refusal_plugin.errors import PromptError, StudyError
 from refusal_plugin.inference.answers import generate
+from refusal_plugin.models.own_prompts import defence_prompts
 from refusal_plugin.prompts import PromptSet
 from refusal_plugin.report.comparison import render_comparison
+from refusal_plugin.storage import Checkpoints
 
 DEFENCES = ("addition", "random")
 OPTIONS: dict[str, Any] = {
@@ -55,7 +55,7 @@ def results(organism: Any, prompts: PromptSet, folder: Path) -> dict[str, Any]:
 
 
 def lines(folder: Path) -> list[str]:
-    return (folder / "stream" / "results.jsonl").read_text().splitlines()
+    return (folder / "stages" / "results.jsonl").read_text().splitlines()
 
 
 def same(results: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def test_the_same_question_is_not_asked_again(
         raise AssertionError("it was answered before")
 
     before = lines(folder)
-    monkeypatch.setattr("refusal_plugin.comparison.arena.generate_batches", never)
+    monkeypatch.setattr("refusal_plugin.defences.run.generate_batches", never)
     monkeypatch.setattr("refusal_plugin.comparison.fits.fit_defence", never)
     again = compare_defences(organism, prompts, DEFENCES, out=folder, **OPTIONS)
     assert same(again) == same(results) and lines(folder) == before
@@ -105,8 +105,8 @@ def test_undefended_answers_are_shared_between_comparisons(
     organism: Any, prompts: PromptSet, folder: Path, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    real = DefenceRun._answer
-    monkeypatch.setattr(DefenceRun, "_answer", lambda self, d, *rest: asked.append(d) or real(self, d, *rest))
+    real = DefenceRun.answer_batch
+    monkeypatch.setattr(DefenceRun, "answer_batch", lambda self, d, *rest: asked.append(d) or real(self, d, *rest))
     compare_defences(
         organism, prompts, ("shuffled",), out=folder, **{**OPTIONS, "seeds": (0,), "modalities": ("image",)}
     )
@@ -117,20 +117,20 @@ def test_undefended_answers_are_shared_between_comparisons(
 def test_an_interrupted_run_loses_one_batch_at_most(
     organism: Any, prompts: PromptSet, results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, stop_after = Ledger.put, 7
+    real, stop_after = Checkpoints.put, 7
 
-    def put(self: Ledger, key: str, value: Any) -> None:
-        real(self, key, value)
+    def put(self: Checkpoints, facts: Any, value: Any) -> None:
+        real(self, facts, value)
         if self.computed >= stop_after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Ledger, "put", put)
+    monkeypatch.setattr(Checkpoints, "put", put)
     with pytest.raises(KeyboardInterrupt):
         compare_defences(organism, prompts, DEFENCES, out=tmp_path, **OPTIONS)
     monkeypatch.undo()
     kept = lines(tmp_path)
     assert len(kept) == stop_after and not (tmp_path / "compare.json").exists()
-    path = tmp_path / "stream" / "results.jsonl"
+    path = tmp_path / "stages" / "results.jsonl"
     path.write_text(path.read_text() + '{"key": "half')  # and the next line was being written
     finished = compare_defences(organism, prompts, DEFENCES, out=tmp_path, **OPTIONS)
     assert lines(tmp_path)[:stop_after] == kept, "nothing is done twice"
@@ -142,7 +142,7 @@ def test_rows_of_strengths_answer_as_single_runs_do(
 ) -> None:
 
     defence: Defence = Defence.load(folder / "defences" / "addition-0.safetensors", organism)
-    arena = DefenceRun(organism, prompts, Ledger(tmp_path), max_new_tokens=14, max_rows=17)
+    arena = DefenceRun(organism, prompts, Checkpoints(tmp_path), max_new_tokens=14, max_rows=17)
     together = arena.answers(defence, "image", [0.3, 1.5])
     for c, found in zip((0.3, 1.5), together, strict=True):
         edit = defence.edit(c, modality="image")
@@ -171,20 +171,6 @@ def test_what_cannot_be_fitted_is_named_and_the_rest_is_compared(
     assert any("mdsteer_h2s was not fitted" in w for w in found["warnings"])
     with pytest.raises(StudyError, match="none could be fitted"):
         compare_defences(organism, prompts, ("mdsteer_h2s",), out=folder, **options)
-
-
-@pytest.mark.slow
-def test_two_processes_find_what_one_finds(prompts: PromptSet, results: dict[str, Any], tmp_path: Path) -> None:
-    found = compare_defences("organism", prompts, DEFENCES, out=tmp_path, workers=2, **OPTIONS)
-    assert same(found) == same(results)
-    assert (tmp_path / "stream" / "worker-1.jsonl").stat().st_size > 0, "the second process did its share"
-
-
-def test_modalities_are_shared_out() -> None:
-    from refusal_plugin.comparison.workers import shared_out
-
-    assert shared_out(("text", "image", "video", "audio"), 2) == [("audio", "text"), ("video", "image")]
-    assert shared_out(("text",), 3) == [("text",)]
 
 
 @pytest.mark.parametrize(

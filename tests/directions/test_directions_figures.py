@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, tiny_model
 from torch import Tensor
 
 from refusal_plugin.directions.calibration import largest_within
@@ -33,6 +32,7 @@ from refusal_plugin.models import anatomy, load
 from refusal_plugin.prompts import Prompt, PromptSet
 from refusal_plugin.statistics import auroc
 from refusal_plugin.traced.grid import grid_ask, grid_begin, grid_tell
+from tests.support.tiny import FAMILIES, tiny_model
 
 # Its stream has an axis of copies in front of the batch, so no residual of it can be read by prompt (see models/).
 ROWS_FIRST = [family for family in FAMILIES if family != "gemma3n"]

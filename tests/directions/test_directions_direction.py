@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from planting import plant
 from safetensors.torch import load_file, save_file
-from tiny import tiny_model
 
 from refusal_plugin.directions.direction import Direction, fit_direction, template_positions
 from refusal_plugin.errors import DataError, DirectionError, PromptError
@@ -19,6 +17,8 @@ from refusal_plugin.models import hf_module, load
 from refusal_plugin.models.provenance import provenance
 from refusal_plugin.prompts import Prompt, PromptSet
 from refusal_plugin.storage import read_tensors, write_tensors
+from tests.support.planting import plant
+from tests.support.tiny import tiny_model
 
 
 def test_the_planted_direction_is_recovered_at_every_layer_and_position(planted: Any) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from refusal_plugin.inference import streaming
 from refusal_plugin.errors import DataError, DirectionError, PromptError
+from refusal_plugin.inference import streaming
 from refusal_plugin.inference.activations import collect_activations
 from refusal_plugin.inference.streaming import collect_moments
 from refusal_plugin.models import anatomy, hf_layers, hf_module, load
@@ -146,7 +146,7 @@ def test_memory_does_not_grow_with_the_number_of_batches(
 @pytest.fixture(scope="module")
 def broken() -> Any:
     """A model in which one word has become NaN after loading."""
-    from tiny import tiny_model
+    from tests.support.tiny import tiny_model
 
     module, tokenizer = tiny_model("qwen2")
     model = load(module, tokenizer=tokenizer)

@@ -1,4 +1,4 @@
-"""One model, its prompts, and what a defence costs and does there; everything measured goes through the ledger.
+"""One model, its prompts, and what a defence costs and does there; everything measured goes through checkpoints.
 
 price     the strength at which the mean KL on harmless VALIDATION prompts of a modality reaches the target
 answers   to the TEST prompts of a modality, several strengths as rows of the same batches
@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..defences import Defence
 from ..directions.calibration import KLPrice, price
 from ..inference.answers import Answer, decoded, generate_batches
 from ..inference.loop import re_encoder
@@ -21,8 +20,9 @@ from ..models import anatomy
 from ..models.provenance import versions
 from ..prompts import Modality, Prompt, PromptSet, batches
 from ..prompts.batch import Batch
+from ..storage import Checkpoints
+from .base import Defence
 from .edit_size import edit_size
-from .ledger import Ledger
 
 Facts = dict[str, Any]
 
@@ -54,7 +54,7 @@ class DefenceRun:
     Args:
         model: a loaded model.
         prompts: with splits and roles; "val" prices, "test" is answered.
-        ledger: where results go and come from.
+        checkpoints: where results go and come from.
         target_kl: the price, nats per prompt.
         calibration_items: harmless validation prompts per modality that set the price, balanced over roles.
         max_new_tokens: longest answer.
@@ -65,7 +65,7 @@ class DefenceRun:
         self,
         model: Any,
         prompts: PromptSet,
-        ledger: Ledger,
+        checkpoints: Checkpoints,
         *,
         target_kl: float = 0.05,
         calibration_items: int = 64,
@@ -73,7 +73,8 @@ class DefenceRun:
         max_rows: int = 128,
         token_budget: int = 8192,
     ) -> None:
-        self.model, self.ledger, self.target_kl, self.max_new_tokens = model, ledger, target_kl, max_new_tokens
+        self.model, self.checkpoints, self.target_kl = model, checkpoints, target_kl
+        self.max_new_tokens = max_new_tokens
         self.max_rows, self.token_budget, self.calibration_items = max_rows, token_budget, calibration_items
         facts = anatomy(model)
         self.base: Facts = {
@@ -117,7 +118,7 @@ class DefenceRun:
             "prompts": self._hash(harmless),
             "target_kl": self.target_kl,
         }
-        return Price(**_tuples(self.ledger.get(facts, lambda: self._price(defence, modality, harmless))))
+        return Price(**_tuples(self.checkpoints.get(facts, lambda: self._price(defence, modality, harmless))))
 
     def _price(self, defence: Defence, modality: Modality, harmless: PromptSet) -> Facts:
         if modality not in self._priced:
@@ -171,12 +172,15 @@ class DefenceRun:
             per_row = [float(strengths[row // len(test)]) if defence is not None else 0.0 for row in rows]
             prompts = [test[row % len(test)] for row in rows]
             facts = {**told, "strengths": [f"{c:.8g}" for c in per_row], "prompts": self._hash(prompts)}
-            said = self.ledger.get(facts, lambda b=batch, c=per_row: self._answer(defence, modality, b, c))  # type: ignore[misc]
+            said = self.checkpoints.get(facts, lambda b=batch, c=per_row: self.answer_batch(defence, modality, b, c))  # type: ignore[misc]
             for row, prompt, (text, ids, finished) in zip(rows, prompts, said, strict=True):
                 found[row // len(test)][row % len(test)] = Answer(prompt.id, text, tuple(ids), finished)
         return [[answer for answer in one if answer is not None] for one in found]
 
-    def _answer(self, defence: Defence | None, modality: Modality, batch: Batch, strengths: list[float]) -> list[Any]:
+    def answer_batch(
+        self, defence: Defence | None, modality: Modality, batch: Batch, strengths: list[float]
+    ) -> list[Any]:
+        """Answers of one batch, each row at its own strength, as JSON."""
         edit = None if defence is None else defence.edit(torch.tensor(strengths), modality=modality)
         if edit is not None:
             edit.check(anatomy(self.model))

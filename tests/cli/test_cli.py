@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from refusal_plugin import cli
+from refusal_plugin.directions.direction import Direction, fit_direction
 from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.prompts.media import load_audio, load_image
 from refusal_plugin.prompts.waveforms import wav_bytes
@@ -51,9 +53,11 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.fixture(scope="module")
-def saved(direction: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A direction file, so that no test fits one again."""
-    return str(direction.save(tmp_path_factory.mktemp("cli") / "direction.safetensors"))
+def saved(organism: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A direction file, so that no test selects one again."""
+    few = organism_prompts(split="train", modality="text", limit=8)
+    found = fit_direction(organism, few, progress=False).at(4)
+    return str(found.save(tmp_path_factory.mktemp("cli") / "direction.safetensors"))
 
 
 def fails(found: SimpleNamespace, *words: str) -> None:
@@ -101,7 +105,8 @@ def test_cp_copies_a_recipe_once(command: Run, tmp_path: Path) -> None:
     fails(command("cp", "study", str(target / "below")), "direction_extraction.py")
 
 
-def test_run_a_recipe_on_own_prompts(command: Run, tmp_path: Path, train: Any, val: Any) -> None:
+def test_run_a_recipe_on_own_prompts(command: Run, tmp_path: Path) -> None:
+    val = organism_prompts(split="val", modality="text", limit=10)
     few = organism_prompts(split="train", modality="text", limit=12) + val
     path = few.to_jsonl(tmp_path / "few.jsonl")
     found = command("run", "direction_extraction", "--prompts", str(path))
@@ -214,8 +219,12 @@ def test_bad_questions_are_one_line(command: Run, saved: str, tmp_path: Path, ki
     fails(command("ask", *bad(kind, tmp_path, saved)), *words)
 
 
-def test_a_direction_of_another_model_is_one_line(command: Run, planted: Any, tmp_path: Path) -> None:
-    path = planted.candidates.at(1).save(tmp_path / "other.safetensors")
+def test_a_direction_of_another_model_is_one_line(command: Run, tmp_path: Path) -> None:
+    hashes = dict.fromkeys(("config_hash", "weight_hash", "revision", "template_hash"), "")
+    other = {"model": "another", "n_layers": 3, "d_model": 32, **hashes}
+    path = Direction(1, -1, torch.ones(3, 32), torch.zeros(3, 32), provenance=other).save(
+        tmp_path / "other.safetensors"
+    )
     fails(command("ask", "how do i bake the bread ?", "--direction", str(path)), "layers of width 32")
 
 
@@ -225,6 +234,54 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(PromptError, match="no question"):
         cli.main()
+
+
+@pytest.mark.parametrize("name", ["study", "compare", "run", "ask"])
+def test_commands_that_run_a_model_share_their_options(command: Run, name: str) -> None:
+    said = command(name, "--help").out
+    for option in ("dtype", "device", "device-map", "revision", "trust-remote-code", "batch-tokens", "max-new-tokens"):
+        assert f"--{option}" in said
+    assert all(f"--{option}" in said for option in ("quiet", "verbose", "json"))
+
+
+def test_ask_answers_in_json_and_nothing_else(command: Run, saved: str) -> None:
+    found = command("ask", "how do i bake the bread ?", "--direction", saved, "--json", "--max-new-tokens", "3")
+    record = json.loads(found.out)
+    assert found.code == 0 and found.out.count("\n") == 1
+    assert record["prompt"] == "how do i bake the bread ?" and len(record["coordinates"]) == N_LAYERS
+    assert (record["layer"], record["fitted"]) == (4, False)
+
+
+def test_run_keeps_its_result_and_is_quiet_when_asked(command: Run, tmp_path: Path) -> None:
+    own, prompts = tmp_path / "own.py", tmp_path / "few.jsonl"
+    organism_prompts(split="val", modality="text", limit=1).to_jsonl(prompts)
+    own.write_text(
+        "import torch\nfrom dataclasses import dataclass\n\n@dataclass\nclass Found:\n    n: int\n    x: object\n\n"
+        "def run(model, prompts, *, remote=False):\n    return Found(len(prompts), torch.tensor([1.0, float('nan')]))\n"
+    )
+    words = ("run", str(own), "--prompts", str(prompts), "--out")
+    found = command(*words, str(tmp_path / "found.json"), "--quiet")
+    assert (found.code, found.out) == (0, ""), found.err
+    assert json.loads((tmp_path / "found.json").read_text()) == {"n": 3, "x": [1.0, None]}
+    fails(command(*words, str(tmp_path / "found.safetensors"), "--quiet"), "no artefact")
+    assert json.loads(command("run", str(own), "--prompts", str(prompts), "--json").out)["n"] == 3
+
+
+@pytest.mark.parametrize("name", ["study", "compare", "ask"])
+def test_a_mistyped_model_answers_before_torch_is_imported(name: str) -> None:
+    code = (
+        "import sys\nfrom refusal_plugin.cli import main\n"
+        f"sys.argv = ['refusal-plugin', {name!r}, '--model', 'organsim']\n"
+        "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert found.returncode == 2 and found.stdout == "False\n", found
+    assert found.stderr.count("\n") == 1 and found.stderr.endswith("use organism.\n"), found.stderr
+
+
+def test_a_limit_too_small_says_which_is_large_enough(command: Run, tmp_path: Path) -> None:
+    found = command("study", "--limit", "12", "--out", str(tmp_path / "study"))
+    assert found.code == 2 and re.search(r"use --limit \d+ or more", found.err), found.err
 
 
 @pytest.mark.parametrize("words", [("fly",), ("ask", "x", "--tokens", "0"), ("study", "--limit", "-1"), ("run",)])
@@ -250,20 +307,23 @@ def test_python_m_is_the_command(command: Run, tmp_path: Path) -> None:
     assert (process.returncode, out, err) == (here.code, here.out, here.err) and here.code == 2
 
 
-def test_ctrl_c_leaves_a_folder_that_the_same_command_continues(organism: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "a scheduler"])
+def test_what_is_stopped_is_continued_by_the_same_command(organism: Any, tmp_path: Path, stop: signal.Signals) -> None:
     out = tmp_path / "study"
-    process = start("study", "--limit", "120", "--out", str(out), cwd=tmp_path)
-    first = out / "stages" / "read-text.json"  # behind it the model runs again, inside a trace
+    process = start("study", "--limit", "40", "--out", str(out), cwd=tmp_path)
+    kept = out / "stages" / "results.jsonl"
     deadline = time.time() + 240
-    while not first.is_file() and time.time() < deadline and process.poll() is None:
+    while time.time() < deadline and process.poll() is None:
+        if kept.is_file() and b'"read-text"' in kept.read_bytes():  # behind it the model runs again, inside a trace
+            break
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, err = process.communicate(timeout=120)
-    assert first.is_file(), err
-    assert process.returncode == 130 and "the same command continues" in err and "Traceback" not in err, err
+    assert process.returncode == 128 + stop and "the same command continues" in err and "Traceback" not in err, err
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d direction: done in", err, re.MULTILINE), "as a log has it"
     assert not (out / "results.json").is_file(), "it was stopped on the way"
-    done = {path: path.stat().st_mtime_ns for path in (out / "stages").iterdir() if path.suffix != ".partial"}
-    assert done and all(json.loads(path.read_text())["key"] for path in done if path.suffix == ".json")
-    results = recipe("study").run(organism, out=out, limit=120, progress=False)
-    assert (out / "results.json").is_file() and results["limit"] == 120
-    assert {path: path.stat().st_mtime_ns for path in done} == done, "finished stages are not done again"
+    done = kept.read_bytes()
+    results = recipe("study").run(organism, out=out, limit=40, progress=False)
+    assert (out / "results.json").is_file() and results["limit"] == 40
+    whole = kept.read_bytes()
+    assert whole.startswith(done[: done.rfind(b"\n") + 1]) and whole.count(b'"stage": "direction"') == 1, "done once"

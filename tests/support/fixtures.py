@@ -1,9 +1,7 @@
 """Shared by the tests of extraction, edits, selection, evaluation and the study: everything is built once a session."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,14 +11,10 @@ from torch import nn
 
 torch.set_num_threads(1)  # models this small lose more to a second thread than they gain
 
-# The tiny models live beside their own tests.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
-
-from planting import WordJudge, plant, planted_prompts  # noqa: E402
-from tiny import tiny_model  # noqa: E402
-
 from refusal_plugin.models import anatomy, load  # noqa: E402
 from refusal_plugin.prompts import PromptSet  # noqa: E402
+from tests.support.planting import WordJudge, plant, planted_prompts  # noqa: E402
+from tests.support.tiny import tiny_model  # noqa: E402
 
 MODALITIES = ("text", "image", "video", "audio")
 

@@ -8,87 +8,13 @@ from typing import Any
 import pytest
 
 from refusal_plugin.errors import PromptError, StudyError
-from refusal_plugin.prompts import PromptSet
+from refusal_plugin.models import load
+from refusal_plugin.organism import checkpoint_path
+from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.recipe_files import recipe
+from refusal_plugin.storage import Checkpoints
 from refusal_plugin.study.regime import regime
-from refusal_plugin.study.stages import Stages, write_json
 from training.architecture import N_LAYERS
-
-FACTS = {"weights": "abc", "seed": 0}
-
-
-class Work:
-    """A stage's work that counts how often it was done."""
-
-    def __init__(self, value: Any, stop: bool = False) -> None:
-        self.value, self.stop, self.times = value, stop, 0
-
-    def __call__(self) -> Any:
-        if self.stop:
-            raise KeyboardInterrupt
-        self.times += 1
-        return self.value
-
-
-def test_finished_stages_are_kept_over_an_interruption(tmp_path: Path) -> None:
-    first = Work([1, 2])
-    stages = Stages(tmp_path, FACTS)
-    assert stages.run("one", first) == [1, 2]
-    with pytest.raises(KeyboardInterrupt):
-        stages.run("two", Work(0, stop=True))
-    again = Stages(tmp_path, FACTS)
-    second = Work({"x": None})
-    assert again.run("one", first) == [1, 2] and again.run("two", second) == {"x": None}
-    assert (first.times, second.times, again.reused) == (1, 1, ["one"])
-    assert again.seconds["one"] == stages.seconds["one"]
-
-
-@pytest.mark.parametrize("change", [{"seed": 1}, {"weights": "xyz"}, {"limit": 3}])
-def test_a_changed_question_starts_over(tmp_path: Path, change: dict[str, Any]) -> None:
-    work = Work(5)
-    Stages(tmp_path, FACTS).run("one", work)
-    changed = Stages(tmp_path, {**FACTS, **change})
-    changed.run("one", work)
-    assert work.times == 2 and changed.reused == []
-
-
-@pytest.mark.parametrize(
-    "content", ["", "{", "[1]", '{"key": "x"}', "\x00\xff", '{"key": null, "seconds": 1, "value": 2}']
-)
-def test_a_corrupt_stage_runs_again(tmp_path: Path, content: str) -> None:
-    stages, work = Stages(tmp_path, FACTS), Work(7)
-    stages.run("one", work)
-    (tmp_path / "stages" / "one.json").write_text(content, encoding="latin-1")
-    assert Stages(tmp_path, FACTS).run("one", work) == 7 and work.times == 2
-
-
-def test_a_tensor_stage_is_kept_and_a_corrupt_one_runs_again(tmp_path: Path) -> None:
-    import torch
-
-    work = Work(torch.arange(6.0).reshape(2, 3))
-    Stages(tmp_path, FACTS).tensor("stream", work)
-    assert torch.equal(Stages(tmp_path, FACTS).tensor("stream", work), work.value) and work.times == 1
-    (tmp_path / "stages" / "stream.safetensors").write_bytes(b"half a file")
-    assert torch.equal(Stages(tmp_path, FACTS).tensor("stream", work), work.value) and work.times == 2
-    Stages(tmp_path, {**FACTS, "seed": 1}).tensor("stream", work)
-    assert work.times == 3
-
-
-def test_nothing_half_written(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"x": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "a.json", {"x": float("nan")})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
-
-
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StudyError, match="write the study into") as error:
-        Stages(tmp_path / "file" / "study", FACTS)
-    assert "\n" not in str(error.value)
-    with pytest.raises(StudyError, match="write"):
-        write_json(tmp_path / "no" / "such.json", 1)
-
 
 # -- the whole of it --------------------------------------------------------------------------------------------------
 
@@ -191,7 +117,7 @@ def test_the_direction_belongs_to_the_model(results: dict[str, Any], folder: Pat
 
 def test_a_second_run_reuses_every_stage(results: dict[str, Any], folder: Path, organism: Any) -> None:
     before = {path: path.stat().st_mtime_ns for path in (folder / "stages").iterdir()}
-    assert len(before) > 15
+    assert len((folder / "stages" / "results.jsonl").read_text().splitlines()) > 15
     again = recipe("study").run(organism, out=folder, limit=LIMIT, progress=False)
     assert {path: path.stat().st_mtime_ns for path in (folder / "stages").iterdir()} == before
     assert {**again, "created": ""} == {**results, "created": ""}
@@ -204,8 +130,35 @@ def test_a_spoiled_direction_file_is_made_again(results: dict[str, Any], folder:
     assert again["direction"] == results["direction"] and again["modalities"] == results["modalities"]
 
 
-def test_what_a_study_cannot_do(organism: Any, tmp_path: Path, train: PromptSet, planted: Any) -> None:
-    run = recipe("study").run
+@pytest.mark.slow
+def test_a_study_killed_behind_each_stage_finds_what_an_unbroken_one_finds(
+    results: dict[str, Any], organism: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = Checkpoints.run, []
+
+    def killed(self: Checkpoints, name: str, work: Any, **options: Any) -> Any:
+        found = real(self, name, work, **options)
+        if name not in seen:  # it has just been written for the first time, and the next line was being written
+            seen.append(name)
+            with self.path.open("a") as file:
+                file.write('{"key": "half')
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Checkpoints, "run", killed)
+    for _ in range(60):
+        try:
+            found = recipe("study").run(organism, out=tmp_path, limit=LIMIT, progress=False)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert len(seen) > 15, seen
+    differ = ("created", "timings")
+    assert {k: v for k, v in found.items() if k not in differ} == {k: v for k, v in results.items() if k not in differ}
+
+
+def test_what_a_study_cannot_do(organism: Any, tmp_path: Path) -> None:
+    run, train = recipe("study").run, organism_prompts(split="train", modality="text", limit=8)
     with pytest.raises(StudyError, match="remote"):
         run(organism, out=tmp_path, remote=True)
     with pytest.raises(PromptError, match="no harmful text prompts in split 'train'"):
@@ -213,7 +166,7 @@ def test_what_a_study_cannot_do(organism: Any, tmp_path: Path, train: PromptSet,
     with pytest.raises(PromptError, match="no harmful text prompts in split 'val'"):
         run(organism, train, out=tmp_path)
     with pytest.raises(PromptError, match="it brings none"):
-        run(planted.model, out=tmp_path)
+        run(load(checkpoint_path("organism")), out=tmp_path)
     with pytest.raises(PromptError, match="fewer than 1"):
         run(organism, out=tmp_path, limit=0)
     assert not list(tmp_path.iterdir()), "nothing is left behind"

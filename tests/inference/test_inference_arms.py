@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from counting import counted
 
 from refusal_plugin.errors import DirectionError, PromptError
 from refusal_plugin.inference.answers import generate
@@ -15,6 +14,7 @@ from refusal_plugin.models import anatomy
 from refusal_plugin.prompts import PromptSet
 from refusal_plugin.traced import gate
 from refusal_plugin.traced.write import add
+from tests.support.counting import counted
 
 
 def edits_of(model: Any) -> dict[str, Edit | None]:

@@ -6,9 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from counting import Counts, counted
-from planting import planted_prompts
-from tiny import tiny_tokenizer
 
 import refusal_plugin as rp
 from refusal_plugin.directions.calibration import KLPrice, calibrate
@@ -17,8 +14,12 @@ from refusal_plugin.errors import DirectionError
 from refusal_plugin.evaluation.refusal_tokens import RefusalTokens
 from refusal_plugin.inference.answers import generate_ids
 from refusal_plugin.inference.scores import Encoded, refusal_scores
+from refusal_plugin.inference.streaming import collect_moments
 from refusal_plugin.models import anatomy
 from refusal_plugin.prompts import PromptSet, batches
+from tests.support.counting import Counts, counted
+from tests.support.planting import planted_prompts
+from tests.support.tiny import tiny_tokenizer
 
 
 def tokens_of(model: Any, prompts: PromptSet, **options: Any) -> tuple[int, int]:
@@ -52,7 +53,7 @@ def test_more_positions_cost_no_more_passes(planted: Any) -> None:
     with counted(planted.model) as one:
         rp.collect_activations(planted.model, planted.train, positions=(-1,), progress=False)
     with counted(planted.model) as several:
-        rp.collect_moments(planted.model, planted.train, positions=(-3, -2, -1), second="full", progress=False)
+        collect_moments(planted.model, planted.train, positions=(-3, -2, -1), second="full", progress=False)
     assert several.bytes_out == 3 * one.bytes_out
     several.bytes_out = one.bytes_out
     assert one == several

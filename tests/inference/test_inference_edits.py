@@ -135,7 +135,9 @@ def test_hooks_are_gone_when_setting_up_fails_half_way(tiny: Callable[[str], Any
     inputs = encode(made.model, TEXTS).inputs
     first = addition({0: torch.full((32,), 5.0)}).parts[0]
     broken = Edit("broken", (first, SiteEdit(2, "attn_out", write.add, {"vector": torch.zeros(32)})))
-    no_attention = replace(made.facts.parts[2], attention=None, post_attention_norm=None)
+    third = made.facts.parts[2]
+    nothing = replace(third.writers, norm=None, mixer=None)
+    no_attention = replace(third, attention=None, post_attention_norm=None, writers=nothing)
     odd = replace(made.facts, parts=(*made.facts.parts[:2], no_attention))
     with torch.no_grad():
         before, hooks = made.bare(**inputs).logits, hooks_on(made.bare)

@@ -376,7 +376,7 @@ def _voxtral() -> nn.Module:
         "max_source_positions": 1500,
     }
     config = transformers.VoxtralConfig(
-        audio_config=audio, text_config={**_SIZE, "model_type": "llama"}, audio_token_id=60, **_IDS
+        audio_config=audio, text_config={**_SIZE, "model_type": "llama", "head_dim": 8}, audio_token_id=60, **_IDS
     )
     return transformers.VoxtralForConditionalGeneration(config)
 
