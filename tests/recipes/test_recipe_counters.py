@@ -8,12 +8,12 @@ from math import ceil, log2
 from typing import Any
 
 import pytest
-from counting import FLOAT, LONG, Counts, area, counted, made, run
 
 from refusal_plugin.inference.streams import some_pairs
 from refusal_plugin.models import anatomy
 from refusal_plugin.prompts import PromptSet
 from refusal_plugin.recipe_files import recipe, recipes
+from tests.support.counting import FLOAT, LONG, Counts, area, counted, made, run
 
 ROLES = ("harmful", "benign")
 ANSWER = 24
