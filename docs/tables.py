@@ -57,7 +57,7 @@ def study_short() -> str:
     for name, m in read("study-organism").get("modalities", {}).items():
         before, after, random = (m["defences"][arm] for arm in ("none", "addition", "random"))
         harmless = [
-            f"{100 * before[key]['value']:.0f} → {percent(after[key])}" for key in ("near_miss_refusal", "utility")
+            f"{100 * before[key]['value']:.0f}→{percent(after[key])}" for key in ("near_miss_refusal", "utility")
         ]
         refused = [percent(arm["harmful_refusal"]) for arm in (before, after, random)]
         rows.append([f"{name}, n = {m['n_harmful']}", percent(m["read_back"], interval=False), *refused, *harmless])

@@ -7,6 +7,7 @@ Every error a user can cause is one line on stderr; `--debug` shows the tracebac
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -37,7 +38,7 @@ class Commands(TyperGroup):
             asked.append(signum)
             raise KeyboardInterrupt
 
-        usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
         here = threading.current_thread() is threading.main_thread()
         ours = [one for one, handler in usual.items() if here and signal.getsignal(one) is handler]
         for one in ours:
@@ -68,7 +69,7 @@ app = typer.Typer(
 
 app.add_typer(remote_app, name="remote")
 app.add_typer(jobs_app, name="jobs")
-COMMANDS = {"check": check, "study": study, "compare": compare, "ask": ask, "ls": list_recipes, "run": run, "cp": copy}
+COMMANDS: dict[str, Callable[..., None]] = {"check": check, "study": study, "compare": compare, "ask": ask, "ls": list_recipes, "run": run, "cp": copy}
 for name, command in COMMANDS.items():
     app.command(name)(command)
 

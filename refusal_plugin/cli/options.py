@@ -87,7 +87,7 @@ class Options:
         from ..models import load
 
         given = {"dtype": self.dtype, "device": self.device, "device_map": self.device_map, "revision": self.revision}
-        chosen = {key: value for key, value in given.items() if value is not None}
+        chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         return load(name, remote=remote, trust_remote_code=self.trust_remote_code, **chosen)
 
 

@@ -90,6 +90,10 @@ class DefenceRates:
     attack_success: Estimate | None = None
     unknown: Estimate | None = None
 
+    def __repr__(self) -> str:
+        """One line a rate: what is gained stands beside what it costs."""
+        return "\n".join(f"{name.replace('_', ' '):18} {value}" for name, value in vars(self).items() if value)
+
     def to_json(self) -> dict[str, dict[str, float | int | None]]:
         """The form of `defences` in results.json."""
         return {name: value.to_json() for name, value in vars(self).items() if value is not None}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MODALITIES
+from refusal_plugin.prompts import MODALITIES
 
 from refusal_plugin.defences import fit_defence
 from refusal_plugin.errors import DataError, PromptError, RefusalPluginError

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MODALITIES
+from refusal_plugin.prompts import MODALITIES
 
 from refusal_plugin.defences import REGISTRY
 from refusal_plugin.inference.answers import generate_ids
