@@ -61,7 +61,7 @@ def study_short() -> str:
         ]
         refused = [percent(arm["harmful_refusal"]) for arm in (before, after, random)]
         rows.append([f"{name}, n = {m['n_harmful']}", percent(m["read_back"], interval=False), *refused, *harmless])
-    head = ["", "read", "harm refused", "+ text direction", "+ random", "near miss refused", "answers right"]
+    head = ["", "read", "harm refused", "+ direction", "+ random", "near miss", "answers right"]
     return markdown(head, rows)
 
 

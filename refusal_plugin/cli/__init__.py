@@ -69,7 +69,15 @@ app = typer.Typer(
 
 app.add_typer(remote_app, name="remote")
 app.add_typer(jobs_app, name="jobs")
-COMMANDS: dict[str, Callable[..., None]] = {"check": check, "study": study, "compare": compare, "ask": ask, "ls": list_recipes, "run": run, "cp": copy}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "check": check,
+    "study": study,
+    "compare": compare,
+    "ask": ask,
+    "ls": list_recipes,
+    "run": run,
+    "cp": copy,
+}
 for name, command in COMMANDS.items():
     app.command(name)(command)
 

@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from refusal_plugin.prompts import MODALITIES
 
 from refusal_plugin.defences import fit_defence
 from refusal_plugin.errors import DataError, PromptError, RefusalPluginError
 from refusal_plugin.evaluation import PhraseJudge
 from refusal_plugin.inference.activations import collect_activations
 from refusal_plugin.inference.answers import generate, generate_ids
-from refusal_plugin.prompts import PromptSet, encode
+from refusal_plugin.prompts import MODALITIES, PromptSet, encode
 from refusal_plugin.prompts.neutral import neutral_prompts
 
 

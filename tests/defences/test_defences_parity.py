@@ -4,12 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from refusal_plugin.prompts import MODALITIES
 
 from refusal_plugin.defences import REGISTRY
 from refusal_plugin.inference.answers import generate_ids
 from refusal_plugin.models import anatomy, hf_module
-from refusal_plugin.prompts import encode
+from refusal_plugin.prompts import MODALITIES, encode
 
 NEW = 3
 STRONG = {"prompt": 1.0, "ras": 1.0, "sarsteer": 1.0, "sarsteer_v1": 1.0, "sarsteer_v2": 1.0}
