@@ -58,7 +58,7 @@ def statistical_power(undefended: Outcomes, effect: float = 0.25, headroom: floa
     detectable = minimum_detectable_effect(n, refused)
     words = ""
     if attacked < headroom:
-        words = f"no headroom: the undefended model goes along with {100 * attacked:.0f} % of harmful prompts only"
+        words = f"no headroom: the undefended model goes along with {100 * attacked:.0f}% of harmful prompts only"
     elif detectable is None or detectable > effect:
         least = "none at all" if detectable is None else f"{100 * detectable:.0f} points"
         words = f"underpowered: {n} pair groups; the smallest rise found with 80 % power is {least}"

@@ -389,12 +389,12 @@ def warnings(sections: dict[str, Any], limit: int | None) -> list[str]:
         attacked = arms["none"]["harmful_refusal"]["value"]
         if attacked is not None and attacked >= 0.95:
             found.append(
-                f"{name}: {100 * attacked:.0f} % of harmful prompts are refused already; steering has no headroom here."
+                f"{name}: {100 * attacked:.0f}% of harmful prompts are refused already; steering has no headroom here."
             )
         reading = record["read_back"]["value"]
         if reading is not None and reading < 0.9:
             found.append(
-                f"{name}: only {100 * reading:.0f} % are read back; unread harm cannot be refused. "
+                f"{name}: only {100 * reading:.0f}% are read back; unread harm cannot be refused. "
                 "See the comprehended figures."
             )
         if reading is None:
