@@ -213,7 +213,7 @@ def test_a_seed_draws_pairs_and_nothing_of_the_test_split(organism: Any, data: A
 def test_streams_are_computed_once(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = data.train("text", "harmful")
     before = data.streams(chosen)
-    monkeypatch.setattr("refusal_plugin.defences.data.collect", None)  # a second pass would fail
+    monkeypatch.setattr("refusal_plugin.defences.data.collect_variants", None)  # a second pass would fail
     assert torch.equal(data.streams(chosen), before)
     assert torch.equal(data.reseed(3).streams(list(chosen)[:2]), before[:2])
 
