@@ -157,7 +157,9 @@ def test_roles_with_byte_tokens_and_any_text(bytes_gpt2, text: str) -> None:
 @pytest.fixture(scope="session")
 def bytes_gpt2(gpt2) -> SimpleNamespace:
     tokenizer = byte_tokenizer()
-    return SimpleNamespace(tokenizer=tokenizer, source=replace(gpt2.source, tokenizer=tokenizer, context_length=None))
+    return SimpleNamespace(
+        tokenizer=tokenizer, source=replace(gpt2.source, tokenizer=tokenizer, context_length=None, vocabulary=320)
+    )
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
