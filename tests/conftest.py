@@ -22,6 +22,11 @@ UNDECORATED = {"traced", "cli"}
 # A checkout that is not installed is tested too, and an installed copy never shadows the checkout.
 sys.path.insert(0, str(ROOT))
 
+from tests.support import torchvision  # noqa: E402
+
+if os.environ.get(torchvision.EXTRAS):
+    torchvision.enable()  # before transformers looks for it, once, when it is first imported
+
 from jaxtyping import install_import_hook  # noqa: E402
 
 # The hook matches by prefix, so "refusal_plugin" would take traced/ along: name the modules one by one.
