@@ -465,7 +465,7 @@ def models_media() -> str:
 def _plainly(row: Data) -> str:
     """What loads without torchvision; a dash for text alone."""
     found = row.get("without_torchvision")
-    return "not measured" if found is None else ", ".join(medium for medium in found if medium != "text") or "–"
+    return "untried" if found is None else ", ".join(medium for medium in found if medium != "text") or "–"
 
 
 def _class(row: Data) -> str:

@@ -74,7 +74,7 @@ class SafeSpace(Artefact):
         *,
         layers: Sequence[int] | None = None,
         modality: str = "",
-        halves: "tuple[Float[Tensor, 'm layer d_model'] | Moments, ...]" = (),
+        halves: "tuple[Float[Tensor, '_ layer d_model'] | Moments, ...]" = (),
         compared: int = K,
         provenance: Mapping[str, Any] | None = None,
     ) -> "SafeSpace":

@@ -12,6 +12,7 @@ from refusal_plugin.models import load
 from refusal_plugin.organism import checkpoint_path
 from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.recipe_files import recipe
+from refusal_plugin.report.numbers_in_words import change
 from refusal_plugin.storage import Checkpoints
 from refusal_plugin.study.regime import regime
 from training.architecture import N_LAYERS
@@ -222,8 +223,8 @@ def test_a_medium_unlike_the_others_is_named() -> None:
     found = regime({"text": section(0.98), "image": section(0.4, gain=0.8), "audio": section(0.4, gain=0.2)}, 1)
     assert (
         found["name"] == "attenuated"
-        and "audio (15 points)" in found["words"]
-        and "image (75 points)" in found["words"]
+        and f"audio ({change(0.15)})" in found["words"]
+        and f"image ({change(0.75)})" in found["words"]
     )
 
 
