@@ -103,6 +103,10 @@ class ModalityGap:
 
         return str(framed("Modality gap", gap_figure({"modality_gap": self.to_json()})))
 
+    def __repr__(self) -> str:
+        kinds = ", ".join(m for m in self.modalities if m != self.reference)
+        return f"ModalityGap({kinds} against {self.reference}; layer {self.layer})"
+
 
 @dataclass(frozen=True)
 class TransferReport(Artefact):
