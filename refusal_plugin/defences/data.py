@@ -263,6 +263,7 @@ class DefenceData:
                 self.candidates(),
                 self.val(),
                 self.tokens,
+                removal=False,  # only the choice and its strength are used
                 remote=self.remote,
                 progress=self.progress,
             )

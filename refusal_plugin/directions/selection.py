@@ -87,6 +87,7 @@ def select_direction(
     target_kl: float = 0.1,
     max_kl: float = MAX_KL,
     max_depth: float = MAX_DEPTH,
+    removal: bool = True,
     remote: bool | str = False,
     progress: Progress = None,
 ) -> Direction:
@@ -105,29 +106,37 @@ def select_direction(
             Candidates at other positions are always projected out: the mean belongs to the position it was read at.
         target_kl: nats per safe prompt that the stored strength may cost.
         max_kl, max_depth: limits of the filters.
+        removal: whether the table also holds what removing and inducing do (bypass, induce, KL, COSMIC); the choice for
+            a defence does not rest on them, and costs a third without.
         remote: measure on NDIF: one request for a defence, several where one would exceed `remote.Settings.max_tokens`.
             Where the choice does not rest on strengths, that of the chosen candidate is one more.
         progress: None shows a bar where somebody can see it.
 
     Raises:
         PromptError: a role is missing, or prompts of the fit are used again.
-        DirectionError: no candidate passes the filters; the error says which filter stopped how many.
+        DirectionError: no candidate passes the filters (the error says which filter stopped how many), or the choice
+            rests on figures that are left out.
         RemoteError: the server refuses or fails; says why and what to do.
     """
     require_validation(candidates, prompts)
+    if not removal and (objective, method) != ("defence", "interventions"):
+        asked, found = f"select a direction for {objective} by {method}", "removal=False leaves out what decides"
+        raise DirectionError(asked, found, "leave removal=True")
     places = [place for place in places_of(candidates) if _differs(candidates, place)]
     options: dict[str, Any] = {"operator": operator, "target_kl": target_kl, "remote": remote}
     source = (model, candidates, prompts, tokens)
     with track(2, "layers and positions", progress) as advance:
         may = [place for place in places if place[0] < max_depth * candidates.n_layers]
-        found = measure(*source, places=places, priced=may if objective == "defence" else (), **options)
+        priced = may if objective == "defence" else ()
+        figures = measure(*source, places=places, priced=priced, removal=removal, **options)
         advance(1)
         how: dict[str, Any] = {"method": method, "objective": objective, "max_kl": max_kl, "max_depth": max_depth}
-        chosen = choose(candidates, found, **how)
+        how["removal"] = removal
+        chosen = choose(candidates, figures, **how)
         if objective == "causal":  # here the choice does not rest on strengths: that of the chosen one is enough
             place = (chosen.layer, chosen.position)
-            found[place] |= measure(*source, places=[place], priced=[place], removal=False, **options)[place]
-            chosen = choose(candidates, found, **how)
+            figures[place] |= measure(*source, places=[place], priced=[place], removal=False, **options)[place]
+            chosen = choose(candidates, figures, **how)
         advance(1)
     return chosen
 
@@ -154,6 +163,7 @@ def choose(
     objective: Objective = "defence",
     max_kl: float = MAX_KL,
     max_depth: float = MAX_DEPTH,
+    removal: bool = True,
 ) -> Direction:
     """The best of measured candidates: filter, rank, and keep the whole table.
 
@@ -169,7 +179,7 @@ def choose(
     for place in places_of(candidates):
         known: dict[str, Any] = dict(figures.get(place, {}))
         row = Row(*place, **known)
-        reason = _reason(row, objective, max_kl)
+        reason = _reason(row, objective, max_kl, removal)
         if not _differs(candidates, place):
             reason = "harmful and benign means are equal"
         if place[0] >= max_depth * candidates.n_layers:
@@ -196,9 +206,10 @@ def _rank(row: Row, method: Method, objective: Objective) -> float:
     return row.gain if objective == "defence" else -row.bypass
 
 
-def _reason(row: Row, objective: Objective, max_kl: float) -> str:
+def _reason(row: Row, objective: Objective, max_kl: float, removal: bool) -> str:
     """Why a candidate is out; empty if it stays."""
-    needed = ["bypass", "induce", "kl_ablate", "cosmic", "auroc", *(["gain"] if objective == "defence" else [])]
+    needed = ["auroc", *(["gain"] if objective == "defence" else [])]
+    needed += ["bypass", "induce", "kl_ablate", "cosmic"] if removal else []
     if any(math.isnan(getattr(row, name)) for name in needed):
         return "NaN"
     if objective == "causal" and row.induce < 0:

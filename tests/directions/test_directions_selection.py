@@ -184,6 +184,15 @@ def test_the_defence_choice_has_the_largest_gain(selected: Any, organism: Any) -
             assert row["reason"] == ("" if row["gain"] > 0 else "gain <= 0")
 
 
+def test_a_defence_is_chosen_alike_without_what_removal_shows(planted: Any) -> None:
+    asked = (planted.model, planted.candidates, planted.val, planted.tokens)
+    whole, short = select_direction(*asked, progress=False), select_direction(*asked, removal=False, progress=False)
+    assert (short.layer, short.position, short.strength) == (whole.layer, whole.position, whole.strength)
+    for objective, method in (("causal", "interventions"), ("defence", "cosmic")):
+        with pytest.raises(DirectionError, match="leaves out what decides"):
+            select_direction(*asked, objective=objective, method=method, removal=False, progress=False)
+
+
 def test_cosmic_takes_its_own_best(planted: Any) -> None:
     found = select_direction(
         planted.model, planted.candidates, planted.val, planted.tokens, method="cosmic", progress=False
