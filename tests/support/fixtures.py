@@ -1,4 +1,7 @@
-"""Shared by the tests of extraction, edits, selection, evaluation and the study: everything is built once a session."""
+"""Shared by the tests of extraction, edits, selection, evaluation and the study: everything is built once a session.
+
+Nothing that reads the hub's settings is imported before a test asks for it: the NDIF tests set them first.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,10 +14,7 @@ from torch import nn
 
 torch.set_num_threads(1)  # models this small lose more to a second thread than they gain
 
-from refusal_plugin.models import anatomy, load  # noqa: E402
 from refusal_plugin.prompts import PromptSet  # noqa: E402
-from tests.support.planting import WordJudge, plant, planted_prompts  # noqa: E402
-from tests.support.tiny import tiny_model  # noqa: E402
 
 MODALITIES = ("text", "image", "video", "audio")
 
@@ -87,6 +87,9 @@ def selected(organism: Any, candidates: Any, val: PromptSet, tokens: Any) -> Any
 @pytest.fixture(scope="session")
 def tiny() -> Callable[[str], SimpleNamespace]:
     """A loaded random model of a family and a second, untouched copy of its module."""
+    from refusal_plugin.models import anatomy, load
+    from tests.support.tiny import tiny_model
+
     made: dict[str, SimpleNamespace] = {}
 
     def build(family: str) -> SimpleNamespace:
@@ -106,6 +109,9 @@ def planted() -> SimpleNamespace:
     """A model whose refusal direction is known, its prompts, and what the library finds in it."""
     from refusal_plugin.directions.direction import fit_direction, template_positions
     from refusal_plugin.evaluation.refusal_tokens import refusal_tokens
+    from refusal_plugin.models import anatomy, load
+    from tests.support.planting import WordJudge, plant, planted_prompts
+    from tests.support.tiny import tiny_model
 
     module, tokenizer = tiny_model("qwen2")
     truth = plant(module, tokenizer)
