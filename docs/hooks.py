@@ -1,4 +1,4 @@
-"""What the site shows but docs/ does not hold: tutorials, model cards, the changelog, and a page of reference a room.
+"""What the site shows but docs/ does not hold: tutorials, cards, the changelog, errors, a page of reference a room.
 
 MkDocs reads one folder only. Instead of copies or links in docs/, this hook hands it the files where they are and puts
 them into the navigation, so that a new tutorial, checkpoint or module appears without a further edit.
@@ -16,6 +16,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
+import error_page  # noqa: E402
 import tables  # noqa: E402
 
 PACKAGE = ROOT / "refusal_plugin"
@@ -68,6 +69,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {f"cards/{path.parent.name}.md": path for path in CARDS} | {"changelog.md": ROOT / "CHANGELOG.md"}
     for uri, path in pages.items():
         files.append(File.generated(config, uri, abs_src_path=str(path)))
+    files.append(File.generated(config, "errors.md", content=error_page.page()))
     for name in (*ROOMS, *NUMBERS):
         files.append(File.generated(config, f"api/{name}.md", content=reference(name)))
     return files

@@ -2,7 +2,8 @@
 
 The package itself never imports beartype: annotations are checked here only, through jaxtyping's import hook. The hook
 decorates functions, and what travels to a server must not be decorated, so `refusal_plugin.traced` is left out; typer
-passes values of its own to the functions of `refusal_plugin.cli`, so that is left out too.
+passes values of its own to the functions of `refusal_plugin.cli`, so that is left out too, and so is
+`refusal_plugin.errors`, where an error asks which function made it: that must not be a decorator.
 """
 
 import os
@@ -17,7 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 ROOT = Path(__file__).resolve().parents[1]
-UNDECORATED = {"traced", "cli"}
+UNDECORATED = {"traced", "cli", "errors"}
 
 # A checkout that is not installed is tested too, and an installed copy never shadows the checkout.
 sys.path.insert(0, str(ROOT))

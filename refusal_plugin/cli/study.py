@@ -72,7 +72,8 @@ def show(results: dict[str, Any], out: Path) -> None:
     )
     page.print(table)
     for warning in results["warnings"]:
-        page.print(f"[yellow]note[/yellow] {warning}")
+        page.print("[yellow]note[/yellow]", end=" ")
+        page.print(warning, markup=False)
     page.print(f"\nReport: {out / 'index.html'}   figures with intervals: {out / 'results.json'}")
 
 

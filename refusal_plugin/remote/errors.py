@@ -120,6 +120,7 @@ def translate(asked: str, text: str, *, filename: str | None = None, job: str | 
     found = location(text, filename) + last_line(text).rstrip(".")
     for pattern, do in _ADVICE:
         if re.search(pattern, text, re.IGNORECASE):
-            kind = RemoteTimeout if pattern.startswith("exceeded") else RemoteError
-            return kind(asked, found, do, job=job)
+            if pattern.startswith("exceeded"):
+                return RemoteTimeout(asked, found, do, job=job)
+            return RemoteError(asked, found, do, job=job)
     return RemoteError(asked, found, "run the same block locally to see the whole traceback", job=job)
