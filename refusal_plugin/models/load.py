@@ -240,9 +240,9 @@ def _remotely(
 ) -> TransformersModel:
     """A model on the meta device: its shape from the configuration, its weights on the server."""
     if part_of_larger(config) is not None:
-        found = f"{config.architectures[0]} as a whole has no forward pass, so that a server cannot trace it"
+        why = f"{config.architectures[0]} as a whole has no forward pass, so that a server cannot trace it"
         do = f"load it without remote=True, or have its {part_of_larger(config)} served as a checkpoint of its own"
-        raise ModelError(f"{where.asked} with remote=True", found, do)
+        raise ModelError(f"{where.asked} with remote=True", why, do)
     options: dict[str, Any] = {"trust_remote_code": True} if where.trust_remote_code else {}
     task = task_for(config, has_processor=True)
     if attention is not None:
