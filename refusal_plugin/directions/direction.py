@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ..errors import DirectionError, PromptError
 from ..inference.edits import Edit, When, Where, ablation, addition, attenuation
@@ -153,14 +154,14 @@ class Direction(Artefact):
     def attenuated(self, keep: float = 0.5) -> Edit:
         """Move the coordinate along every layer's own direction part of the way to its benign mean.
 
-        Text in which harm is only half represented, as it is in media: a stand-in made from text alone. Prefill only.
+        Text in which harm is only half represented, as it is in media: a stand-in made from text alone. Prefill only. A
+        layer whose means are equal has no direction, and nothing is changed there.
 
         Raises:
             DirectionError: the direction was read at another position.
         """
         self._need_last("make harm faint")
-        units = self.by_layer / self.by_layer.norm(dim=-1, keepdim=True)
-        return attenuation(units, self.benign, keep=keep, name="faint")
+        return attenuation(normalize(self.by_layer, dim=-1), self.benign, keep=keep, name="faint")
 
     def _need_last(self, asked: str) -> None:
         if self.position != -1:

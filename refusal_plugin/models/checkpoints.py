@@ -219,6 +219,11 @@ def find_checkpoint(
     return Checkpoint(name, name, False, revision, trust_remote_code, gguf_file)
 
 
+def part_of_larger(config: Any) -> str | None:
+    """The class of the part that is loaded of an assembled model (Qwen-Omni's thinker); None for other models."""
+    return _PARTS_OF_LARGER.get((getattr(config, "architectures", None) or [""])[0])
+
+
 def class_for(config: Any, asked: str) -> Any:
     """The transformers class to load a configuration with: the one it was saved from, else the generative one for it.
 
@@ -235,8 +240,7 @@ def class_for(config: Any, asked: str) -> Any:
         transformers.AutoModelForMultimodalLM,
         transformers.AutoModelForCausalLM,
     )
-    named = (getattr(config, "architectures", None) or [""])[0]
-    named = _PARTS_OF_LARGER.get(named, named)
+    named = part_of_larger(config) or (getattr(config, "architectures", None) or [""])[0]
     written = getattr(transformers, named, None) if named else None
     if written is not None and getattr(written, "can_generate", lambda: False)():
         return written

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import ModelError
 from ..prompts.input_spec import InputSpec, file_input_spec
@@ -27,7 +28,7 @@ from .capabilities import (
     injected_between_layers,
     usable_modalities,
 )
-from .checkpoints import Checkpoint, find_checkpoint, task_for
+from .checkpoints import Checkpoint, find_checkpoint, part_of_larger, task_for
 from .conservation import Conservation, check
 from .fingerprint import config_hash, template_hash, weight_hash
 from .inputs import module_inputs
@@ -238,12 +239,16 @@ def _remotely(
     where: Checkpoint, config: Any, tokenizer: Any, media: LoadedProcessor, attention: str | None
 ) -> TransformersModel:
     """A model on the meta device: its shape from the configuration, its weights on the server."""
+    if part_of_larger(config) is not None:
+        why = f"{config.architectures[0]} as a whole has no forward pass, so that a server cannot trace it"
+        do = f"load it without remote=True, or have its {part_of_larger(config)} served as a checkpoint of its own"
+        raise ModelError(f"{where.asked} with remote=True", why, do)
     options: dict[str, Any] = {"trust_remote_code": True} if where.trust_remote_code else {}
     task = task_for(config, has_processor=True)
     if attention is not None:
         options["attn_implementation"] = attention
     try:
-        with _quiet():
+        with _quiet(), _RealSchedules():
             model = TransformersModel(
                 where.location,
                 task=task,
@@ -258,6 +263,7 @@ def _remotely(
         why = f"nnsight cannot build it without weights ({type(error).__name__}: {one_line(error)})"
         raise ModelError(f"{where.asked} with remote=True", why, "load it without remote=True") from error
     commit = getattr(config, "_commit_hash", None) or where.revision
+    model._module.eval()
     found = _examine(model._module, where.name, commit, tokenizer, media, remote=True)
     _file(model, found, _input_spec(model._module, found))
     _tell_missing(found)
@@ -379,6 +385,19 @@ def _require_finite(module: nn.Module, name: str) -> None:
             if not bool(torch.isfinite(low) & torch.isfinite(high)):
                 found = f"the weights of {path} are not finite (NaN or infinity)"
                 raise ModelError(f"load {name!r}", found, "download or save the checkpoint again, or use a wider dtype")
+
+
+class _RealSchedules(TorchFunctionMode):
+    """Keeps ramps of numbers off the meta device, where nnsight puts all that a constructor makes.
+
+    They are schedules whose values decide what is built (a drop path per layer), and meta tensors have no values.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if function is torch.linspace:
+            options["device"] = "cpu"
+        return function(*args, **options)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ of tensors tells them apart. The pass runs on a short prompt of ordinary text to
 wraps the module; the hooks are gone when it returns, whatever happens.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from ..errors import ModelError
 
@@ -88,15 +91,13 @@ def first_tensor(value: Any) -> Tensor | None:
 def same(left: Tensor | None, right: Tensor | None) -> bool:
     """Whether two tensors are one value that flowed on: the same object, or a view of the same whole storage.
 
-    Dropout in evaluation mode and reshapes hand on an alias rather than the object; meta tensors have no storage to
-    compare, so there only identity counts. The recording keeps every tensor alive, so that no address is used twice.
+    Dropout in evaluation mode and reshapes hand on an alias rather than the object. The recording keeps every tensor
+    alive, so that no address is used twice.
     """
     if left is None or right is None:
         return False
     if left is right:
         return True
-    if left.device.type == "meta" or right.device.type == "meta":
-        return False
     return left.numel() == right.numel() and left.data_ptr() == right.data_ptr() and left.data_ptr() != 0
 
 
@@ -173,26 +174,20 @@ def _named_ids(config: Mapping[Any, Any]) -> set[int]:
 def record(module: nn.Module, name: str) -> Recording:
     """Run the probe prompt through `module` and return what happened.
 
-    Works on real weights and on the meta device (then only the identity of tensors means anything).
+    Works on real weights, and on the meta device with stand-ins (then only which tensor goes where means anything).
 
     Raises:
         ModelError: the model cannot run a plain text prompt, so nothing can be found out about it.
     """
-    embedding = _input_embedding(module, name)
-    weight = embedding.weight
-    ids = probe_ids(getattr(module, "config", None), int(weight.shape[0]), weight.device)
-    attempts: list[dict[str, Any]] = [{"attention_mask": torch.ones_like(ids)}]
-    if ids.device.type == "meta":
-        # Models look into a mask of padding or count positions from it, which needs values. A finished causal mask is
-        # handed on unseen by most; the others run without one.
-        positions = {"position_ids": torch.arange(PROBE_LENGTH, device="meta")[None]}
-        causal = {"attention_mask": torch.ones(1, 1, PROBE_LENGTH, PROBE_LENGTH, dtype=torch.bool, device="meta")}
-        attempts += [causal, causal | positions, {}, positions]
+    weight = _input_embedding(module, name).weight
+    device = torch.device("cpu") if weight.is_meta else weight.device
+    ids = probe_ids(getattr(module, "config", None), int(weight.shape[0]), device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     failure: Exception | None = None
-    for extra in attempts:
+    for run in (_run_by_shape, _run_stand_ins) if weight.is_meta else (_run,):
         try:
-            with _without_experts(module, weight.is_meta), watched(module) as calls, torch.no_grad():
-                result = module(input_ids=ids, use_cache=False, **extra)
+            with watched(module) as calls, torch.no_grad():
+                result = run(module, inputs)
         except Exception as error:
             failure = failure or error
             continue
@@ -203,15 +198,39 @@ def record(module: nn.Module, name: str) -> Recording:
     raise ModelError(f"examine {name!r}", found, "use a decoder-only language or multimodal model") from failure
 
 
-@contextmanager
-def _without_experts(module: nn.Module, on_meta: bool) -> Iterator[None]:
-    """On meta, let mixtures of experts hand their input on: which expert takes which token is a question of values."""
-    experts = [part for part in module.modules() if on_meta and is_expert_stack(part)]
+def _run(module: nn.Module, inputs: dict[str, Any]) -> Any:
+    return module(**inputs)
+
+
+def _run_stand_ins(module: nn.Module, inputs: dict[str, Any]) -> Any:
+    """A pass without weights: zeros that take no memory stand in for them, and values exist (masks, routes)."""
+    tensors = itertools.chain(module.named_parameters(), module.named_buffers())
+    zeros = {path: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for path, tensor in tensors}
+    with _NoProducts():
+        return functional_call(module, zeros, (), inputs)
+
+
+class _NoProducts(TorchFunctionMode):
+    """What a linear layer makes of its input, without a look at its matrix: zeros."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is nn.functional.linear:
+            return _zeros_behind(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _zeros_behind(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return input.new_zeros(*input.shape[:-1], weight.shape[0])
+
+
+def _run_by_shape(module: nn.Module, inputs: dict[str, Any]) -> Any:
+    """Stand-ins, and mixtures of experts hand their input on: hundreds of matrices a layer need not be walked."""
+    experts = [part for part in module.modules() if is_expert_stack(part)]
     before = [vars(part).get("forward") for part in experts]
     try:
         for part in experts:
             part.forward = _hand_on
-        yield
+        return _run_stand_ins(module, inputs)
     finally:
         for part, forward in zip(experts, before, strict=True):
             if forward is None:

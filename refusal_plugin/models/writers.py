@@ -174,7 +174,7 @@ def _factors(layer: Call, found: _Found, multiplier: float) -> tuple[float, dict
     named = {call.path: multiplier for call in main}
     without = {call.path: 0.0 for call in found.others}
     before, after = layer.input_value, layer.output_value
-    if before is None or after is None or after.is_meta or before.shape != after.shape:
+    if before is None or after is None or before.shape != after.shape:
         return 1.0, named | without
     tolerance = FITS.get(after.dtype, 1e-5)
     for calls in (main, [*main, *found.others]):

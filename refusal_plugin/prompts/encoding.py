@@ -264,6 +264,7 @@ def _call(spec: InputSpec, texts: list[str], adds: bool, given: dict[str, Any], 
             raise
         given = {**given, "videos": [[clip] for clip in given["videos"]]}  # SmolVLM wants them prompt by prompt
         output = dict(spec.processor(text=texts, return_tensors="pt", **given))  # type: ignore[misc]
+    output.pop("labels", None)  # PaliGemma's, for training
     return {name: torch.as_tensor(value) for name, value in output.items() if value is not None}
 
 
@@ -300,6 +301,8 @@ def _process(spec: InputSpec, text: Text, asked: str) -> dict[str, Tensor]:
     except RefusalPluginError:
         raise
     except Exception as error:  # a processor's own complaints name no prompt
+        if text.prompt.medium is None:
+            return {}  # it takes no text alone (PaliGemma, Qwen3-ASR), and would only have tokenized it
         why = " ".join(str(error).split())[:160]
         raise PromptError(asked, f"the processor fails ({type(error).__name__}: {why})", "check the medium") from error
     real = tensors["attention_mask"][0] == 1 if "attention_mask" in tensors else slice(None)
@@ -327,13 +330,22 @@ def _places(
         shift = 0
     elif len(short) - inside[0] <= tail:
         shift = len(long) - len(short)
-    else:
-        raise PromptError(asked, "the processor changes the text around the medium", "report this model")
+    else:  # it adds tokens of its own behind the text (PaliGemma)
+        shift = _shift(short, inside, long, bool((ids == spec.media_ids.get(text.prompt.modality)).any()), asked)
     heard = _heard(spec, text.prompt, ids, min(head, len(short) - tail), tail, asked)
     unknown = spec.tokenizer.unk_token_id
     strange = [text.offsets[place] for place in inside if short[place] == unknown] if unknown in short else []
     pieces = tuple(rendered.text[start:end] for start, end in strange)
     return (inside[0] + shift, inside[-1] + shift), heard, pieces
+
+
+def _shift(short: list[int], inside: list[int], long: list[int], marked: bool, asked: str) -> int:
+    """How far the instruction has moved, where it stands in the row once and the medium's tokens are known by id."""
+    words = short[inside[0] : inside[-1] + 1]
+    places = [start for start in range(len(long) - len(words) + 1) if long[start : start + len(words)] == words]
+    if not marked or len(places) != 1:
+        raise PromptError(asked, "the processor changes the text around the medium", "report this model")
+    return places[0] - inside[0]
 
 
 def _heard(spec: InputSpec, prompt: Prompt, ids: Tensor, head: int, tail: int, asked: str) -> Tensor | None:

@@ -81,9 +81,11 @@ def evaluation_layers(harmful, benign):
 
 
 def faint_edits(harmful, benign, keep):
-    """Edits that move the last token's coordinate part of the way to its benign mean; see `Direction.faint`."""
-    vectors = harmful - benign
-    units = vectors / vectors.norm(dim=-1, keepdim=True)
+    """Edits that move the last token's coordinate part of the way to its benign mean; see `Direction.attenuated`.
+
+    A layer whose means are equal has no direction: its unit is zero, and the edit changes nothing there.
+    """
+    units = torch.nn.functional.normalize(harmful - benign, dim=-1)
     edits = []
     for layer in range(len(units)):
         tensors = {"unit": units[layer], "value": float(benign[layer] @ units[layer]), "keep": keep}

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from refusal_plugin.errors import ModelError
 from refusal_plugin.models import anatomy, hf_module, layers, load
 from refusal_plugin.models.checkpoints import class_for, task_for
 from tests.support.tiny import tiny_model, tiny_tokenizer
+from tests.support.zoo.build import build
+from tests.support.zoo.families import families
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -259,6 +262,27 @@ def test_a_remote_model_has_the_anatomy_of_the_local_one(family: str, tmp_path: 
         hf_module(there)
     with pytest.raises(ModelError, match="use its revision"):
         anatomy(there).weight_hash()
+
+
+# Routes and masks that ask for values, a constructor that does, one that is right in evaluation mode only.
+@pytest.mark.parametrize("family", ["jetmoe", "glm5_next", "qianfan_ocr", "molmo2"])
+def test_a_model_that_asks_for_values_is_examined_without_weights(family: str, tmp_path: Path) -> None:
+    build(families()[family]).save(tmp_path)
+    local, remote = vars(anatomy(load(tmp_path))), vars(anatomy(load(tmp_path, remote=True)))
+    differ = {name for name in local if local[name] != remote[name]}
+    assert differ <= {"remote", "conservation", "tokenizer", "processor", "_hash_weights", "parts"}
+    for here, there in zip(local["parts"], remote["parts"], strict=True):
+        assert replace(here, writers=there.writers) == there  # factors are solved from values
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_omni", "qwen3_omni_moe"])
+def test_a_model_whose_whole_runs_no_forward_pass_is_refused_remotely_in_one_line(family: str, tmp_path: Path) -> None:
+    built = build(families()[family])
+    built.save(tmp_path)
+    assert type(built.module).forward.__name__ == "_forward_unimplemented"
+    with pytest.raises(ModelError, match=r"has no forward pass.*Thinker") as refused:
+        load(tmp_path, remote=True)
+    assert "\n" not in str(refused.value)
 
 
 def test_the_task_is_part_of_the_remote_key(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from refusal_plugin.errors import ModelError, PromptError
-from refusal_plugin.models import anatomy, hf_module, layers, load
-from refusal_plugin.prompts import batches, encode
+from refusal_plugin.models import anatomy, hf_module, layers, load, module_inputs
+from refusal_plugin.prompts import Prompt, batches, encode
 from tests.support.media_models import ASSEMBLED, HAS_VIDEO, MEDIA, assemble, nest, prompt, save
+from tests.support.zoo.build import build
+from tests.support.zoo.families import families
 
 WITHOUT_VIDEO = pytest.mark.skipif(HAS_VIDEO, reason="torchvision is installed here")
 LARGE = {"height": 32, "frames": 6, "seconds": 0.8}
@@ -160,6 +162,29 @@ def test_a_processor_that_ignores_the_medium_is_not_trusted(loaded, tmp_path: Pa
     trusting = load(save("voxtral", tmp_path), probe=False)
     with pytest.raises(PromptError, match="the processor makes nothing of its audio"):
         encode(trusting, prompt("audio"))
+
+
+@pytest.mark.parametrize("family", ["paligemma", "qwen3_asr"])
+def test_a_processor_that_refuses_text_alone_leaves_it_to_the_tokenizer(family: str) -> None:
+    built = build(families()[family])
+    text = "<bos><user>bake a loaf<eos><assistant>"
+    with pytest.raises((TypeError, ValueError), match=r"expected|missing"):
+        built.processor(text=[text])
+    batch = encode(module_inputs(built.module, built.tokenizer, built.processor), ["bake a loaf", "bread"])
+    ids = batch.inputs["input_ids"][0]
+    assert ids.tolist() == built.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert built.tokenizer.decode(ids[batch.roles["instruction"][0]]).split() == ["bake", "a", "loaf"]
+
+
+def test_a_processor_that_adds_tokens_behind_the_text_keeps_the_instruction_in_its_place() -> None:
+    """PaliGemma's writes a second begin-of-text between image and instruction, and a line's end behind it."""
+    built = build(families()["paligemma"])
+    spec = module_inputs(built.module, built.tokenizer, built.processor, modalities=("text", "image"))
+    batch = encode(spec, Prompt("bake a loaf", image=torch.zeros(40, 60, 3, dtype=torch.uint8).numpy()))
+    ids = batch.inputs["input_ids"][0]
+    assert built.tokenizer.decode(ids[batch.roles["instruction"][0]]).split() == ["bake", "a", "loaf"]
+    assert set(ids[batch.roles["media"][0]].tolist()) == {built.module.config.image_token_id}
+    assert "labels" not in batch.inputs
 
 
 # -- blocks that a text prompt passes by ------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-import sys
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -63,6 +63,10 @@ def chat_template(placeholders: Mapping[str, str]) -> str:
 
 
 def special_tokens_of(kind: type) -> list[str]:
-    """Strings in the source of a class's module that look like special tokens."""
-    source = inspect.getsource(sys.modules[kind.__module__])
+    """Strings in the source of a class's module that look like special tokens.
+
+    The source is read from its file: where a package is missing, a class may be a stand-in and its module not imported.
+    """
+    found = find_spec(kind.__module__)
+    source = Path(found.origin).read_text(encoding="utf-8") if found is not None and found.origin else ""
     return [token for token in dict.fromkeys(_SPECIAL.findall(source)) if token not in ("<s>", "</s>")][:160]
