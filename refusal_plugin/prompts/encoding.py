@@ -331,7 +331,7 @@ def _places(
     elif len(short) - inside[0] <= tail:
         shift = len(long) - len(short)
     else:  # it adds tokens of its own behind the text (PaliGemma)
-        shift = _shift(short, inside, long, bool((ids == spec.media_ids.get(text.prompt.modality)).any()), asked)
+        shift = _shift(short, inside, long, spec.media_ids.get(text.prompt.modality) in long, asked)
     heard = _heard(spec, text.prompt, ids, min(head, len(short) - tail), tail, asked)
     unknown = spec.tokenizer.unk_token_id
     strange = [text.offsets[place] for place in inside if short[place] == unknown] if unknown in short else []
