@@ -25,8 +25,8 @@ A message of the package is one line: what was asked, what was found, what to do
 the code up here (the search of this site finds it, and so does `#rp-0a1b2` behind this page's address). One code is one
 function of the source; several rows under a code are the errors that function can make. What only a run knows stands in
 *italics*, under its name in the source. What a server says has its own table under
-[From laptop to NDIF](remote.md#what-a-servers-message-means). The page is drawn from the source: it lists every message of
-this version.
+[From laptop to NDIF](remote.md#what-a-servers-message-means). The page is drawn from the source: it lists every
+message of this version.
 """
 
 
