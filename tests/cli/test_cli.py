@@ -276,7 +276,7 @@ def test_a_mistyped_model_answers_before_torch_is_imported(name: str) -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert found.returncode == 2 and found.stdout == "False\n", found
-    assert found.stderr.count("\n") == 1 and found.stderr.endswith("use organism.\n"), found.stderr
+    assert found.stderr.count("\n") == 1 and "use organism. (rp-" in found.stderr, found.stderr
 
 
 def test_a_limit_too_small_says_which_is_large_enough(command: Run, tmp_path: Path) -> None:
