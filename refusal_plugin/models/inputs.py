@@ -35,9 +35,16 @@ def module_inputs(
         accepts=accepts,
         explicit_positions="position_ids" in accepts
         and not any(hasattr(part, "get_rope_index") for part in (module, inner)),
-        dtype=dtype if isinstance(dtype, torch.dtype) else None,
+        # Weights that lie elsewhere may have been loaded in another dtype than the checkpoint's: media go as they are.
+        dtype=dtype if isinstance(dtype, torch.dtype) and not _is_elsewhere(module) else None,
         vocabulary=_vocabulary(module),
     )
+
+
+def _is_elsewhere(module: Any) -> bool:
+    parameters = getattr(module, "parameters", None)
+    first = next(parameters(), None) if callable(parameters) else None
+    return first is not None and first.is_meta
 
 
 def _vocabulary(module: Any) -> int | None:
