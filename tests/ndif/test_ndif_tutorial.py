@@ -1,4 +1,4 @@
-"""Tutorial 06 runs from top to bottom against the server."""
+"""Tutorial 07 runs from top to bottom against the server."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def test_the_tutorial_runs_on_the_server(stack: Any, tmp_path: Path, monkeypatch
     for name, value in {**stack.client(PLAIN_KEY), "PYTHONPATH": str(ROOT)}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("REFUSAL_PLUGIN_JOBS", str(tmp_path / "jobs"))
-    notebook = nbformat.read(ROOT / "tutorials" / "06_from_laptop_to_ndif.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "tutorials" / "07_from_laptop_to_ndif.ipynb", as_version=4)
     for cell in notebook.cells:
         cell.source = cell.source.replace("REMOTE = False", "REMOTE = True")
         cell.source = cell.source.replace('MODEL = "organism"', 'MODEL = "refusal-plugin/organism"')
