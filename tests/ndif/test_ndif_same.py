@@ -24,6 +24,8 @@ pytestmark = pytest.mark.ndif
 MODALITIES = ("text", "image", "video", "audio")
 LOCAL_ONLY = {"study"}
 """Recipes that say so before they begin."""
+WITHIN = {"refusal_heads": 1e-4, "defence": 1e-5}
+"""What heads write with is read off the weights here and called for there: float32 rounds numbers of a hundred at 8e-6."""
 
 
 def parts(value: Any) -> list[Any]:
@@ -59,7 +61,8 @@ def test_recipe(name: str, organism: Any, same: Callable[..., Any]) -> None:
 
     # Recipes that fit on media add some of the embedded model's own, and do not know it under its hub id.
     prompts = with_media_to_train_on(organism, organism_prompts(limit=8, renderings=1), MODALITIES)
-    same(name, lambda model, remote: recipe(name).run(model, prompts, remote=remote), parts, REQUESTS[name])
+    within = WITHIN.get(name, 1e-6)
+    same(name, lambda model, remote: recipe(name).run(model, prompts, remote=remote), parts, REQUESTS[name], within)
 
 
 def test_activations(few: PromptSet, same: Callable[..., Any]) -> None:
@@ -151,8 +154,7 @@ def test_a_recipe_too_large_for_one_request_is_cut(
     assert len(here) == len(there)
     for a, b in zip(here, there, strict=True):
         if isinstance(a, torch.Tensor):
-            size = max(1.0, float(a.double().abs().nan_to_num(0.0).max())) if a.numel() else 1.0
-            assert torch.allclose(a.double(), b.double(), rtol=0, atol=1e-6 * size, equal_nan=True)
+            assert torch.allclose(a.double(), b.double(), rtol=0, atol=WITHIN.get(name, 1e-6), equal_nan=True)
         else:
             assert a == b
 
