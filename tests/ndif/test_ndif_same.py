@@ -25,7 +25,7 @@ MODALITIES = ("text", "image", "video", "audio")
 LOCAL_ONLY = {"study"}
 """Recipes that say so before they begin."""
 WITHIN = {"refusal_heads": 1e-4, "defence": 1e-5}
-"""What heads write with is read off the weights here and called for there: float32 rounds numbers of a hundred at 8e-6."""
+"""What heads write with is read off the weights here and called for there: float32 rounds a hundred at 8e-6."""
 
 
 def parts(value: Any) -> list[Any]:
