@@ -21,6 +21,7 @@ from torch import nn
 from refusal_plugin.errors import ModelError
 from refusal_plugin.models import anatomy, hf_module, layers, load
 from refusal_plugin.models.checkpoints import class_for, task_for
+from refusal_plugin.prompts.input_spec import input_spec_of
 from tests.support.tiny import tiny_model, tiny_tokenizer
 from tests.support.zoo.build import build
 from tests.support.zoo.families import families
@@ -253,6 +254,7 @@ def test_a_remote_model_has_the_anatomy_of_the_local_one(family: str, tmp_path: 
     here, there = load(tmp_path), load(tmp_path, remote=True)
     assert not there.dispatched
     assert all(parameter.is_meta for parameter in there._module.parameters())
+    assert input_spec_of(there).dtype is None, "the server may have loaded other precision than the checkpoint has"
     local, remote = vars(anatomy(here)), vars(anatomy(there))
     differ = {name for name in local if local[name] != remote[name]}
     assert differ <= {"remote", "conservation", "tokenizer", "processor", "_hash_weights"}
