@@ -35,8 +35,8 @@ def fit_gate(
         seed: of the initial weights.
 
     Returns:
-        the network's tensors, float32; and figures of the held-out pairs: loss, steps, and the mean strength per modality
-        and role.
+        the network's tensors, float32; and figures of the held-out pairs: loss, steps, and the mean strength per
+        modality and role.
 
     Raises:
         DataError: too few pair groups, or one label only.

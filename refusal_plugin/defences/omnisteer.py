@@ -9,10 +9,10 @@
 The gate is fitted to 1 on harmful and 0 on benign prompts of the training split, every modality and role weighing the
 same, and stops early on a fifth of the pairs that it is not fitted on. Everything random comes from the seed.
 
-What the paper leaves open, or what we know of it at second hand only, is a switch (our readings): which layers
+What the paper leaves open, or what we know of it at second hand only, is our reading, and a switch: which layers
 (`layers`: the one selected for the text direction; the paper steers a band of middle layers), the layer that the gate
-reads (`gate_layer`), whether long directions weigh more (`rows`), what counts as benign (`safe_roles`), the gate's width
-(`hidden`) and the length of a full step (that of text's direction).
+reads (`gate_layer`), whether long directions weigh more (`rows`), what counts as benign (`safe_roles`), and the gate's
+width (`hidden`). A full step has the length of text's direction.
 
     omnisteer           all of it
     omnisteer_no_gate   a = 1: what the gate is worth

@@ -22,7 +22,7 @@ def axes(*rows: list[float]) -> torch.Tensor:
 def test_one_direction_of_all_modalities_by_hand() -> None:
     # Two unit rows at an angle have their bisector as leading right vector, which explains (1 + cos) / 2.
     u, explained = shared_direction(axes([4.0, 0.0], [0.0, 1.0]) + axes([0.0, 0.0], [1.0, 0.0]))
-    half = torch.tensor([3.0 * 0 + torch.pi / 8]).double()
+    half = torch.tensor([torch.pi / 8]).double()
     torch.testing.assert_close(u[0, :2], torch.cat([half.cos(), half.sin()]))
     assert float(explained[0]) == pytest.approx((1 + 2**-0.5) / 2)
     u, explained = shared_direction(axes([-5.0, 0.0], [-1.0, 0.0], [-3.0, 0.0]))
