@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import measured
 from measured import Data, markdown, percent, plain, points, read, table
@@ -295,6 +296,41 @@ def compare_central() -> str:
 def compare_wary() -> str:
     """The same on the model whose benign media lie near refusal, with what the papers add left out in turn."""
     return _central("compare-organism-wary", ("addition", "sarsteer", "mars", "mars_selected", *ABLATIONS, "random"))
+
+
+ALONE = ("ace", "cast", "adasteer", "alphasteer", "ras", "shiftdc", "false_refusal", "prompt")
+METHODS: dict[str, tuple[str, ...]] = {
+    "addition": ("addition", "addition_all", "random", "shuffled"),
+    "sarsteer": ("sarsteer", "sarsteer_v1", "sarsteer_v2"),
+    "mars": ("mars", "mars_no_recentring", "mars_no_gate", "mars_selected"),
+    "omnisteer": ("omnisteer", "omnisteer_no_gate", "omnisteer_text"),
+    "mdsteer": ("mdsteer_h2s", "mdsteer_c2r"),
+    **{
+        name: (name,) for name in ("ace", "cast", "adasteer", "alphasteer", "ras", "shiftdc", "false_refusal", "prompt")
+    },
+}
+"""Page of docs/methods to the rows of the comparison that it shows."""
+
+
+def _method(names: tuple[str, ...]) -> str:
+    """What a method gained and cost at the same price, on every model on which it was compared."""
+    head = ["model", "method", "", "harmful refused", "gain", "benign", "near miss", "answers right", "price, nats"]
+    rows = [
+        [read(source)["model"], row["defence"], row["modality"], percent(row["harmful_refusal"]), points(row["gain"])]
+        + [percent(row[key]) for key in ("benign_refusal", "near_miss_refusal", "utility")]
+        + [_price(row)]
+        for source in ("compare", "compare-organism-wary")
+        for name in names
+        for row in read(source).get("matched", [])
+        if row["defence"] == name and row["modality"] != "text"
+    ]
+    if not rows:
+        return f"*Not in the published comparison; `refusal-plugin compare {names[0]}` measures it.*"
+    return markdown(head, rows)
+
+
+for _page, _rows in METHODS.items():
+    table(f"method/{_page}")(partial(_method, _rows))
 
 
 @table("compare/claims")
