@@ -18,6 +18,7 @@ from ..errors import RefusalPluginError
 from .ask import ask
 from .check import check
 from .compare import compare
+from .datasets import list_datasets
 from .jobs import jobs_app
 from .recipes import copy, list_recipes, run
 from .remote import remote_app
@@ -74,6 +75,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "study": study,
     "compare": compare,
     "ask": ask,
+    "datasets": list_datasets,
     "ls": list_recipes,
     "run": run,
     "cp": copy,

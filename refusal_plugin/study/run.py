@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..datasets import provenance
 from ..directions.calibration import calibrate
 from ..directions.direction import Direction, fit_direction
 from ..directions.selection import select_direction
@@ -237,6 +238,7 @@ def run_study(
         "template_hash": facts.template_hash,
         "prompts": {
             "hash": prompts.hash,
+            "data": provenance(prompts),
             **{
                 name: counts(part)
                 for name, part in (("train", train), ("val", val), ("test", prompts.filter(split="test")))
