@@ -47,6 +47,7 @@ from .examples import examples
 from .heads import heads_section
 from .regime import regime
 from .summary import (
+    Study,
     answers_from_json,
     answers_to_json,
     counts,
@@ -74,7 +75,7 @@ def run_study(
     judge: Judge | None = None,
     guard: Judge | None = None,
     progress: Progress = None,
-) -> dict[str, Any]:
+) -> Study:
     """Run the study and write `results.json`, `direction.safetensors` and `index.html`.
 
     Args:
@@ -226,7 +227,7 @@ def run_study(
         heads = stages.run("heads", lambda: heads_section(model, direction, tokens, prompts, drawn, seed))
         advance(1)
 
-    results = {
+    results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "model": facts.name,
         "seed": seed,
@@ -255,7 +256,7 @@ def run_study(
     }
     write_json(Path(out) / "results.json", results)
     write_report(results, Path(out) / "index.html")
-    return results
+    return Study(results)
 
 
 def missing(prompts: PromptSet) -> str:
