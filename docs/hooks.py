@@ -21,11 +21,10 @@ import error_page  # noqa: E402
 import tables  # noqa: E402
 
 PACKAGE = ROOT / "refusal_plugin"
-ROOMS = ("prompts", "models", "inference", "evaluation", "directions", "transfer", "safe_space", "heads", "defences")
-ROOMS += ("comparison", "study", "remote", "organism", "traced", "report")
+ROOMS = ("prompts", "datasets", "models", "inference", "evaluation", "directions", "transfer", "safe_space", "heads")
+ROOMS += ("defences", "comparison", "study", "remote", "organism", "traced", "report")
 NUMBERS = ("geometry", "statistics", "contrasts", "storage")
 TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
-METHODS = sorted((ROOT / "docs" / "methods").glob("*.md"))
 CARDS = sorted((ROOT / "refusal_plugin" / "organism" / "checkpoints").glob("*/MODEL_CARD.md"))
 
 
@@ -62,12 +61,11 @@ def reference(name: str) -> str:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fill the navigation: tutorials under their own headings, a page a method, the cards, the rooms of the API."""
+    """Fill the navigation: tutorials under their own headings, the cards, the rooms of the API."""
     sections: dict[str, list[Any]] = {key: value for entry in config.nav or [] for key, value in entry.items()}
     tutorials = [{title(path): f"tutorials/{path.name}"} for path in TUTORIALS]
     cards = [{path.parent.name: f"cards/{path.parent.name}.md"} for path in CARDS]
     rooms = [{name: f"api/{name}.md"} for name in (*ROOMS, *NUMBERS)]
-    sections["Methods"] += [f"methods/{path.name}" for path in METHODS]
     for entry in (*sections["Start"], *sections["Reference"]):
         for name, more in (("Tutorials", tutorials), ("The embedded model", cards), ("API", rooms)):
             if name in entry:

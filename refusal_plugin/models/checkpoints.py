@@ -15,6 +15,7 @@ from torch import nn
 from ..errors import ModelError
 from ..organism import NAMES, checkpoint_path, require_spelled
 from ..prompts.prompt import MEDIA
+from . import spoken
 from .probe import one_line
 from .processors import LoadedProcessor, checkpoint_file, load_processor
 
@@ -198,6 +199,8 @@ def find_checkpoint(
     """
     if name in NAMES:
         return Checkpoint(name, str(checkpoint_path(name)), True, None, False)
+    if name == spoken.NAME:
+        return Checkpoint(name, str(spoken.assembled_folder()), False, None, False)
     require_spelled(name)
     path = Path(name).expanduser()
     if not name.strip():

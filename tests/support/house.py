@@ -35,7 +35,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("geometry", "report"),
     ("storage", "statistics"),
     ("contrasts", "prompts"),
-    ("organism", "remote"),
+    ("organism", "remote", "datasets"),
     ("models",),
     ("inference", "recipe_files"),
     ("evaluation",),
