@@ -49,6 +49,7 @@ from .examples import examples
 from .heads import heads_section
 from .regime import regime
 from .summary import (
+    Study,
     answers_from_json,
     answers_to_json,
     counts,
@@ -78,7 +79,7 @@ def run_study(
     judge: Judge | None = None,
     guard: Judge | None = None,
     progress: Progress = None,
-) -> dict[str, Any]:
+) -> Study:
     """Run the study and write `results.json`, `direction.safetensors` and `index.html`.
 
     Args:
@@ -235,7 +236,7 @@ def run_study(
         length = stages.run("length", lambda: prompt_tokens(model, prompts))
         advance(1)
 
-    results = {
+    results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "model": facts.name,
         "seed": seed,
@@ -272,7 +273,7 @@ def run_study(
     }
     write_json(Path(out) / "results.json", results)
     write_report(results, Path(out) / "index.html")
-    return results
+    return Study(results)
 
 
 def missing(prompts: PromptSet) -> str:
