@@ -1,7 +1,8 @@
 """The selection of Arditi et al. (2024, arXiv 2406.11717, section 2.3 and appendix C) from its equations.
 
-By plain hooks, one prompt at a time, no padding, three full passes per candidate; shares nothing with the package but the tokens of a
-prompt. Candidates are named as the package names them: layer l is read from and added to what block l leaves.
+By plain hooks, one prompt at a time, no padding, three full passes per candidate; shares nothing with the package but
+the tokens of a prompt. Candidates are named as the package names them: layer l is read from and added to what block l
+leaves.
 
     score    log p(refusal tokens) - log (1 - p(refusal tokens)), next token
     r_l      mean stream of harmful - mean stream of harmless training prompts, last token

@@ -93,7 +93,6 @@ class Spelling:
         loss = loss + (x.norm(dim=-1) / LENGTH - 1).square().mean()
         return torch.as_tensor(loss)
 
-
     def _roughened(self, heard: Tensor) -> Tensor:
         """Frames with noise, a shift that a whole sentence shares as a voice would, and features left out."""
         spread = NOISE * heard.std()
