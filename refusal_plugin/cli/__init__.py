@@ -19,6 +19,7 @@ from .ask import ask
 from .assemble import assemble
 from .check import check
 from .compare import compare
+from .datasets import list_datasets
 from .jobs import jobs_app
 from .recipes import copy, list_recipes, run
 from .remote import remote_app
@@ -75,6 +76,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "study": study,
     "compare": compare,
     "ask": ask,
+    "datasets": list_datasets,
     "ls": list_recipes,
     "run": run,
     "cp": copy,
