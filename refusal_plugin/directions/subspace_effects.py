@@ -80,8 +80,8 @@ def analyse_subspace(
     streams = collect_streams(model, {"fit": fit}, remote=remote)["fit"]
     found = Subspace.fit(streams, layer, k=k, k_max=k_max, seed=seed, provenance=provenance(model, fit))
     sets = [
-        ArmSet(asked.filter(role=role), [NO_EDIT, *edits])
-        for role, edits in (("benign", added(found, strength, seed)), ("harmful", ablated(found, operator, seed)))
+        ArmSet(asked.filter(role="benign"), [NO_EDIT, *added(found, strength, seed)]),
+        ArmSet(asked.filter(role="harmful"), [NO_EDIT, *ablated(found, operator, seed)]),
     ]
     effects = {}
     scored = score_arm_sets(model, sets, refusal_ids, remote=remote)
