@@ -88,6 +88,8 @@ class Direction(Artefact):
         objective: what it was selected for ("causal", "defence" or "" if it was not selected).
         table: the whole selection table, one dict per candidate.
         provenance: model, template, data and package versions.
+        price: what its strength was priced at, see `at_price`: "target_kl", "tokens", and "kl" by modality; empty where
+            it was not.
     """
 
     FORMAT: ClassVar[str] = "refusal_plugin.direction.v1"
@@ -103,6 +105,7 @@ class Direction(Artefact):
     selection: str = ""
     table: tuple[Mapping[str, Any], ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    price: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def vector(self) -> Float[Tensor, "d_model"]:
@@ -183,9 +186,16 @@ class Direction(Artefact):
         name = self.provenance.get("model", "?")
         return (
             f"Direction(model={name}, layer={self.layer}, position={self.position}, site={self.site}, "
-            f"norm={float(self.vector.norm()):.3g}, strength={self.strength:.3g}, "
+            f"norm={float(self.vector.norm()):.3g}, strength={self.strength:.3g} ({self._priced()}), "
             f"objective={self.objective or '-'})"
         )
+
+    def _priced(self) -> str:
+        """What the strength costs, in words."""
+        if not self.price:
+            return "not priced"
+        costs = ", ".join(f"{modality} {nats:.2g}" for modality, nats in self.price["kl"].items())
+        return f"costs {costs} nats"
 
 
 def template_positions(model: Any, prompts: Iterable[Prompt]) -> tuple[int, ...]:
