@@ -20,8 +20,8 @@ import error_page  # noqa: E402
 import tables  # noqa: E402
 
 PACKAGE = ROOT / "refusal_plugin"
-ROOMS = ("prompts", "models", "inference", "evaluation", "directions", "transfer", "safe_space", "heads", "defences")
-ROOMS += ("comparison", "study", "remote", "organism", "traced", "report")
+ROOMS = ("prompts", "datasets", "models", "inference", "evaluation", "directions", "transfer", "safe_space", "heads")
+ROOMS += ("defences", "comparison", "study", "remote", "organism", "traced", "report")
 NUMBERS = ("geometry", "statistics", "contrasts", "storage")
 TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 CARDS = sorted((ROOT / "refusal_plugin" / "organism" / "checkpoints").glob("*/MODEL_CARD.md"))

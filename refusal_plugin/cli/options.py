@@ -31,6 +31,12 @@ Prompts = Annotated[
         help="Your prompts: a .jsonl or .csv file, or a folder (schema: docs/schema.md). Needed for hub models."
     ),
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Public data sets by name, jbb+xstest; NAME:PART one part, NAME=PATH a local copy. See `datasets`."
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use at most this many prompts: a quick look, wide intervals.")]
 Open = Annotated[bool, typer.Option("--open", help="Open the page in a browser when done.")]
 
@@ -133,11 +139,16 @@ def spelled(name: str) -> None:
         raise ModelError(f"load {name!r}", "no folder and no embedded model of that name", f"use {near[0]}")
 
 
-def prompt_set(path: Path | None) -> Any:
-    """Prompts from a file or folder, every one in a split; None if none was named."""
+def prompt_set(path: Path | None, data: str | None = None) -> Any:
+    """Prompts from a file or folder and from public sets, every one in a split; None if none was named."""
     from ..prompts import PromptSet
 
-    return None if path is None else PromptSet.from_path(path).assigned()
+    found = PromptSet() if path is None else PromptSet.from_path(path)
+    if data is not None:
+        from ..datasets import load_sets
+
+        found = found + load_sets(data)
+    return None if path is None and data is None else found.assigned()
 
 
 def console() -> Any:

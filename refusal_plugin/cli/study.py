@@ -5,7 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Folder, Limit, Model, Open, Options, Prompts, console, emit, percent, prompt_set, with_options
+from .options import (
+    Data,
+    Folder,
+    Limit,
+    Model,
+    Open,
+    Options,
+    Prompts,
+    console,
+    emit,
+    percent,
+    prompt_set,
+    with_options,
+)
 
 ROLES = ("harmful", "near_miss", "benign")
 
@@ -17,6 +30,7 @@ def study(
     seed: Annotated[int, typer.Option(help="Of bootstrap, random control and --limit.")] = 0,
     limit: Limit = None,
     prompts: Prompts = None,
+    data: Data = None,
     open_: Open = False,
     *,
     options: Options,
@@ -27,7 +41,7 @@ def study(
 
     [dim]refusal-plugin study --model organism-control --out study-control[/dim]
     """
-    given = prompt_set(prompts)
+    given = prompt_set(prompts, data)
     loaded = options.load(model)
     from ..recipe_files import recipe
 

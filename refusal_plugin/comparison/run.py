@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..datasets import provenance
 from ..defences import REGISTRY, Defence
 from ..defences.run import DefenceRun
 from ..directions.calibration import TOKENS
@@ -168,7 +169,7 @@ def compare_defences(
         "created": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),
         "versions": versions(),
-        "prompts": {"hash": prompts.hash, "limit": limit},
+        "prompts": {"hash": prompts.hash, "limit": limit, "data": provenance(prompts)},
         "seeds": list(seeds),
         "target_kl": target_kl,
         "price_tokens": price_tokens,

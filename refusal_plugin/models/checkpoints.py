@@ -14,6 +14,7 @@ from torch import nn
 
 from ..errors import ModelError
 from ..prompts.prompt import MEDIA
+from . import spoken
 from .probe import one_line
 from .processors import LoadedProcessor, checkpoint_file, load_processor
 
@@ -205,6 +206,8 @@ def find_checkpoint(
             found = "the embedded checkpoint is not in the package"
             raise ModelError(f"load {name!r}", found, "reinstall the package, or train it with `make organism`")
         return Checkpoint(name, str(folder), True, None, False)
+    if name == spoken.NAME:
+        return Checkpoint(name, str(spoken.assembled_folder()), False, None, False)
     path = Path(name).expanduser()
     if not name.strip():
         raise ModelError("load a model", "an empty name", f"use one of {', '.join(EMBEDDED)}, a folder or a hub id")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..datasets import provenance
 from ..directions.calibration import calibrate
 from ..directions.direction import Direction, fit_direction
 from ..directions.selection import select_direction
@@ -55,6 +56,7 @@ from .summary import (
     separation,
 )
 from .transfer import SECTIONS, training_pairs, transfer_sections
+from .twins import twins_section, twins_words
 
 SCHEMA_VERSION = 1
 TARGET_KL, PRICE_TOKENS = 0.05, 1
@@ -181,6 +183,8 @@ def run_study(
                 list(asked), (judged["none"], spoken["none"]), (judged["addition"], spoken["addition"]), coordinates
             )
 
+        matched = twins_section(model, direction, stages, token_budget, seed)
+
         # 3. The causal test: with the coordinate along the direction set to its benign mean, does text refusal go?
         causal = {}
         for name, edit in causal_tests(direction, seed).items():
@@ -238,6 +242,7 @@ def run_study(
         "template_hash": facts.template_hash,
         "prompts": {
             "hash": prompts.hash,
+            "data": provenance(prompts),
             **{
                 name: counts(part)
                 for name, part in (("train", train), ("val", val), ("test", prompts.filter(split="test")))
@@ -247,12 +252,18 @@ def run_study(
         "regime": regime(sections, direction.layer),
         "direction": direction_record(direction, tokens, price, facts.n_layers),
         "modalities": sections,
+        "twins": matched,
         "ablation": {name: found.to_json() for name, found in causal.items()},
         **{name: across[name] for name in (*SECTIONS, "findings")},
         "heads": heads,
         "examples": shown,
         "timings": stages.seconds,
-        "warnings": [*warnings(sections, limit), *unfitted, *across["transfer_warnings"]],
+        "warnings": [
+            *twins_words(matched, sections.get("text", {}), direction.layer),
+            *warnings(sections, limit),
+            *unfitted,
+            *across["transfer_warnings"],
+        ],
     }
     write_json(Path(out) / "results.json", results)
     write_report(results, Path(out) / "index.html")

@@ -35,7 +35,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("storage", "geometry", "report"),
     ("statistics",),
     ("contrasts", "prompts"),
-    ("organism", "remote"),
+    ("organism", "remote", "datasets"),
     ("models",),
     ("inference", "recipe_files"),
     ("evaluation",),
