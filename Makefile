@@ -28,15 +28,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 
 # Tests, notebooks and docs fetch nothing: the embedded model is part of the package.
-test check fuzz notebooks docs bench: export HF_HUB_OFFLINE = 1
+test check fuzz notebooks docs bench bench-gpu: export HF_HUB_OFFLINE = 1
 test docs: export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help study test fuzz test-remote ndif-env lint types check docs notebooks screenshots bench zoo organism clean
+.PHONY: help study test fuzz test-remote ndif-env lint types check docs notebooks screenshots bench bench-gpu zoo organism clean
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@echo "make TARGET, where TARGET is one of"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "The first target that needs it creates $(VENV) (python >= 3.11) and installs the pinned packages of constraints.txt."
 	@echo "On Linux without a CPU wheel of torch at hand: make TORCH_INDEX=https://download.pytorch.org/whl/cpu study"
 
@@ -78,6 +78,9 @@ screenshots: $(VENV)/.dev ## take the pictures of the documentation from the fin
 
 bench: $(VENV)/.dev ## ratios to the bare forward pass and to the usual ways (15 minutes; ARGS=--quick: 3)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-gpu: $(VENV)/.dev ## the rows that need a GPU, one run of 8 minutes; log in docs/data/gpu.json (ARGS=--dry: without)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 zoo: export HF_HUB_OFFLINE = 1
 zoo: $(VENV)/.dev $(ZOO_EXTRAS)/.ready ## every architecture tiny, tried and written down (25 minutes; ZOO=name,name: a few)

@@ -321,22 +321,31 @@ class Checkpoints:
     Args:
         folder: made if missing.
         facts: what every named stage depends on; any change makes all of them stale.
+        gauge: what has been computed so far, in any unit: its rise is kept with every stage.
 
     Attributes:
         reused, computed: how many values were found, and how many were not.
         stages: names of the stages that were found.
-        seconds: of the stages asked for; a stage inside another one is part of its time.
+        seconds, work: of the stages asked for: their time, and the rise of the gauge; a stage inside another one is
+            part of it.
         inside: how many stages are being worked on, one inside the other.
 
     Raises:
         StudyError: the folder cannot be made or written.
     """
 
-    def __init__(self, folder: str | Path, facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        facts: Mapping[str, Any] | None = None,
+        *,
+        gauge: Callable[[], float] = float,
+    ) -> None:
         self.folder, self.path = Path(folder), Path(folder) / "results.jsonl"
-        self.facts = dict(facts or {})
+        self.facts, self.gauge = dict(facts or {}), gauge
         self.stages: list[str] = []
         self.seconds: dict[str, float] = {}
+        self.work: dict[str, float] = {}
         self.reused = self.computed = 0
         self._found: dict[str, Any] = {}
         self.inside = 0
@@ -395,8 +404,8 @@ class Checkpoints:
         facts = {**self.facts, "stage": name}
         kept = None if again else self.kept(facts)
         if kept is None:
-            value, seconds = self.timed(work)
-            self.put(facts, {"stage": name, "seconds": seconds, "value": value})
+            value, spent = self._spent(work)
+            self.put(facts, {"stage": name, **spent, "value": value})
         return self._took(name, self.kept(facts), reused=kept is not None)
 
     def tensor(self, name: str, work: Callable[[], Tensor]) -> Tensor:
@@ -405,22 +414,23 @@ class Checkpoints:
         with suppress(RefusalPluginError, KeyError, TypeError, ValueError):  # no file, or a spoiled one: done again
             tensors, record = read_tensors(path)
             if record["key"] == key:
-                kept = {"seconds": float(record["seconds"]), "value": tensors["value"]}
+                spent = {"seconds": float(record["seconds"]), "work": float(record.get("work", 0))}
+                kept = {**spent, "value": tensors["value"]}
                 return self._took(name, kept, reused=True)  # type: ignore[no-any-return]
-        value, seconds = self.timed(work)
-        write_tensors(path, {"value": value}, {"key": key, "seconds": seconds})
+        value, spent = self._spent(work)
+        write_tensors(path, {"value": value}, {"key": key, **spent})
         self.computed += 1
-        return self._took(name, {"seconds": seconds, "value": value}, reused=False)  # type: ignore[no-any-return]
+        return self._took(name, {**spent, "value": value}, reused=False)  # type: ignore[no-any-return]
 
-    def timed(self, work: Callable[[], Any]) -> tuple[Any, float]:
-        """What work gives, and the seconds it took."""
-        start = time.perf_counter()
+    def _spent(self, work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+        """What work gives, the seconds it took and the rise of the gauge."""
+        start, before = time.perf_counter(), self.gauge()
         self.inside += 1
         try:
             value = work()
         finally:
             self.inside -= 1
-        return value, round(time.perf_counter() - start, 2)
+        return value, {"seconds": round(time.perf_counter() - start, 2), "work": self.gauge() - before}
 
     def _took(self, name: str, kept: Mapping[str, Any], *, reused: bool) -> Any:
         if reused:
@@ -430,5 +440,5 @@ class Checkpoints:
             took = duration(kept["seconds"])
             say(f"{name}: {'kept from an earlier run' if reused else f'done in {took}'}")
         if not self.inside:
-            self.seconds[name] = kept["seconds"]
+            self.seconds[name], self.work[name] = kept["seconds"], kept.get("work", 0.0)
         return kept["value"]

@@ -88,6 +88,7 @@ def show(results: dict[str, Any], out: Path) -> None:
     for warning in results["warnings"]:
         page.print("[yellow]note[/yellow]", end=" ")
         page.print(warning, markup=False)
+    page.print("\n" + results["cost"]["words"])
     page.print(f"\nReport: {out / 'index.html'}   figures with intervals: {out / 'results.json'}")
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError
+from ..statistics import mean_ranks, pearson, spearman
 from ..storage import frame
 from .intervals import Intervals
 from .result import HeadAttribution
@@ -155,32 +156,13 @@ def _agreement(
     rng = np.random.default_rng(seed)
     first, second = a.double().numpy(), b.double().numpy()
     rho, overlap = spearman(a.flatten(), b.flatten()), _overlap(first, second, k)
-    ranks = _ranks(first)
+    ranks = mean_ranks(first)
     null = np.empty((draws, 2))
     for draw in range(draws):
         shuffled = rng.permuted(second, axis=1)
-        null[draw] = _pearson(ranks, _ranks(shuffled)), _overlap(first, shuffled, k)
+        null[draw] = pearson(ranks, mean_ranks(shuffled)), _overlap(first, shuffled, k)
     p = (1 + (null >= np.array([rho, overlap]) - 1e-12).sum(0)) / (1 + draws)
     return Agreement(one, other, rho, float(p[0]), overlap, float(null[:, 1].mean()), float(p[1]), k)
-
-
-def spearman(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
-    """Rank correlation, ties by mean rank; 0 if one side is constant."""
-    return _pearson(_ranks(a.double().numpy()), _ranks(b.double().numpy()))
-
-
-def _ranks(x: np.ndarray) -> np.ndarray:
-    values, inverse, counts = np.unique(x.ravel(), return_inverse=True, return_counts=True)
-    del values
-    ends = np.cumsum(counts)
-    mean: np.ndarray = (ends - (counts - 1) / 2)[inverse.ravel()]
-    return mean
-
-
-def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 0 else 0.0
 
 
 def _overlap(a: np.ndarray, b: np.ndarray, k: int) -> float:

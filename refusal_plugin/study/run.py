@@ -19,7 +19,7 @@ import torch
 from ..datasets import provenance
 from ..directions.calibration import calibrate
 from ..directions.direction import Direction, fit_direction
-from ..directions.selection import select_direction
+from ..directions.selection import rank_agreement, select_direction
 from ..errors import PromptError, RefusalPluginError
 from ..evaluation import (
     Judge,
@@ -35,6 +35,7 @@ from ..evaluation.refusal_tokens import RefusalTokens, refusal_tokens
 from ..inference.activations import Activations, collect_activations
 from ..inference.answers import Answer, generate
 from ..inference.edits import Edit, addition, attenuation
+from ..inference.meter import metered_blocks, prompt_tokens
 from ..inference.threads import few_threads
 from ..models import anatomy, load
 from ..models.own_prompts import own_prompts, with_media_to_train_on
@@ -54,6 +55,7 @@ from .summary import (
     random_like,
     read_back,
     separation,
+    study_cost,
 )
 from .transfer import SECTIONS, training_pairs, transfer_sections
 from .twins import twins_section, twins_words
@@ -112,21 +114,23 @@ def run_study(
     text = prompts.filter(modality="text")
     train, val, test = (text.filter(split=name) for name in ("train", "val", "test"))
 
-    stages = Checkpoints(
-        Path(out) / "stages",
-        {
-            "schema": SCHEMA_VERSION,
-            "weights": facts.weight_hash(),
-            "template": facts.template_hash,
-            "prompts": prompts.hash,
-            "seed": seed,
-            "limit": limit,
-            "tokens": max_new_tokens,
-            "versions": versions(),
-        },
-    )
     steps = 2 + len(modalities) * 5 + 3 + 2 + 1
-    with few_threads(model), track(steps, f"study of {facts.name}", progress) as advance:
+    named = f"study of {facts.name}"
+    with few_threads(model), metered_blocks(model) as meter, track(steps, named, progress) as advance:
+        stages = Checkpoints(
+            Path(out) / "stages",
+            {
+                "schema": SCHEMA_VERSION,
+                "weights": facts.weight_hash(),
+                "template": facts.template_hash,
+                "prompts": prompts.hash,
+                "seed": seed,
+                "limit": limit,
+                "tokens": max_new_tokens,
+                "versions": versions(),
+            },
+            gauge=meter.tokens,
+        )
         # 1. The direction: fitted on text train, chosen on text val.
         harmless = prompts.filter(split="val", role=("benign", "near_miss"))
         tokens, direction, price = the_direction(model, train, val, harmless, stages, Path(out))
@@ -229,6 +233,7 @@ def run_study(
         # Which heads write the direction, and do the same ones write it in every modality?
         drawn = [row["id"] for row in shown if row["role"] == "harmful"]
         heads = stages.run("heads", lambda: heads_section(model, direction, tokens, prompts, drawn, seed))
+        length = stages.run("length", lambda: prompt_tokens(model, prompts))
         advance(1)
 
     results = {
@@ -258,6 +263,7 @@ def run_study(
         "heads": heads,
         "examples": shown,
         "timings": stages.seconds,
+        "cost": study_cost(stages.work, len(prompts), length),
         "warnings": [
             *twins_words(matched, sections.get("text", {}), direction.layer),
             *warnings(sections, limit),
@@ -379,6 +385,7 @@ def direction_record(
         "d_model": int(direction.vector.shape[0]),
         "refusal_tokens": list(tokens.words),
         "cosmic": {key: cosmic[key] for key in ("layer", "position", "cosmic")} if cosmic else None,
+        "rank_agreement": rank_agreement(direction.table, direction.objective),
         "table": [{key: _null(value) for key, value in row.items()} for row in direction.table],
     }
 

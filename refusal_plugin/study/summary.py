@@ -1,6 +1,6 @@
 """From activations and answers to the figures of `results.json`, each with a 95 % interval over pair groups."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,20 @@ def read_back(prompts: Sequence[Prompt], answers: Sequence[Answer], seed: int) -
         return Estimate.missing(), frozenset(p.id for p in prompts)
     found = rate([hit for _, hit in rows], [p.pair for p, _ in rows], rng=np.random.default_rng(seed))
     return found, frozenset(p.id for p, hit in rows if hit)
+
+
+def study_cost(work: Mapping[str, float], n: int, length: int) -> Record:
+    """What a study computed, in bare passes over its prompts; see `inference.meter`.
+
+    Args:
+        work: tokens through whole passes of the model, by stage.
+        n: number of prompts.
+        length: their real tokens.
+    """
+    share = {name: round(tokens / length, 3) for name, tokens in work.items() if tokens}
+    whole = sum(work.values()) / length
+    words = f"It cost {whole:.1f} bare passes over its {n} prompts ({length:,} tokens)."
+    return {"equivalents": round(whole, 2), "prompts": n, "tokens": length, "stages": share, "words": words}
 
 
 def auroc_by_layer(
