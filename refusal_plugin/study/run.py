@@ -62,7 +62,7 @@ from .transfer import SECTIONS, training_pairs, transfer_sections
 from .twins import twins_section, twins_words
 
 SCHEMA_VERSION = 1
-TARGET_KL = 0.05
+TARGET_KL, PRICE_TOKENS = 0.05, 1
 POSITIONS = (-1,)  # the token that emits the first word of the answer: the one place every modality shares
 NEEDED = {"train": ("harmful", "benign"), "val": ("harmful", "benign"), "test": ("harmful",)}
 
@@ -206,6 +206,7 @@ def run_study(
             stages,
             seen["answers"],
             target_kl=TARGET_KL,
+            price_tokens=PRICE_TOKENS,
             seed=seed,
             max_new_tokens=max_new_tokens,
             token_budget=token_budget,
@@ -294,8 +295,9 @@ def the_direction(
         direction = select_direction(
             model, fit_direction(model, train, positions=POSITIONS), val, tokens, objective="defence"
         )
-        price = calibrate(direction.addition, model, harmless, target_kl=TARGET_KL, refusal_ids=tokens.ids)
-        replace(direction, strength=price.strength).save(path)
+        limits: dict[str, Any] = {"target_kl": TARGET_KL, "tokens": PRICE_TOKENS}
+        price = calibrate(direction.addition, model, harmless, refusal_ids=tokens.ids, **limits)
+        replace(direction, strength=price.strength, price={**limits, "kl": price.kl}).save(path)
         return {
             **vars(tokens),
             "ids": tokens.ids.tolist(),
