@@ -198,13 +198,16 @@ def transfer_gap() -> str:
 
 @table("transfer/split")
 def transfer_split() -> str:
-    """How much of text's direction a medium keeps, and how the rest is lost, from the study."""
-    head = ["", "length of its own direction", "cosine", "kept along text's", "the same, labels shuffled"]
+    """How much of text's direction a medium keeps, and how the rest is lost, from the studies."""
+    head = ["", "", "length of its own direction", "cosine", "kept along text's", "the same, labels shuffled"]
     head += ["lost in magnitude", "lost by turning", "magnitude's share of the loss"]
     keys = ("kept", "kept_shuffled", "lost_magnitude", "lost_turn", "magnitude_share")
     rows = [
-        [modality, plain(found["norm_ratio"]), plain(found["cosine"]), *(percent(found[key]) for key in keys)]
-        for modality, found in read("study-organism").get("modality_gap", {}).items()
+        [f"`{model}`", modality]
+        + [plain(found[key]) for key in ("norm_ratio", "cosine")]
+        + [percent(found[key]) for key in keys]
+        for model in ("organism", "organism-wary", "organism-hard", "organism-control")
+        for modality, found in read(f"study-{model}").get("modality_gap", {}).items()
         if modality != found["reference"] and "norm_ratio" in found
     ]
     return markdown(head, rows)

@@ -57,7 +57,11 @@ class Comparison(Shown, dict[str, Any]):
 
 
 def assemble(
-    measured: Measured, target_kl: float, refused: Mapping[str, str], control: Mapping[str, Any] | None
+    measured: Measured,
+    target_kl: float,
+    refused: Mapping[str, str],
+    control: Mapping[str, Any] | None,
+    kept: Sequence[Claim] = (),
 ) -> Record:
     """`undefended`, `rows`, `matched`, `between`, `oracle`, `claims` and the other sections of compare.json.
 
@@ -66,6 +70,7 @@ def assemble(
         target_kl: the price.
         refused: methods that could not be fitted, and why.
         control: compare.json of the control model.
+        kept: claims about the fits themselves.
     """
     arms = measured.arms("matched")
     matched = [
@@ -76,7 +81,7 @@ def assemble(
         for (_, m), cells in measured.arms("same_strength").items()
     ]
     rows = None if control is None else {f"{r['defence']}/{r['modality']}": r for r in control["matched"]}
-    found = claims(arms, measured.arms("same_strength"), measured.undefended, measured.powers, rows)
+    found = claims(arms, measured.arms("same_strength"), measured.undefended, measured.powers, rows) + list(kept)
     return {
         "undefended": {
             m: {

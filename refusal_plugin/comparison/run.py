@@ -26,6 +26,7 @@ from ..progress import Progress
 from ..prompts import Modality, PromptSet
 from ..storage import Checkpoints, write_json
 from .fits import Fits, Fitted, limited
+from .kept_claims import kept_claims
 from .measure import Plan, Settings, measure
 from .results import Comparison, assemble
 
@@ -176,7 +177,7 @@ def compare_defences(
         "calibration_items": calibration_items,
         "max_new_tokens": max_new_tokens,
         "methods": {f.name: _method(f) for f in reversed(fitted)},
-        **assemble(measured, target_kl, fits.refused, rows),
+        **assemble(measured, target_kl, fits.refused, rows, kept_claims(f.defence for f in fitted)),
     }
     write_json(Path(out) / "compare.json", results)
     from ..report.comparison import write_comparison
