@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..errors import RefusalPluginError
 from .ask import ask
+from .assemble import assemble
 from .check import check
 from .compare import compare
 from .datasets import list_datasets
@@ -79,6 +80,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ls": list_recipes,
     "run": run,
     "cp": copy,
+    "assemble": assemble,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

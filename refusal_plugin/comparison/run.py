@@ -26,7 +26,7 @@ from ..prompts import Modality, PromptSet
 from ..storage import Checkpoints, write_json
 from .fits import Fits, Fitted, limited
 from .measure import Plan, Settings, measure
-from .results import assemble
+from .results import Comparison, assemble
 
 SCHEMA_VERSION = 1
 TARGET_KL = 0.05
@@ -82,7 +82,7 @@ def compare_defences(
     max_rows: int = 128,
     token_budget: int = 8192,
     progress: Progress = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare defences at matched cost and write `compare.json` and `index.html`.
 
     Args:
@@ -158,7 +158,7 @@ def compare_defences(
         )
         rows = found
     facts = anatomy(model)
-    results = {
+    results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": "comparison",
         "model": facts.name,
@@ -182,7 +182,7 @@ def compare_defences(
     from ..report.comparison import write_comparison
 
     write_comparison(results, Path(out) / "index.html")
-    return results
+    return Comparison(results)
 
 
 def check(

@@ -33,7 +33,7 @@ def test_every_rate_carries_the_terms_it_was_measured_under() -> None:
     rates = refusal_rates(label_answers(PROMPTS, ANSWERS, max_new_tokens=24, system="be kind"))
     assert rates.contract is not None and rates.contract.judge == "PhraseJudge" and rates.contract.n == 6
     assert rates.contract.data == ("jbb@abc",) and rates.contract.decoding == "greedy"
-    shown = repr(rates)
+    shown = " ".join(repr(rates).split())
     assert "max new tokens 24" in shown and "'be kind'" in shown and "jbb@abc" in shown
     assert "contract" not in rates.to_json(), "results hold it once for all rates"
 
