@@ -62,7 +62,7 @@ def main() -> None:
     spoken = features.read(asked.out / "train")
 
     tokenizer = AutoTokenizer.from_pretrained(asked.decoder)
-    frozen = AutoModelForCausalLM.from_pretrained(asked.decoder, dtype=torch.float32).eval().requires_grad_(False)
+    frozen = AutoModelForCausalLM.from_pretrained(asked.decoder, dtype=torch.float32).train(False).requires_grad_(False)
     decoder = Decoder(frozen, tokenizer)
     spelling = Spelling(tokenizer, decoder.embeddings, lambda: spoken)
 
