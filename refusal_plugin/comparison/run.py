@@ -17,7 +17,7 @@ from ..defences import REGISTRY, Defence
 from ..defences.run import DefenceRun
 from ..directions.calibration import TOKENS
 from ..errors import PromptError, StudyError
-from ..evaluation import Judge, PhraseJudge, name_of
+from ..evaluation import Contract, Judge, PhraseJudge, name_of
 from ..inference.threads import few_threads
 from ..models import anatomy, load
 from ..models.own_prompts import defence_prompts
@@ -170,6 +170,9 @@ def compare_defences(
         "created": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),
         "versions": versions(),
+        "contract": Contract.of(
+            prompts.filter(split="test"), name_of(judge), max_new_tokens=max_new_tokens, system=""
+        ).to_json(),
         "prompts": {"hash": prompts.hash, "limit": limit, "data": provenance(prompts)},
         "seeds": list(seeds),
         "target_kl": target_kl,

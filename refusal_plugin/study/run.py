@@ -22,6 +22,7 @@ from ..directions.direction import Direction, fit_direction
 from ..directions.selection import rank_agreement, select_direction
 from ..errors import PromptError, RefusalPluginError
 from ..evaluation import (
+    Contract,
     Judge,
     Outcomes,
     PhraseJudge,
@@ -254,6 +255,9 @@ def run_study(
                 for name, part in (("train", train), ("val", val), ("test", prompts.filter(split="test")))
             },
         },
+        "contract": Contract.of(
+            prompts.filter(split="test"), name_of(judge), max_new_tokens=max_new_tokens, system=""
+        ).to_json(),
         "judge": {"name": name_of(judge), "guard": guard and name_of(guard), "agreement": agreement},
         "regime": regime(sections, direction.layer),
         "direction": direction_record(direction, tokens, price, facts.n_layers),
