@@ -3,6 +3,7 @@
 #   PYTHON=python3.12      which interpreter makes .venv (default: the first of python3, python3.13 ... that is >= 3.11)
 #   TORCH_INDEX=URL        package index for torch alone, e.g. https://download.pytorch.org/whl/cpu
 #   MODEL, OUT, SEED, LIMIT, ARGS   go to `make study`
+#   JOBS=2                 how many processes run tests side by side (each uses one thread)
 
 VENV        ?= .venv
 TORCH       ?= torch==2.13.0
@@ -12,6 +13,7 @@ OUT         ?= study
 SEED        ?= 0
 LIMIT       ?=
 ARGS        ?=
+JOBS        ?= 2
 NDIF_ENV    ?= build/ndif-env
 NDIF_TABLE  ?= build/remote.json
 
@@ -42,7 +44,7 @@ study: $(VENV)/.core ## the main job: fit the text direction, see how far it rea
 	$(BIN)/refusal-plugin study --model "$(MODEL)" --out "$(OUT)" --seed $(SEED) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
 
 test: $(VENV)/.dev $(ZOO_EXTRAS)/.ready lint types docs ## lint, types, docs, then every test, those of video once more beside torchvision
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 	ZOO_EXTRAS="$(ZOO_EXTRAS)" $(BIN)/python -m pytest $(VISION_TESTS)
 
 check: $(VENV)/.dev lint types ## the quick half of `test`: lint, types, tests that are not marked slow

@@ -7,13 +7,13 @@
 Joins what `attribute_heads` and `attribute_sources` found; nothing is run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import DataError
+from ..report.shown import Shown
 from ..statistics import Estimate
-from ..storage import frame
 from .result import HeadAttribution
 from .sources import SPANS, SourceAttribution
 
@@ -38,7 +38,7 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Circuit:
+class Circuit(Shown):
     """The graph of every modality.
 
     Attributes:
@@ -51,22 +51,20 @@ class Circuit:
     norm: float
     refused: Mapping[str, Estimate] = field(default_factory=dict)
 
-    def to_frame(self) -> Any:
-        """One row per modality and head as a pandas DataFrame; OptionalDependencyError without pandas."""
-        return frame([{**{k: v for k, v in vars(e).items() if k != "sources"}, **e.sources} for e in self.edges])
-
-    def __repr__(self) -> str:
+    def finding(self) -> str:
         kinds = ", ".join(dict.fromkeys(edge.modality for edge in self.edges))
-        return f"Circuit({len(self.edges)} edges from heads to the direction; {kinds})"
+        return f"{len(self.edges)} edges from heads to the direction; {kinds}"
 
-    def _repr_html_(self) -> str:
-        from ..report import frame
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per modality and head."""
+        return ({**{k: v for k, v in vars(e).items() if k != "sources"}, **e.sources} for e in self.edges)
+
+    def drawn(self) -> Sequence[str | None]:
         from ..report.figures.heads_circuit import circuit_figure
 
         edges = [{**vars(edge), "sources": dict(edge.sources)} for edge in self.edges]
         refused = [{"modality": m, "refused": {"none": rate.to_json()}} for m, rate in self.refused.items()]
-        drawn = circuit_figure({"norm": self.norm, "top": edges, "removal": refused})
-        return str(frame(repr(self), drawn))
+        return [circuit_figure({"norm": self.norm, "top": edges, "removal": refused})]
 
 
 def circuit(

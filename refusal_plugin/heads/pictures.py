@@ -1,5 +1,6 @@
 """A value per soft token of a medium, over the picture, the film strip or the spectrogram that it stands for."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,13 @@ from ..errors import DataError
 from ..models.heads import media_grid
 from ..prompts import Prompt, encode
 from ..prompts.data_uris import media_record, spectrogram
+from ..report.shown import Shown
 from .projection import TokenProjection
 from .sources import SourceAttribution
 
 
 @dataclass(frozen=True)
-class Overlay:
+class Overlay(Shown):
     """Values over a medium.
 
     Attributes:
@@ -32,25 +34,28 @@ class Overlay:
     grid: tuple[int, int, int]
     pictures: tuple[str, ...]
 
-    def __repr__(self) -> str:
-        return f"Overlay({self.name} over {self.modality}, {' x '.join(map(str, self.grid))} places)"
+    def finding(self) -> str:
+        return f"{self.name} over {self.modality}, {' x '.join(map(str, self.grid))} places"
 
-    def _repr_html_(self) -> str:
-        from ..report import frame, html_table
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per place."""
+        _, rows, columns = self.grid
+        for n, value in enumerate(self.values.tolist()):
+            place = {"frame": n // (rows * columns), "row": n // columns % rows, "column": n % columns}
+            yield {**place, self.name: value}
+
+    def drawn(self) -> Sequence[str]:
         from ..report.figures.tokens import media_overlay
         from ..report.markup import tag
-        from ..report.table import folded
+        from ..report.table import folded, html_table
 
-        values, (_, rows, columns) = self.values.tolist(), self.grid
+        values = self.values.tolist()
         limit = max([1e-9, *map(abs, values)])
-        drawn = media_overlay(values, limit, self.name, modality=self.modality, grid=self.grid, pictures=self.pictures)
-        places = [
-            [f"frame {n // (rows * columns)}, row {n // columns % rows}, column {n % columns}", value]
-            for n, value in enumerate(values)
-        ]
-        table = folded("Numbers behind this picture", html_table(["place", self.name], places))
-        note = "Orange towards refusal, blue away from it; full colour is the largest value."
-        return str(frame(repr(self), tag("div", drawn, class_="overlays"), table, note=note))
+        over = {"modality": self.modality, "grid": self.grid, "pictures": self.pictures}
+        drawn = media_overlay(values, limit, self.name, **over)  # type: ignore[arg-type]
+        rows = [list(row.values()) for row in self.records()]
+        table = folded("Numbers behind this picture", html_table(["frame", "row", "column", self.name], rows))
+        return [tag("div", drawn, class_="overlays"), table]
 
 
 def overlay(model: Any, found: TokenProjection | SourceAttribution, prompt: Prompt) -> Overlay:

@@ -7,7 +7,7 @@ from .filling import fill
 from .markup import Markup
 from .numbers_in_words import significant, whole
 from .palette import modality_order
-from .records import Rate, finite, mapping, sequence
+from .records import Rate, finite, mapping, records, sequence
 from .table import pairs_table
 
 SIZES = (("n_harmful", "harmful"), ("n_near_miss", "near-miss"), ("n_benign", "benign"))
@@ -65,11 +65,13 @@ def provenance(results: Mapping[str, Any]) -> Markup:
 def run_facts(results: Mapping[str, Any], **more: object) -> dict[str, object]:
     """What a run was made with."""
     prompts = mapping(results, "prompts")
+    data = "; ".join(f"{r.get('name')} ({r.get('revision')}), {r.get('licence')}" for r in records(prompts, "data"))
     return {
         "model": results.get("model"),
         "weights": results.get("weight_hash"),
         "chat template": results.get("template_hash"),
         "prompts": prompts.get("hash"),
+        **({"data": data} if data else {}),
         **more,
         "limit": results.get("limit") or prompts.get("limit") or "none",
     }

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..datasets import provenance
 from ..directions.calibration import calibrate
 from ..directions.direction import Direction, fit_direction
 from ..directions.selection import rank_agreement, select_direction
@@ -48,6 +49,7 @@ from .examples import examples
 from .heads import heads_section
 from .regime import regime
 from .summary import (
+    Study,
     answers_from_json,
     answers_to_json,
     counts,
@@ -57,6 +59,7 @@ from .summary import (
     study_cost,
 )
 from .transfer import SECTIONS, training_pairs, transfer_sections
+from .twins import twins_section, twins_words
 
 SCHEMA_VERSION = 1
 TARGET_KL = 0.05
@@ -76,7 +79,7 @@ def run_study(
     judge: Judge | None = None,
     guard: Judge | None = None,
     progress: Progress = None,
-) -> dict[str, Any]:
+) -> Study:
     """Run the study and write `results.json`, `direction.safetensors` and `index.html`.
 
     Args:
@@ -185,6 +188,8 @@ def run_study(
                 list(asked), (judged["none"], spoken["none"]), (judged["addition"], spoken["addition"]), coordinates
             )
 
+        matched = twins_section(model, direction, stages, token_budget, seed)
+
         # 3. The causal test: with the coordinate along the direction set to its benign mean, does text refusal go?
         causal = {}
         for name, edit in causal_tests(direction, seed).items():
@@ -231,7 +236,7 @@ def run_study(
         length = stages.run("length", lambda: prompt_tokens(model, prompts))
         advance(1)
 
-    results = {
+    results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "model": facts.name,
         "seed": seed,
@@ -242,6 +247,7 @@ def run_study(
         "template_hash": facts.template_hash,
         "prompts": {
             "hash": prompts.hash,
+            "data": provenance(prompts),
             **{
                 name: counts(part)
                 for name, part in (("train", train), ("val", val), ("test", prompts.filter(split="test")))
@@ -251,17 +257,23 @@ def run_study(
         "regime": regime(sections, direction.layer),
         "direction": direction_record(direction, tokens, price, facts.n_layers),
         "modalities": sections,
+        "twins": matched,
         "ablation": {name: found.to_json() for name, found in causal.items()},
         **{name: across[name] for name in (*SECTIONS, "findings")},
         "heads": heads,
         "examples": shown,
         "timings": stages.seconds,
         "cost": study_cost(stages.work, len(prompts), length),
-        "warnings": [*warnings(sections, limit), *unfitted, *across["transfer_warnings"]],
+        "warnings": [
+            *twins_words(matched, sections.get("text", {}), direction.layer),
+            *warnings(sections, limit),
+            *unfitted,
+            *across["transfer_warnings"],
+        ],
     }
     write_json(Path(out) / "results.json", results)
     write_report(results, Path(out) / "index.html")
-    return results
+    return Study(results)
 
 
 def missing(prompts: PromptSet) -> str:

@@ -141,6 +141,15 @@ def test_a_likeness_is_no_share() -> None:
     assert "\u22120.02" in drawn and "\u22122%" not in drawn and "centred" in drawn
 
 
+def test_what_is_lost_of_the_direction_is_drawn_where_it_was_measured() -> None:
+    gap = {"text": {"reference": "text"}, "image": {"reference": "text", "layer": 3, "shift": {"value": 1.0}}}
+    panel = "What of text&#39;s direction is lost"
+    assert panel not in str(gap_figure({"modality_gap": gap})), "results of an earlier version"
+    gap["image"] |= {"lost_magnitude": {"value": 0.375, "low": 0.3, "high": 0.45}, "lost_turn": {"value": 0.125}}
+    drawn = str(gap_figure({"modality_gap": gap}))
+    assert panel in drawn and "lost in length" in drawn and "0.38" in drawn
+
+
 def test_two_estimates_of_one_thing_are_set_side_by_side() -> None:
     results = fake_results()
     cell = {"layer": 3, "restored": {"value": 0.6667, "low": 0.5, "high": 0.8, "n": 36}}
