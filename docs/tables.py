@@ -631,3 +631,28 @@ def judge_confusion() -> str:
     for name, one in rounds[-1][1].items() if rounds else ():
         rows += [[name, row["true"], row["found"], str(row["n"])] for row in one["table"]]
     return markdown(["language", "by hand", "found", "answers"], rows)
+
+
+@table("spoken/curve")
+def spoken_curve() -> str:
+    """The real model: what refusal and the coordinate along the text direction become as reading improves."""
+    found = read("spoken")
+    rows = [[row["checkpoint"], plain(row["recall"]), *_heard(row)] for row in found.get("checkpoints", ())]
+    if rows:
+        rows.insert(0, ["text", "–", *_heard(found["text"])])
+    head = [
+        "",
+        "words read back",
+        "harmful refused",
+        "safe twins refused",
+        "coordinate, harmful",
+        "safe",
+        "AUROC on twins",
+    ]
+    return markdown(head, rows)
+
+
+def _heard(row: Data) -> list[str]:
+    harmful, safe = row["harmful"], row["near_miss"]
+    shares = [percent(harmful["refused"]), percent(safe["refused"])]
+    return [*shares, plain(harmful["coordinate"]), plain(safe["coordinate"]), plain(row["auroc"])]
