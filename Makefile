@@ -3,6 +3,7 @@
 #   PYTHON=python3.12      which interpreter makes .venv (default: the first of python3, python3.13 ... that is >= 3.11)
 #   TORCH_INDEX=URL        package index for torch alone, e.g. https://download.pytorch.org/whl/cpu
 #   MODEL, OUT, SEED, LIMIT, ARGS   go to `make study`
+#   JOBS=2                 how many processes run tests side by side (each uses one thread)
 
 VENV        ?= .venv
 TORCH       ?= torch==2.13.0
@@ -12,6 +13,7 @@ OUT         ?= study
 SEED        ?= 0
 LIMIT       ?=
 ARGS        ?=
+JOBS        ?= 2
 NDIF_ENV    ?= build/ndif-env
 NDIF_TABLE  ?= build/remote.json
 
@@ -26,15 +28,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 
 # Tests, notebooks and docs fetch nothing: the embedded model is part of the package.
-test check fuzz notebooks docs bench: export HF_HUB_OFFLINE = 1
+test check fuzz notebooks docs bench bench-gpu: export HF_HUB_OFFLINE = 1
 test docs: export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help study test fuzz test-remote ndif-env lint types check docs notebooks screenshots bench zoo organism clean
+.PHONY: help study test fuzz test-remote ndif-env lint types check docs notebooks screenshots bench bench-gpu zoo organism clean
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@echo "make TARGET, where TARGET is one of"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "The first target that needs it creates $(VENV) (python >= 3.11) and installs the pinned packages of constraints.txt."
 	@echo "On Linux without a CPU wheel of torch at hand: make TORCH_INDEX=https://download.pytorch.org/whl/cpu study"
 
@@ -42,7 +44,7 @@ study: $(VENV)/.core ## the main job: fit the text direction, see how far it rea
 	$(BIN)/refusal-plugin study --model "$(MODEL)" --out "$(OUT)" --seed $(SEED) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
 
 test: $(VENV)/.dev $(ZOO_EXTRAS)/.ready lint types docs ## lint, types, docs, then every test, those of video once more beside torchvision
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 	ZOO_EXTRAS="$(ZOO_EXTRAS)" $(BIN)/python -m pytest $(VISION_TESTS)
 
 check: $(VENV)/.dev lint types ## the quick half of `test`: lint, types, tests that are not marked slow
@@ -76,6 +78,9 @@ screenshots: $(VENV)/.dev ## take the pictures of the documentation from the fin
 
 bench: $(VENV)/.dev ## ratios to the bare forward pass and to the usual ways (15 minutes; ARGS=--quick: 3)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-gpu: $(VENV)/.dev ## the rows that need a GPU, one run of 8 minutes; log in docs/data/gpu.json (ARGS=--dry: without)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 zoo: export HF_HUB_OFFLINE = 1
 zoo: $(VENV)/.dev $(ZOO_EXTRAS)/.ready ## every architecture tiny, tried and written down (25 minutes; ZOO=name,name: a few)

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from . import choosing, clock, evaluating, fits, generating, memory, reading, scaling, shapes, starting
+from . import choosing, clock, fits, generating, memory, reading, scaling, shapes, starting
 from .clock import Row
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -23,18 +23,13 @@ WHOLE, QUICK = 15 * 60, 3 * 60
 
 
 def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
-    """Name to measurement; --quick has the embedded model only, and few repetitions."""
-    many, few = (3, 2) if quick else (9, 3)
+    """Name to measurement; the embedded model only guards itself: its choice, its media, imports, streaming."""
+    few = 2 if quick else 3
     found: dict[str, Callable[[], Iterable[Row]]] = {
-        "reading": lambda: reading.rows(shapes.organism(), repeats=many),
-        "reading-cores": lambda: [reading.on_all_cores(shapes.organism(), repeats=many)],
-        "generating": lambda: generating.rows(shapes.organism(), repeats=few),
-        "strengths": lambda: [generating.strengths(shapes.organism(), repeats=few)],
-        "evaluating": lambda: evaluating.rows(shapes.organism(), repeats=few),
         "choosing": lambda: choosing.rows(shapes.organism(), repeats=few),
         "fits": lambda: fits.rows(shapes.organism(), repeats=few),
-        "scaling": lambda: scaling.rows(shapes.organism(), repeats=few, quick=quick),
-        "starting": lambda: starting.rows(repeats=min(many, 5)),
+        "scaling": lambda: scaling.rows(repeats=few, quick=quick),
+        "starting": lambda: starting.rows(repeats=3 if quick else 5),
         "streaming": lambda: memory.streaming((100, 1000) if quick else (100, 1000, 10_000)),
     }
     if importlib.util.find_spec("benchmarks.heads"):
@@ -46,27 +41,11 @@ def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
             "memory-0.1B": lambda: memory.rows("0.1B", prompts=32, repeats=3),
             "generating-0.1B": lambda: generating.rows(shapes.qwen("0.1B"), repeats=2),
             "strengths-0.1B": lambda: [generating.strengths(shapes.qwen("0.1B"), repeats=2, n=4)],
-            "choosing-0.1B": lambda: choosing.rows(shapes.qwen("0.1B"), repeats=2),
+            "choosing-0.1B": lambda: choosing.ranked(shapes.qwen("0.1B"), repeats=2),
+            "choosing-0.5B": lambda: choosing.ranked(shapes.qwen("0.5B", dtype=torch.bfloat16), repeats=1),
             "memory-0.5B": lambda: memory.rows("0.5B", prompts=16, repeats=2),
         }
-    if torch.cuda.is_available():
-        for size in ("0.1B", "0.5B"):
-            found[f"reading-{size}-gpu"] = on_gpu(reading.rows, size, 9)
-            found[f"generating-{size}-gpu"] = on_gpu(generating.rows, size, 5)
     return found
-
-
-def on_gpu(measure: Callable[..., Iterable[Row]], size: str, repeats: int) -> Callable[[], Iterable[Row]]:
-    """A measurement of a random Qwen2 in bfloat16 on the first GPU, timed by its events."""
-
-    def rows() -> Iterable[Row]:
-        before, clock.CLOCK = clock.CLOCK, "gpu"
-        try:
-            return list(measure(shapes.qwen(size, "cuda", torch.bfloat16), repeats=repeats))
-        finally:
-            clock.CLOCK = before
-
-    return rows
 
 
 def main() -> None:

@@ -4,7 +4,7 @@
 
 Units: a forward pass costs 2 x (parameters at work) operations a token plus attention; memory is weights, keys and
 values, and the stream; what a recipe reads is counted in passes and tokens
-(tests/inference/test_inference_counters.py).
+(tests/inference/test_inference_counters.py), what a study reads is what its results say under `cost`.
 Speeds are those of the device's data sheet times a share that is reached in practice; both are arguments, so that a
 measured figure takes their place: `--share` is (operations of a bare pass) / (seconds x peak) on your machine.
 """
@@ -29,6 +29,7 @@ class Model:
     Attributes:
         parameters: that work on a token.
         layers, d_model, kv: depth, width, and width of keys (or values) of one layer.
+        stored: parameters in memory where that is more: a mixture of experts uses a few of them for each token.
     """
 
     name: str
@@ -36,10 +37,11 @@ class Model:
     layers: int
     d_model: int
     kv: int
+    stored: float | None = None
 
     def weights(self) -> float:
         """Bytes in bfloat16."""
-        return 2 * self.parameters
+        return 2 * (self.stored or self.parameters)
 
     def cache(self, rows: int, length: int) -> float:
         """Bytes of keys and values."""
@@ -52,8 +54,9 @@ class Model:
 
 MODELS = (
     Model("7B (Qwen2.5-7B)", 7.6e9, 28, 3584, 512),
+    Model("32B (Qwen2.5-32B)", 32.8e9, 64, 5120, 1024),
     Model("70B (Llama-3.1-70B)", 70.6e9, 80, 8192, 1024),
-    Model("405B (Llama-3.1-405B)", 405.9e9, 126, 16384, 1024),
+    Model("30B-A3B (Qwen3-30B-A3B)", 3.3e9, 48, 2048, 512, stored=30.5e9),
 )
 
 

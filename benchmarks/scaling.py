@@ -1,4 +1,4 @@
-"""How cost grows: time with prompts and layers; what a safe space keeps with layers and width.
+"""How cost grows: time with layers; what a safe space keeps with layers and width.
 
     python -m benchmarks --only scaling
 
@@ -16,32 +16,18 @@ import refusal_plugin as rp
 from refusal_plugin.geometry import Moments
 
 from .clock import Job, Row, against, summary
-from .shapes import Shape, mixed, random_qwen, word_prompts, words_tokenizer
+from .shapes import random_qwen, word_prompts, words_tokenizer
 
-N, TIMES = 64, 4  # prompts, and how many times as many
 LAYERS = 12
 WIDTHS = (128, 256, 512)  # of the stream
 ITEMS = 64  # items of a second moment
 
 
-def rows(shape: Shape, *, repeats: int, quick: bool = False) -> Iterable[Row]:
-    """Time with prompts and, unless it must be quick, with layers; bytes with layers and width."""
-    yield prompts(shape, repeats)
+def rows(*, repeats: int, quick: bool = False) -> Iterable[Row]:
+    """Time with layers, unless it must be quick; bytes with layers and width."""
     if not quick:
         yield depth(repeats)
     yield from kept()
-
-
-def prompts(shape: Shape, repeats: int) -> Row:
-    """Reading 4 N prompts, encoding included, against N of the same lengths."""
-    few = mixed(shape, N)
-    many = rp.PromptSet(p.replace(id=f"{p.id}-{k}") for p in few for k in range(TIMES))
-
-    def read(some: rp.PromptSet) -> Job:
-        return lambda: rp.collect_activations(shape.model, some, progress=False)
-
-    name = f"residuals of all layers, {TIMES * N} prompts, against {N}"
-    return against(name, shape.name, read(many), read(few), repeats=repeats, target="<= 4.40")
 
 
 def depth(repeats: int) -> Row:

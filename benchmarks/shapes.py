@@ -17,6 +17,14 @@ import refusal_plugin as rp
 from refusal_plugin.prompts import Prompt, PromptSet
 
 SIZES: dict[str, dict[str, int]] = {
+    "tiny": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 1024,
+    },
     "0.1B": {
         "hidden_size": 768,
         "intermediate_size": 2048,
@@ -32,6 +40,14 @@ SIZES: dict[str, dict[str, int]] = {
         "num_attention_heads": 14,
         "num_key_value_heads": 2,
         "vocab_size": 151936,
+    },
+    "7B": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
     },
 }
 WORDS = 1000
@@ -84,20 +100,23 @@ def qwen(size: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> 
     """A random Qwen2 of a size in `SIZES`; it never ends an answer early."""
     twins = []
     for _ in range(2):
-        twins.append(random_qwen(size).to(device, dtype).eval().requires_grad_(False))
-    name = size if device == "cpu" else f"{size} {str(dtype).removeprefix('torch.')} on {device}"
+        twins.append(random_qwen(size, device=device, dtype=dtype).eval().requires_grad_(False))
+    kind = "" if dtype == torch.float32 else f" {str(dtype).removeprefix('torch.')}"
+    name = size + kind + ("" if device == "cpu" else f" on {device}")
     return Shape(name, rp.load(twins[0], tokenizer=words_tokenizer()), twins[1])
 
 
-def random_qwen(size: str, layers: int | None = None) -> nn.Module:
-    """Random weights, the same every time; of the size's number of layers or another one."""
+def random_qwen(
+    size: str, layers: int | None = None, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """Random weights, the same every time; of the size's number of layers or another one, drawn on the device."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     sizes = SIZES[size] | ({} if layers is None else {"num_hidden_layers": layers})
     config = Qwen2Config(**sizes, tie_word_embeddings=True, max_position_embeddings=4096)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
-        module: nn.Module = Qwen2ForCausalLM(config)
+        module: nn.Module = Qwen2ForCausalLM(config).to(dtype)
     module.generation_config.eos_token_id = None  # type: ignore[union-attr]
     module.generation_config.pad_token_id = 0  # type: ignore[union-attr]
     return module

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import measured
 from measured import Data, markdown, percent, plain, points, read, table
@@ -195,6 +196,20 @@ def transfer_gap() -> str:
     return markdown(head, rows)
 
 
+@table("transfer/split")
+def transfer_split() -> str:
+    """How much of text's direction a medium keeps, and how the rest is lost, from the study."""
+    head = ["", "length of its own direction", "cosine", "kept along text's", "the same, labels shuffled"]
+    head += ["lost in magnitude", "lost by turning", "magnitude's share of the loss"]
+    keys = ("kept", "kept_shuffled", "lost_magnitude", "lost_turn", "magnitude_share")
+    rows = [
+        [modality, plain(found["norm_ratio"]), plain(found["cosine"]), *(percent(found[key]) for key in keys)]
+        for modality, found in read("study-organism").get("modality_gap", {}).items()
+        if modality != found["reference"] and "norm_ratio" in found
+    ]
+    return markdown(head, rows)
+
+
 @table("transfer/safe_space")
 def transfer_safe_space() -> str:
     """Share of text's direction inside the safe spaces, and what taking it out does, from the study."""
@@ -281,6 +296,41 @@ def compare_central() -> str:
 def compare_wary() -> str:
     """The same on the model whose benign media lie near refusal, with what the papers add left out in turn."""
     return _central("compare-organism-wary", ("addition", "sarsteer", "mars", "mars_selected", *ABLATIONS, "random"))
+
+
+ALONE = ("ace", "cast", "adasteer", "alphasteer", "ras", "shiftdc", "false_refusal", "prompt")
+METHODS: dict[str, tuple[str, ...]] = {
+    "addition": ("addition", "addition_all", "random", "shuffled"),
+    "sarsteer": ("sarsteer", "sarsteer_v1", "sarsteer_v2"),
+    "mars": ("mars", "mars_no_recentring", "mars_no_gate", "mars_selected"),
+    "omnisteer": ("omnisteer", "omnisteer_no_gate", "omnisteer_text"),
+    "mdsteer": ("mdsteer_h2s", "mdsteer_c2r"),
+    **{
+        name: (name,) for name in ("ace", "cast", "adasteer", "alphasteer", "ras", "shiftdc", "false_refusal", "prompt")
+    },
+}
+"""Page of docs/methods to the rows of the comparison that it shows."""
+
+
+def _method(names: tuple[str, ...]) -> str:
+    """What a method gained and cost at the same price, on every model on which it was compared."""
+    head = ["model", "method", "", "harmful refused", "gain", "benign", "near miss", "answers right", "price, nats"]
+    rows = [
+        [read(source)["model"], row["defence"], row["modality"], percent(row["harmful_refusal"]), points(row["gain"])]
+        + [percent(row[key]) for key in ("benign_refusal", "near_miss_refusal", "utility")]
+        + [_price(row)]
+        for source in ("compare", "compare-organism-wary")
+        for name in names
+        for row in read(source).get("matched", [])
+        if row["defence"] == name and row["modality"] != "text"
+    ]
+    if not rows:
+        return f"*Not in the published comparison; `refusal-plugin compare {names[0]}` measures it.*"
+    return markdown(head, rows)
+
+
+for _page, _rows in METHODS.items():
+    table(f"method/{_page}")(partial(_method, _rows))
 
 
 @table("compare/claims")

@@ -157,7 +157,7 @@ def cosine(a: Fitted, b: Fitted, weights: Float[Tensor, "draw group"], n: int) -
         return Estimate.missing(n)
     safe = (lefts > 0) & (rights > 0) & tops.isfinite()
     drawn = (tops / (lefts.clamp_min(1e-300) * rights.clamp_min(1e-300)).sqrt())[safe]
-    return _estimate(top / (left * right) ** 0.5, drawn, float(safe.double().mean()), weights.shape[1], n, (-1.0, 1.0))
+    return of_draws(top / (left * right) ** 0.5, drawn, float(safe.double().mean()), weights.shape[1], n, (-1.0, 1.0))
 
 
 def ratio(
@@ -172,10 +172,20 @@ def ratio(
         return Estimate.missing(n)
     safe = (bottom[1] > 0) & top[1].isfinite()
     drawn = (top[1] / bottom[1].clamp_min(1e-300))[safe]
-    return _estimate(top[0] / bottom[0], drawn, float(safe.double().mean()), groups, n, bounds)
+    return of_draws(top[0] / bottom[0], drawn, float(safe.double().mean()), groups, n, bounds)
 
 
-def _estimate(value: float, drawn: Tensor, kept: float, groups: int, n: int, bounds: tuple[float, float]) -> Estimate:
+def of_draws(value: float, drawn: Tensor, kept: float, groups: int, n: int, bounds: tuple[float, float]) -> Estimate:
+    """A figure with the interval of its resamples; not measurable where too few of them are left.
+
+    Args:
+        value: of the whole set.
+        drawn: (draw,) of the resamples that could be measured.
+        kept: share of the resamples that these are.
+        groups: pair groups behind them.
+        n: items, for the record.
+        bounds: what the figure is cut to.
+    """
     if kept < 1 - LOST:
         return Estimate.missing(n)
     low, high = percentile_interval(np.asarray(drawn), groups)

@@ -34,13 +34,16 @@ __all__ = [
     "group_numbers",
     "holm",
     "mean_interval",
+    "mean_ranks",
     "minimum_detectable_effect",
     "paired_difference",
+    "pearson",
     "permutation_test",
     "percentile_interval",
     "random_direction_null",
     "rate",
     "resampled_groups",
+    "spearman",
     "student_p_value",
     "wilson",
 ]
@@ -610,6 +613,26 @@ def _auroc_columns(up: Float[np.ndarray, "n k"], down: Float[np.ndarray, "m k"])
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def spearman(a: Values, b: Values) -> float:
+    """Rank correlation, ties by mean rank; 0 if one side is constant."""
+    return pearson(mean_ranks(_array(a)), mean_ranks(_array(b)))
+
+
+def mean_ranks(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, " n"]:
+    """Rank of every value from 1, equal ones the mean of theirs."""
+    _values, inverse, counts = np.unique(x.ravel(), return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    mean: np.ndarray = (ends - (counts - 1) / 2)[inverse.ravel()]
+    return mean
+
+
+def pearson(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
+    """Linear correlation; 0 if one side is constant."""
+    a, b = a - a.mean(), b - b.mean()
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size > 0 else 0.0
 
 
 def _array(x: Any) -> np.ndarray:

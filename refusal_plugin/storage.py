@@ -1,7 +1,7 @@
 """Everything that is kept on disk: artefacts, checkpoints of a run, JSON. Written in full or not at all; no pickle.
 
 write_tensors, read_tensors   tensors with a JSON record beside them in one safetensors file
-Saved                         a result that is one such file: save, load, to_frame
+Saved                         a result that is one such file: save, load; it shows itself
 Checkpoints                   what a run has finished, found again by what it depends on
 """
 
@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import DataError, OptionalDependencyError, RefusalPluginError, StudyError
+from .errors import DataError, RefusalPluginError, StudyError
 from .progress import duration, say
+from .report.shown import Shown
 
 KEY = "refusal_plugin"
 LARGEST = 1e300
@@ -94,23 +95,10 @@ def _replace(target: Path, write: Callable[[Path], Any]) -> Path:
     return target
 
 
-def frame(rows: Iterable[Mapping[str, Any]]) -> Any:
-    """Rows of a result as a pandas DataFrame.
-
-    Raises:
-        OptionalDependencyError: pandas is not installed.
-    """
-    try:
-        import pandas
-    except ImportError:
-        raise OptionalDependencyError("make a table", "pandas is not installed", "pip install pandas") from None
-    return pandas.DataFrame([dict(row) for row in rows])
-
-
 # -- artefacts ---------------------------------------------------------------------------------------------------------
 
 
-class Saved:
+class Saved(Shown):
     """A dataclass that is kept in one safetensors file; what it holds is read off its annotations.
 
     Tensors may stand alone, in mappings from strings, and in dataclasses within; everything else is JSON. On loading,
@@ -144,7 +132,9 @@ class Saved:
         tensors, record = read_tensors(path)
         asked = f"load {cls.__name__} {path}"
         if record.get("format") != cls.FORMAT:
-            raise DataError(asked, f"format {record.get('format')!r}", f"give a file of {cls.FORMAT}")
+            kind, do = record.get("kind"), f"give a file of {cls.FORMAT}"
+            do = f"load it with {kind}.load, or {do}" if kind else do
+            raise DataError(asked, f"it holds a {kind} (format {record.get('format')!r})", do)
         kinds = {kind.__name__: kind for kind in _family(cls)}
         name = record.get("kind", cls.__name__)
         if not isinstance(name, str) or name not in kinds:
@@ -164,15 +154,6 @@ class Saved:
     def problem(self) -> str:
         """What is wrong with the content beyond types and shapes; empty if nothing is."""
         return ""
-
-    def to_frame(self) -> Any:
-        """Its numbers and words as a pandas DataFrame of one row.
-
-        Raises:
-            OptionalDependencyError: pandas is not installed.
-        """
-        plain = vars(self)
-        return frame([{name: value for name, value in plain.items() if isinstance(value, str | int | float)}])
 
 
 class _Unfit(Exception):
@@ -321,22 +302,31 @@ class Checkpoints:
     Args:
         folder: made if missing.
         facts: what every named stage depends on; any change makes all of them stale.
+        gauge: what has been computed so far, in any unit: its rise is kept with every stage.
 
     Attributes:
         reused, computed: how many values were found, and how many were not.
         stages: names of the stages that were found.
-        seconds: of the stages asked for; a stage inside another one is part of its time.
+        seconds, work: of the stages asked for: their time, and the rise of the gauge; a stage inside another one is
+            part of it.
         inside: how many stages are being worked on, one inside the other.
 
     Raises:
         StudyError: the folder cannot be made or written.
     """
 
-    def __init__(self, folder: str | Path, facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        facts: Mapping[str, Any] | None = None,
+        *,
+        gauge: Callable[[], float] = float,
+    ) -> None:
         self.folder, self.path = Path(folder), Path(folder) / "results.jsonl"
-        self.facts = dict(facts or {})
+        self.facts, self.gauge = dict(facts or {}), gauge
         self.stages: list[str] = []
         self.seconds: dict[str, float] = {}
+        self.work: dict[str, float] = {}
         self.reused = self.computed = 0
         self._found: dict[str, Any] = {}
         self.inside = 0
@@ -395,8 +385,8 @@ class Checkpoints:
         facts = {**self.facts, "stage": name}
         kept = None if again else self.kept(facts)
         if kept is None:
-            value, seconds = self.timed(work)
-            self.put(facts, {"stage": name, "seconds": seconds, "value": value})
+            value, spent = self._spent(work)
+            self.put(facts, {"stage": name, **spent, "value": value})
         return self._took(name, self.kept(facts), reused=kept is not None)
 
     def tensor(self, name: str, work: Callable[[], Tensor]) -> Tensor:
@@ -405,22 +395,23 @@ class Checkpoints:
         with suppress(RefusalPluginError, KeyError, TypeError, ValueError):  # no file, or a spoiled one: done again
             tensors, record = read_tensors(path)
             if record["key"] == key:
-                kept = {"seconds": float(record["seconds"]), "value": tensors["value"]}
+                spent = {"seconds": float(record["seconds"]), "work": float(record.get("work", 0))}
+                kept = {**spent, "value": tensors["value"]}
                 return self._took(name, kept, reused=True)  # type: ignore[no-any-return]
-        value, seconds = self.timed(work)
-        write_tensors(path, {"value": value}, {"key": key, "seconds": seconds})
+        value, spent = self._spent(work)
+        write_tensors(path, {"value": value}, {"key": key, **spent})
         self.computed += 1
-        return self._took(name, {"seconds": seconds, "value": value}, reused=False)  # type: ignore[no-any-return]
+        return self._took(name, {**spent, "value": value}, reused=False)  # type: ignore[no-any-return]
 
-    def timed(self, work: Callable[[], Any]) -> tuple[Any, float]:
-        """What work gives, and the seconds it took."""
-        start = time.perf_counter()
+    def _spent(self, work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+        """What work gives, the seconds it took and the rise of the gauge."""
+        start, before = time.perf_counter(), self.gauge()
         self.inside += 1
         try:
             value = work()
         finally:
             self.inside -= 1
-        return value, round(time.perf_counter() - start, 2)
+        return value, {"seconds": round(time.perf_counter() - start, 2), "work": self.gauge() - before}
 
     def _took(self, name: str, kept: Mapping[str, Any], *, reused: bool) -> Any:
         if reused:
@@ -430,5 +421,5 @@ class Checkpoints:
             took = duration(kept["seconds"])
             say(f"{name}: {'kept from an earlier run' if reused else f'done in {took}'}")
         if not self.inside:
-            self.seconds[name] = kept["seconds"]
+            self.seconds[name], self.work[name] = kept["seconds"], kept.get("work", 0.0)
         return kept["value"]

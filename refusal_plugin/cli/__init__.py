@@ -16,8 +16,10 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..errors import RefusalPluginError
 from .ask import ask
+from .assemble import assemble
 from .check import check
 from .compare import compare
+from .datasets import list_datasets
 from .jobs import jobs_app
 from .recipes import copy, list_recipes, run
 from .remote import remote_app
@@ -74,9 +76,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "study": study,
     "compare": compare,
     "ask": ask,
+    "datasets": list_datasets,
     "ls": list_recipes,
     "run": run,
     "cp": copy,
+    "assemble": assemble,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -5,7 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Folder, Limit, Model, Open, Options, Prompts, console, emit, percent, prompt_set, with_options
+from .options import (
+    Data,
+    Folder,
+    Limit,
+    Model,
+    Open,
+    Options,
+    Prompts,
+    console,
+    emit,
+    percent,
+    prompt_set,
+    with_options,
+)
 from .study import ROLES
 
 
@@ -33,6 +46,7 @@ def compare(
     ] = 0.05,
     limit: Limit = None,
     prompts: Prompts = None,
+    data: Data = None,
     control: Annotated[
         str | None,
         typer.Option(help="A model on which nothing should transfer; 'none' to leave it out. [organism-control]"),
@@ -58,9 +72,9 @@ def compare(
         return
     names, strengths = tuple(defences or DEFAULT), tuple(strength or STRENGTHS)
     check(names, range(seeds), strengths, target_kl)
-    given = prompt_set(prompts)
+    given = prompt_set(prompts, data)
     asked = None if control == "none" else control
-    if control is None and model == "organism" and prompts is None:
+    if control is None and model == "organism" and given is None:
         asked = "organism-control"
     results = compare_defences(
         options.load(model),

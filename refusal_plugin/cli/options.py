@@ -6,14 +6,14 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ..errors import DataError, ModelError
+from ..errors import DataError
+from ..organism import require_spelled
 from ..progress import Voice, speak
 
 Model = Annotated[
@@ -29,6 +29,12 @@ Prompts = Annotated[
     Path | None,
     typer.Option(
         help="Your prompts: a .jsonl or .csv file, or a folder (schema: docs/schema.md). Needed for hub models."
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Public data sets by name, jbb+xstest; NAME:PART one part, NAME=PATH a local copy. See `datasets`."
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use at most this many prompts: a quick look, wide intervals.")]
@@ -103,7 +109,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**given: Any) -> None:
         options = Options(**{one.name: given.pop(one.name) for one in shared})
-        spelled(given["model"])
+        require_spelled(given["model"])
         lines: Voice = "bars" if sys.stderr.isatty() and not options.verbose else "lines"
         speak("quiet" if options.quiet else lines)
         try:
@@ -120,24 +126,16 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def spelled(name: str) -> None:
-    """Nothing, or the name that was probably meant, before anything heavy is imported or the hub is asked.
-
-    Raises:
-        ModelError: there is no such model, and an embedded one is spelled nearly like that.
-    """
-    from ..organism import NAMES
-
-    near = get_close_matches(name, NAMES, cutoff=0.75)
-    if name not in NAMES and near and "/" not in name and not Path(name).exists():
-        raise ModelError(f"load {name!r}", "no folder and no embedded model of that name", f"use {near[0]}")
-
-
-def prompt_set(path: Path | None) -> Any:
-    """Prompts from a file or folder, every one in a split; None if none was named."""
+def prompt_set(path: Path | None, data: str | None = None) -> Any:
+    """Prompts from a file or folder and from public sets, every one in a split; None if none was named."""
     from ..prompts import PromptSet
 
-    return None if path is None else PromptSet.from_path(path).assigned()
+    found = PromptSet() if path is None else PromptSet.from_path(path)
+    if data is not None:
+        from ..datasets import load_sets
+
+        found = found + load_sets(data)
+    return None if path is None and data is None else found.assigned()
 
 
 def console() -> Any:

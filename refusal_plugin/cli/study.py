@@ -5,7 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Folder, Limit, Model, Open, Options, Prompts, console, emit, percent, prompt_set, with_options
+from .options import (
+    Data,
+    Folder,
+    Limit,
+    Model,
+    Open,
+    Options,
+    Prompts,
+    console,
+    emit,
+    percent,
+    prompt_set,
+    with_options,
+)
 
 ROLES = ("harmful", "near_miss", "benign")
 
@@ -17,6 +30,7 @@ def study(
     seed: Annotated[int, typer.Option(help="Of bootstrap, random control and --limit.")] = 0,
     limit: Limit = None,
     prompts: Prompts = None,
+    data: Data = None,
     open_: Open = False,
     *,
     options: Options,
@@ -27,7 +41,7 @@ def study(
 
     [dim]refusal-plugin study --model organism-control --out study-control[/dim]
     """
-    given = prompt_set(prompts)
+    given = prompt_set(prompts, data)
     loaded = options.load(model)
     from ..recipe_files import recipe
 
@@ -41,7 +55,7 @@ def study(
         typer.launch(str((out / "index.html").resolve()))
 
 
-def show(results: dict[str, Any], out: Path) -> None:
+def show(results: Any, out: Path) -> None:
     """The study in a terminal: the regime in words, one line per modality, warnings, files."""
     from rich.table import Table
 
@@ -63,17 +77,12 @@ def show(results: dict[str, Any], out: Path) -> None:
             change(*share["near_miss"]),
             change(*share["benign"]),
         )
-    direction = results["direction"]
-    page.print(f"\n[bold]{results['model']}: {results['regime']['name']}[/bold]")
-    page.print(results["regime"]["words"])
-    page.print(
-        f"\nDirection from text: layer {direction['layer']} of {direction['n_layers']}, strength "
-        f"{direction['strength']:.2f} of its length. Before -> after adding it:"
-    )
+    page.print(f"\n{results.finding()}\nBefore -> after adding it:", markup=False)
     page.print(table)
     for warning in results["warnings"]:
         page.print("[yellow]note[/yellow]", end=" ")
         page.print(warning, markup=False)
+    page.print("\n" + results["cost"]["words"])
     page.print(f"\nReport: {out / 'index.html'}   figures with intervals: {out / 'results.json'}")
 
 

@@ -1,10 +1,11 @@
 """From cells to the sections of compare.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..evaluation import Outcomes, Power, mcnemar, refusal_rates
+from ..report.shown import Shown
 from .cells import SAFE, Measurement, Record, change, matched_row, p_value, row
 from .claims import AT_STRENGTH_OF, Claim, claims
 
@@ -30,6 +31,27 @@ class Measured:
             if cell.kind == kind:
                 found.setdefault((cell.defence, cell.modality), []).append(cell)
         return found
+
+
+class Comparison(Shown, dict[str, Any]):
+    """The content of compare.json, which shows itself."""
+
+    def finding(self) -> str:
+        lines = [f"{self['model']}: {len(self['methods'])} methods at {self['target_kl']} nats per harmless prompt"]
+        for line in self["verdicts"]:
+            said = [f"{how} in {', '.join(line[how])}" for how in ("held", "failed", "underpowered") if line[how]]
+            lines.append(f"{line['words']}: {'; '.join(said)}")
+        return "\n".join(lines)
+
+    def caveats(self) -> Sequence[str]:
+        return list(self["warnings"])
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per defence and modality at the price: what it gains beside what it costs."""
+        shares = ("harmful_refusal", "near_miss_refusal", "benign_refusal", "utility", "brr")
+        for one in self["matched"]:
+            named = {name: one[name] for name in ("modality", "defence", "kl")}
+            yield {**named, **{name: one[name]["value"] for name in shares}}
 
 
 def assemble(

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..datasets import provenance
 from ..defences import REGISTRY, Defence
 from ..defences.run import DefenceRun
 from ..errors import PromptError, StudyError
@@ -25,7 +26,7 @@ from ..prompts import Modality, PromptSet
 from ..storage import Checkpoints, write_json
 from .fits import Fits, Fitted, limited
 from .measure import Plan, Settings, measure
-from .results import assemble
+from .results import Comparison, assemble
 
 SCHEMA_VERSION = 1
 TARGET_KL = 0.05
@@ -81,7 +82,7 @@ def compare_defences(
     max_rows: int = 128,
     token_budget: int = 8192,
     progress: Progress = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare defences at matched cost and write `compare.json` and `index.html`.
 
     Args:
@@ -157,7 +158,7 @@ def compare_defences(
         )
         rows = found
     facts = anatomy(model)
-    results = {
+    results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": "comparison",
         "model": facts.name,
@@ -167,7 +168,7 @@ def compare_defences(
         "created": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),
         "versions": versions(),
-        "prompts": {"hash": prompts.hash, "limit": limit},
+        "prompts": {"hash": prompts.hash, "limit": limit, "data": provenance(prompts)},
         "seeds": list(seeds),
         "target_kl": target_kl,
         "calibration_items": calibration_items,
@@ -178,7 +179,7 @@ def compare_defences(
     from ..report.comparison import write_comparison
 
     write_comparison(results, Path(out) / "index.html")
-    return results
+    return Comparison(results)
 
 
 def check(

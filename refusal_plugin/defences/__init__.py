@@ -22,6 +22,7 @@ from . import (  # noqa: F401  (each file registers its methods)
     false_refusal,
     mars,
     mdsteer,
+    omnisteer,
     prompt,
     ras,
     sarsteer,

@@ -10,7 +10,7 @@ equal alpha.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -18,12 +18,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import PromptError
+from ..errors import DirectionError, PromptError
 from ..inference.arms import Arms, Strengths, encode_arms, score_arms
 from ..inference.edits import Edit
 from ..inference.loop import Item
 from ..inference.scores import Encoded, refusal_scores
 from ..prompts import Modality, PromptSet
+from ..report.shown import Shown
 from ..traced.measure import refusal_score
 
 RUNGS = 6
@@ -56,7 +57,7 @@ Priceable: TypeAlias = HasStrength | Callable[[float], Edit]
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Shown):
     """A strength and what it costs.
 
     Attributes:
@@ -78,6 +79,20 @@ class Calibration:
     over_refusal: dict[str, float]
     target_over_refusal: float | None = None
     at_bound: bool = False
+
+    def finding(self) -> str:
+        costs = ", ".join(f"{kl:.3f} nats in {m} (n = {self.n[m]})" for m, kl in self.kl.items())
+        grown = ", ".join(f"{100 * share:+.0f} points in {m}" for m, share in self.over_refusal.items())
+        return f"strength {self.strength:.3g} costs {costs}" + (f"; harmless refused {grown}" if grown else "")
+
+    def caveats(self) -> Sequence[str]:
+        free = ["the upper bound is still within the price: a larger strength was not tried."] * self.at_bound
+        return [*free, f"priced on {', '.join(self.n)} only: elsewhere it may cost more."]
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per modality."""
+        for m, n in self.n.items():
+            yield {"modality": m, "n": n, "kl": self.kl[m], "over_refusal": self.over_refusal.get(m)}
 
 
 def calibrate(
@@ -103,11 +118,14 @@ def calibrate(
         bounds: strengths between which is searched; the defence's own by default, else 0 to 2.
 
     Raises:
+        DirectionError: what has no strengths, such as a direction itself.
         PromptError: no prompts, harmful ones among them, a target that is not positive, or over-refusal without
             refusal tokens.
     """
-    if not len(prompts):
-        raise PromptError("calibrate a strength", "0 prompts", "give harmless ones")
+    if not (isinstance(defence, HasStrength) or callable(defence)):
+        found = f"a {type(defence).__name__} has no strengths"
+        raise DirectionError("calibrate a strength", found, "give a defence, or direction.addition")
+    prompts = PromptSet.of(prompts, "calibrate a strength").require(roles=(), asked="calibrate a strength")
     if any(p.role == "harmful" for p in prompts):
         raise PromptError(
             "calibrate a strength", "some prompts are harmful", "use harmless ones: strength is priced, not tuned"

@@ -26,7 +26,7 @@ from ..prompts import PromptSet
 from ..prompts.light import next_token_inputs
 from ..remote.cutting import portions, workload
 from ..statistics import auroc
-from ..traced.selecting import measure_candidates
+from ..traced.selecting import measure_candidates, plain_runs
 from .direction import Candidates
 
 Place: TypeAlias = tuple[int, int]
@@ -58,6 +58,7 @@ def measure(
     operator: Operator = "project_out",
     target_kl: float = 0.1,
     remote: bool | str = False,
+    known: dict[str, Any] | None = None,
 ) -> dict[Place, Figures]:
     """Figures of given candidates, in one session, or in several where one would be too long for a server.
 
@@ -70,18 +71,25 @@ def measure(
         priced: those whose strength, cost and gain are wanted.
         removal: whether bypass, induce, KL of ablation and COSMIC are wanted.
         operator, target_kl, remote: as in `select_direction`.
+        known: shared by calls on this machine that ask for other candidates of the same: what need not run again.
 
     Raises:
         RemoteError: the server refuses or fails; says why and what to do.
     """
-    work = bench(model, prompts, candidates.positions)
+    known = {} if known is None or remote else known
+    work = known["work"] = known.get("work") or bench(model, prompts, candidates.positions)
     harmful, benign, ids = candidates.harmful, candidates.benign, tokens.ids
     blocks, sites = layers(model), sites_of(model)
     every = units(candidates.positions, places, priced, removal=removal, operator=operator, target_kl=target_kl)
     found: list[dict[str, Any]] = []
+    if not remote and "plain" not in known:
+        with running(model, "select a direction"), torch.no_grad(), model.session():
+            plain = save(plain_runs(model, blocks, work))
+        known["plain"] = plain
+    plain = known.get("plain")
     for (some,) in portions(work_of(model, work, every), remote=remote, fixed=2 * tokens_of(work)):
         with running(model, "select a direction", remote), torch.no_grad(), model.session(remote=remote):
-            part = save(measure_candidates(model, blocks, sites, work, harmful, benign, ids, some))
+            part = save(measure_candidates(model, blocks, sites, work, harmful, benign, ids, some, plain))
         found.append(part)
     return figures_of(candidates.positions, every, found)
 

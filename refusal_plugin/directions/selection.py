@@ -22,11 +22,14 @@ between mean harmful and mean benign; score = cos(ablated harmful, mean benign) 
 over those layers.
 
 Cost. The reference makes three full passes over the validation prompts per candidate. Here additions begin behind their
-own block, candidates are rows of one batch, and all is measured in one session, here or on a server (`figures`).
+own block, candidates are rows of one batch, and all is measured in one session, here or on a server (`figures`). Where
+there are many candidates, gradients rank all of them in a handful of passes (`ranking`), and only the most promising
+are measured, then the neighbours of the best (by layer and by position) until none is better. If none of those passes
+the filters, the next ones are measured, in the end all.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -35,12 +38,17 @@ from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.edits import Operator
 from ..progress import Progress, track
 from ..prompts import PromptSet
+from ..remote.options import current
+from ..statistics import spearman
 from .direction import Candidates, Direction
 from .figures import Figures, Place, measure
+from .ranking import estimate
 
 Objective: TypeAlias = Literal["causal", "defence"]
 Method: TypeAlias = Literal["interventions", "cosmic"]
 
+BEST = 6
+"""Candidates that are measured first where gradients rank them."""
 MAX_KL = 0.1
 MAX_DEPTH = 0.8
 
@@ -57,6 +65,8 @@ class Row:
         kl_add: cost at that strength, nats per safe prompt.
         auroc: harmful against benign and near-miss validation prompts along the candidate.
         cosmic: COSMIC score.
+        estimate: first-order estimate of what the choice rests on (gain, or bypass for "causal"), where candidates were
+            ranked by it. A row that has this alone was not measured.
         kept: whether it passed the filters; `reason` says why not.
     """
 
@@ -70,6 +80,7 @@ class Row:
     gain: float = math.nan
     auroc: float = math.nan
     cosmic: float = math.nan
+    estimate: float = math.nan
     kept: bool = False
     reason: str = ""
     chosen: bool = False
@@ -88,6 +99,7 @@ def select_direction(
     max_kl: float = MAX_KL,
     max_depth: float = MAX_DEPTH,
     removal: bool = True,
+    measured: int | Literal["all"] | None = None,
     remote: bool | str = False,
     progress: Progress = None,
 ) -> Direction:
@@ -108,6 +120,9 @@ def select_direction(
         max_kl, max_depth: limits of the filters.
         removal: whether the table also holds what removing and inducing do (bypass, induce, KL, COSMIC); the choice for
             a defence does not rest on them, and costs a third without.
+        measured: how many candidates are measured at first, the most promising by gradients; "all" for every one.
+            None takes 6 where that is less than a third of the candidates and gradients are to be had (not by COSMIC,
+            which has no slope here, and not on a server without `remote.settings(trusted=True)`), else all.
         remote: measure on NDIF: one request for a defence, several where one would exceed `remote.Settings.max_tokens`.
             Where the choice does not rest on strengths, that of the chosen candidate is one more.
         progress: None shows a bar where somebody can see it.
@@ -119,26 +134,80 @@ def select_direction(
         RemoteError: the server refuses or fails; says why and what to do.
     """
     require_validation(candidates, prompts)
+    if not isinstance(tokens, RefusalTokens):
+        found = f"a {type(tokens).__name__} in the place of the refusal tokens"
+        raise DirectionError("select a direction", found, "give refusal_tokens(model, training_prompts)")
     if not removal and (objective, method) != ("defence", "interventions"):
         asked, found = f"select a direction for {objective} by {method}", "removal=False leaves out what decides"
         raise DirectionError(asked, found, "leave removal=True")
-    places = [place for place in places_of(candidates) if _differs(candidates, place)]
     options: dict[str, Any] = {"operator": operator, "target_kl": target_kl, "remote": remote}
     source = (model, candidates, prompts, tokens)
+    limits: dict[str, Any] = {"method": method, "objective": objective, "max_kl": max_kl, "max_depth": max_depth}
+    limits["removal"] = removal
+    places = [place for place in places_of(candidates) if _differs(candidates, place)]
+    may = [place for place in places if place[0] < max_depth * candidates.n_layers]
+    some = first_measured(measured, len(may), method, remote)
     with track(2, "layers and positions", progress) as advance:
-        may = [place for place in places if place[0] < max_depth * candidates.n_layers]
-        priced = may if objective == "defence" else ()
-        figures = measure(*source, places=places, priced=priced, removal=removal, **options)
+        figures: dict[Place, Figures] = {}
+        known: dict[str, Any] = {}
+        if some is not None:
+            guessed = estimate(*source, objective=objective, **options)
+            limits["estimates"] = {
+                place: one["gain" if objective == "defence" else "bypass"] for place, one in guessed.items()
+            }
+            may.sort(key=lambda place: _promise(guessed[place], objective, max_kl), reverse=True)
         advance(1)
-        how: dict[str, Any] = {"method": method, "objective": objective, "max_kl": max_kl, "max_depth": max_depth}
-        how["removal"] = removal
-        chosen = choose(candidates, figures, **how)
+        wanted = places if some is None else may[:some]
+        while wanted:
+            priced = [place for place in wanted if place in may] if objective == "defence" else ()
+            figures |= measure(*source, places=wanted, priced=priced, removal=removal, known=known, **options)
+            wanted = [] if some is None else _next(candidates, figures, may, some, limits)
+        chosen = choose(candidates, figures, **limits)
         if objective == "causal":  # here the choice does not rest on strengths: that of the chosen one is enough
             place = (chosen.layer, chosen.position)
-            figures[place] |= measure(*source, places=[place], priced=[place], removal=False, **options)[place]
-            chosen = choose(candidates, figures, **how)
+            figures[place] |= measure(*source, places=[place], priced=[place], removal=False, known=known, **options)[
+                place
+            ]
+            chosen = choose(candidates, figures, **limits)
         advance(1)
     return chosen
+
+
+def first_measured(measured: int | Literal["all"] | None, n: int, method: Method, remote: bool | str) -> int | None:
+    """How many of n candidates are measured at first; None for all: see `select_direction`.
+
+    Raises:
+        DirectionError: fewer than one.
+    """
+    if isinstance(measured, int) and measured < 1:
+        raise DirectionError("select a direction", f"measured = {measured}", "give 1 or more, or 'all'")
+    gradients = method != "cosmic" and (not remote or current().trusted is True)
+    few = BEST if measured is None else measured
+    if few == "all" or not gradients or few >= n or (measured is None and 3 * few >= n):
+        return None
+    return few
+
+
+def _promise(guessed: Figures, objective: Objective, max_kl: float) -> tuple[float, ...]:
+    """What the order of measuring maximises: first those that should pass the filters, then what the choice does."""
+    if objective == "defence":
+        return (guessed["gain"],)
+    passes = guessed["induce"] >= 0 and guessed["kl_ablate"] <= max_kl
+    return (float(passes), -guessed["bypass"] if passes else guessed["induce"])
+
+
+def _next(
+    candidates: Candidates, figures: Mapping[Place, Figures], order: Sequence[Place], some: int, limits: dict[str, Any]
+) -> list[Place]:
+    """What to measure next: the neighbours of the best, by layer and by position; without a best, the next in order."""
+    left = [place for place in order if place not in figures]
+    try:
+        best = choose(candidates, figures, **limits)
+    except DirectionError:
+        return left[:some]
+    column = candidates.positions.index
+    here = (best.layer, column(best.position))
+    return [(layer, p) for layer, p in left if abs(layer - here[0]) + abs(column(p) - here[1]) == 1]
 
 
 def places_of(candidates: Candidates) -> list[Place]:
@@ -164,12 +233,14 @@ def choose(
     max_kl: float = MAX_KL,
     max_depth: float = MAX_DEPTH,
     removal: bool = True,
+    estimates: Mapping[Place, float] | None = None,
 ) -> Direction:
     """The best of measured candidates: filter, rank, and keep the whole table.
 
     Args:
         candidates: what was measured.
         figures: what was measured of them, see `figures.measure`.
+        estimates: what they were ranked by, if they were: those without figures are out.
         Others as in `select_direction`.
 
     Raises:
@@ -178,8 +249,10 @@ def choose(
     rows: list[Row] = []
     for place in places_of(candidates):
         known: dict[str, Any] = dict(figures.get(place, {}))
-        row = Row(*place, **known)
+        row = Row(*place, **known, estimate=math.nan if estimates is None else estimates[place])
         reason = _reason(row, objective, max_kl, removal)
+        if estimates is not None and place not in figures:
+            reason = "estimated only"
         if not _differs(candidates, place):
             reason = "harmful and benign means are equal"
         if place[0] >= max_depth * candidates.n_layers:
@@ -197,6 +270,22 @@ def choose(
     strength = chosen.strength if math.isnan(best.strength) else best.strength
     table = tuple(vars(replace(row, chosen=row is best)) for row in rows)
     return replace(chosen, strength=strength, objective=objective, selection=method, table=table)
+
+
+def rank_agreement(table: Iterable[Mapping[str, Any]], objective: str) -> float | None:
+    """Rank correlation of first-order estimates and what was then measured; None where nothing was ranked.
+
+    Over the measured candidates, most of which are the most promising ones: over all of them it would be higher.
+
+    Args:
+        table: of a `Direction`.
+        objective: what it was selected for.
+    """
+    name = "gain" if objective == "defence" else "bypass"
+    # Tables of earlier versions have no estimates.
+    pairs = [(row.get("estimate", math.nan), row[name]) for row in table]
+    both = [(a, b) for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
+    return spearman(*zip(*both, strict=True)) if len(both) > 2 else None
 
 
 def _rank(row: Row, method: Method, objective: Objective) -> float:
@@ -222,13 +311,11 @@ def _reason(row: Row, objective: Objective, max_kl: float, removal: bool) -> str
 
 
 def require_validation(candidates: Candidates, prompts: PromptSet) -> None:
+    PromptSet.of(prompts, "select a direction").require(asked="select a direction")
     if -1 not in candidates.positions:
         raise DirectionError(
             "select a direction", f"the candidates were read at {list(candidates.positions)}", "include position -1"
         )
-    for role in ("harmful", "benign"):
-        if not any(p.role == role for p in prompts):
-            raise PromptError("select a direction", f"the validation set has no {role} prompts", f"add {role} prompts")
     used = set(candidates.provenance.get("data_ids", ()))
     again = [p.id for p in prompts if p.id in used]
     if again:

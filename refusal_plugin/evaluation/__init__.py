@@ -1,9 +1,11 @@
 """Answers -> labels -> rates: who refused, who answered, how sure we are, and what the set can show at all."""
 
 from .agreement import Agreement, compare_judges, judge_agreement
-from .formats import FORMATS, HARMBENCH, LLAMA_GUARD, WILDGUARD, Format
+from .endpoint import EndpointJudge
+from .formats import Format
+from .guards import RECOMMENDED, GenerativeJudge
 from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers, name_of
-from .model_judges import ClassifierJudge, FirstTokenJudge, GenerativeJudge
+from .model_judges import ClassifierJudge, FirstTokenJudge
 from .openings import find_openings, opening_scores
 from .paired import PairedComparison, mcnemar, paired_test
 from .power import Power, defence_success, statistical_power
@@ -17,18 +19,18 @@ from .rates import (
     refusal_rates,
     same_prompts,
 )
+from .templates import FORMATS
 from .text import Reasoning, normalise
 
 __all__ = [
     "FORMATS",
-    "HARMBENCH",
     "LABELS",
-    "LLAMA_GUARD",
+    "RECOMMENDED",
     "REFUSALS",
-    "WILDGUARD",
     "Agreement",
     "ClassifierJudge",
     "DefenceRates",
+    "EndpointJudge",
     "FirstTokenJudge",
     "Format",
     "GenerativeJudge",

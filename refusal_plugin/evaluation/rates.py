@@ -16,8 +16,10 @@ Refused are the labels in `judge.REFUSALS`. Answers that are neither refused nor
 """
 
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +27,14 @@ from ..errors import DataError
 from ..inference.answers import Answer
 from ..prompts import Prompt, PromptSet
 from ..prompts.prompt import ROLES
+from ..report.shown import Shown
 from ..statistics import Estimate, mean_interval, paired_difference, rate, wilson
 from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers
 from .text import normalise
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class Outcomes(Shown):
     """Per prompt: was it refused, and was it answered exactly.
 
     Attributes:
@@ -48,6 +51,19 @@ class Outcomes:
         if not len(self.prompts) == len(self.labels) == len(self.correct):
             found = f"{len(self.prompts)} prompts, {len(self.labels)} labels, {len(self.correct)} exactness marks"
             raise DataError("outcomes of prompts", found, "give one of each per prompt")
+
+    def finding(self) -> str:
+        """Labels by role."""
+        counts = Counter((p.role or "without role", label) for p, label in zip(self.prompts, self.labels, strict=True))
+        said: dict[str, list[str]] = {}
+        for (role, label), n in counts.most_common():
+            said.setdefault(role, []).append(f"{n} {label}")
+        return "; ".join(f"{role}: {', '.join(labels)}" for role, labels in said.items())
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per prompt."""
+        for p, label, correct in zip(self.prompts, self.labels, self.correct, strict=True):
+            yield {"id": p.id, "role": p.role, "modality": p.modality, "label": label, "correct": correct}
 
     def refused(self, *roles: str) -> tuple[list[bool], list[str]]:
         """Refusals of the prompts with these roles, and their pair ids."""
@@ -77,7 +93,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
-class DefenceRates:
+class DefenceRates(Shown):
     """Rates of one arm; `gain` and `over_refusal` only for an arm that is compared with the undefended one."""
 
     harmful_refusal: Estimate
@@ -90,9 +106,13 @@ class DefenceRates:
     attack_success: Estimate | None = None
     unknown: Estimate | None = None
 
-    def __repr__(self) -> str:
+    def finding(self) -> str:
         """One line a rate: what is gained stands beside what it costs."""
         return "\n".join(f"{name.replace('_', ' '):18} {value}" for name, value in vars(self).items() if value)
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row a rate."""
+        return ({"rate": name, **value} for name, value in self.to_json().items())
 
     def to_json(self) -> dict[str, dict[str, float | int | None]]:
         """The form of `defences` in results.json."""

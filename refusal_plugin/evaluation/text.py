@@ -100,6 +100,12 @@ class Reasoning:
         return None if self.begun and not closed else text
 
 
+def spoken(texts: Sequence[str], reasoning: Reasoning) -> tuple[list[str], set[int]]:
+    """Answers behind their reasoning ("" where there is none), and the rows of those that end inside it."""
+    found = [reasoning.strip(text) for text in texts]
+    return [text or "" for text in found], {row for row, text in enumerate(found) if text is None}
+
+
 def fold(text: str) -> str:
     """Case-folded text with straight apostrophes and single spaces, for reading; `normalise` is for comparing."""
     return re.sub(r"\s+", " ", letters(text)).strip()

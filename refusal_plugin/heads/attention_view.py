@@ -7,7 +7,7 @@ from ..errors import DataError, OptionalDependencyError
 from .sources import SourceAttribution
 
 
-def drawn(found: SourceAttribution, prompt: int) -> tuple[str, tuple[str, ...], list[list[list[float]]], list[str]]:
+def view_of(found: SourceAttribution, prompt: int) -> tuple[str, tuple[str, ...], list[list[list[float]]], list[str]]:
     """What a view of one prompt shows: its title, tokens, patterns (head, query, source), and names of the heads."""
     patterns = [[[round(x, 3) for x in row] for row in head] for head in found.attention[prompt].tolist()]
     names = [f"L{layer} H{head}" for layer, head in found.heads]
@@ -39,7 +39,7 @@ class AttentionView:
         script = library()
         if script is None:
             raise OptionalDependencyError("show attention", "circuitsvis is not installed", "pip install circuitsvis")
-        title, tokens, patterns, names = drawn(found, prompt)
+        title, tokens, patterns, names = view_of(found, prompt)
         view = attention_view("attention", tokens, patterns, names, summary=title, opened=True)
         self.page = document("attention_page.html", title, [script, starter()], view=view)
 

@@ -13,7 +13,7 @@ the whole interval below text's) is SILENT there: that is where the gap comes fr
 head may read different things in two modalities (see `sources`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError
-from ..storage import frame
+from ..report.shown import Shown
+from ..statistics import mean_ranks, pearson, spearman
 from .intervals import Intervals
 from .result import HeadAttribution
 
@@ -65,7 +66,7 @@ class SilentHead:
 
 
 @dataclass(frozen=True)
-class CircuitComparison:
+class CircuitComparison(Shown):
     """Heads across modalities.
 
     Attributes:
@@ -85,23 +86,23 @@ class CircuitComparison:
                 return found
         raise DataError(f"compare {one} and {other}", "no such pair", "attribute prompts of both")
 
-    def to_frame(self) -> Any:
-        """One row per pair of modalities as a pandas DataFrame; OptionalDependencyError without pandas."""
-        return frame([vars(row) for row in self.agreements])
-
-    def __repr__(self) -> str:
+    def finding(self) -> str:
         pairs = ", ".join(f"{row.one}-{row.other} {row.rho:.2f}" for row in self.agreements)
-        return f"CircuitComparison(rank correlations {pairs}; {len(self.silent)} times silent)"
+        return f"rank correlations {pairs}; {len(self.silent)} times silent"
 
-    def _repr_html_(self) -> str:
-        from ..report import frame
+    def caveats(self) -> Sequence[str]:
+        return ("a head that is shared may read different things in two modalities: see attribute_sources.",)
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per pair of modalities."""
+        return map(vars, self.agreements)
+
+    def drawn(self) -> Sequence[str | None]:
         from ..report.figures.heads_agreement import agreement_figure
 
         norm = max(1e-12, *(float(x.value.clamp_min(0).sum()) for x in self.contrasts.values()))
         rows = {"overlap": [vars(row) for row in self.agreements], "silent": [vars(row) for row in self.silent]}
-        note = "Shares are of all that the heads of the strongest modality add."
-        title = f"CircuitComparison of {', '.join(self.contrasts)}"
-        return str(frame(title, agreement_figure({**rows, "norm": norm}), note=note))
+        return [agreement_figure({**rows, "norm": norm})]
 
 
 def head_agreement(
@@ -155,32 +156,13 @@ def _agreement(
     rng = np.random.default_rng(seed)
     first, second = a.double().numpy(), b.double().numpy()
     rho, overlap = spearman(a.flatten(), b.flatten()), _overlap(first, second, k)
-    ranks = _ranks(first)
+    ranks = mean_ranks(first)
     null = np.empty((draws, 2))
     for draw in range(draws):
         shuffled = rng.permuted(second, axis=1)
-        null[draw] = _pearson(ranks, _ranks(shuffled)), _overlap(first, shuffled, k)
+        null[draw] = pearson(ranks, mean_ranks(shuffled)), _overlap(first, shuffled, k)
     p = (1 + (null >= np.array([rho, overlap]) - 1e-12).sum(0)) / (1 + draws)
     return Agreement(one, other, rho, float(p[0]), overlap, float(null[:, 1].mean()), float(p[1]), k)
-
-
-def spearman(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
-    """Rank correlation, ties by mean rank; 0 if one side is constant."""
-    return _pearson(_ranks(a.double().numpy()), _ranks(b.double().numpy()))
-
-
-def _ranks(x: np.ndarray) -> np.ndarray:
-    values, inverse, counts = np.unique(x.ravel(), return_inverse=True, return_counts=True)
-    del values
-    ends = np.cumsum(counts)
-    mean: np.ndarray = (ends - (counts - 1) / 2)[inverse.ravel()]
-    return mean
-
-
-def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 0 else 0.0
 
 
 def _overlap(a: np.ndarray, b: np.ndarray, k: int) -> float:

@@ -22,9 +22,10 @@ from torch import Tensor
 from ..errors import DataError
 from ..progress import Progress
 from ..prompts import Prompt
+from ..report.shown import Shown
 from ..statistics import Estimate
-from ..storage import frame, write_json
-from .attention_view import drawn
+from ..storage import write_json
+from .attention_view import view_of
 from .attribution import attribute_heads
 from .causal import Head
 from .intervals import Intervals, difference_intervals
@@ -56,7 +57,7 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Circuit:
+class Circuit(Shown):
     """The graph of every modality.
 
     Attributes:
@@ -66,6 +67,7 @@ class Circuit:
         found, sources: what it was joined from.
         examples: sources of one harmful prompt of each modality, with whole attention patterns; None if not asked for.
         pictures: those of a medium, laid over it.
+        notes: what to know before quoting it.
     """
 
     edges: tuple[Edge, ...]
@@ -75,6 +77,7 @@ class Circuit:
     sources: SourceAttribution | None = None
     examples: SourceAttribution | None = None
     pictures: Mapping[str, Overlay] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -177,29 +180,31 @@ class Circuit:
             target.write_bytes(circuit_png(record))
         elif target.suffix == ".html":
             kept = self.examples
-            views = [drawn(kept, row) for row in range(len(kept.labels))] if kept else []
+            views = [view_of(kept, row) for row in range(len(kept.labels))] if kept else []
             target.write_text(circuit_page(repr(self), [self], views), "utf-8")
         else:
             raise DataError(f"save a circuit as {target.name}", f"ending '{target.suffix}'", ".svg .png .html .json")
         return target
 
-    def to_frame(self) -> Any:
-        """One row per modality and head as a pandas DataFrame; OptionalDependencyError without pandas."""
-        return frame([{**{k: v for k, v in vars(e).items() if k != "sources"}, **e.sources} for e in self.edges])
-
-    def __repr__(self) -> str:
+    def finding(self) -> str:
         best = max(self.edges, key=lambda edge: abs(edge.contrast))
         most = f"L{best.layer} H{best.head} in {best.modality} {100 * best.contrast / self.norm:+.0f}%"
         heads = len({(edge.layer, edge.head) for edge in self.edges})
-        return f"Circuit({heads} heads write the direction in {', '.join(self.modalities)}; most {most} of its length)"
+        return f"{heads} heads write the direction in {', '.join(self.modalities)}; most {most} of its length"
 
-    def _repr_html_(self) -> str:
-        from ..report import frame
+    def caveats(self) -> Sequence[str]:
+        return ("What a head writes is not yet what the model would do without it.", *self.notes)
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per modality and head."""
+        return ({**{k: v for k, v in vars(e).items() if k != "sources"}, **e.sources} for e in self.edges)
+
+    def drawn(self) -> Sequence[str | None]:
         from ..report.figures.heads_circuit import circuit_figure
         from ..report.markup import Markup
 
         over = [Markup(picture._repr_html_()) for picture in self.pictures.values()]
-        return str(frame(repr(self), circuit_figure(self._record()), *over))
+        return [circuit_figure(self._record()), *over]
 
     def _record(self, modality: str | None = None) -> dict[str, Any]:
         """What the figure draws."""
@@ -246,14 +251,16 @@ def circuit(
     chosen = chosen_prompts(prompts, "draw a circuit")
     found = attribute_heads(model, direction, chosen, progress=progress)
     kinds = found.labels.kinds()
+    notes: tuple[str, ...] = ()
     if heads is None:
+        notes = ("Its heads were ranked on the prompts they are measured on: they look a little too strong.",)
         heads = sorted({(row.layer, row.head) for m in kinds for row in found.top(top, m, seed=seed)})
     sources = attribute_sources(model, direction, chosen, heads, progress=progress)
     made = Circuit.of(found, sources, refused, seed=seed)
     one_each = [next(p for p in chosen if p.role == "harmful" and p.modality == m) for m in made.modalities]
     examples = attribute_sources(model, direction, one_each, heads, keep_attention=True, progress=progress)
     pictures: dict[str, Overlay] = {p.modality: overlay(model, examples, p) for p in one_each if p.modality != "text"}
-    return replace(made, examples=examples, pictures=pictures)
+    return replace(made, examples=examples, pictures=pictures, notes=notes)
 
 
 def _parts(sources: SourceAttribution, modality: str) -> dict[str, Float[Tensor, " head"]]:

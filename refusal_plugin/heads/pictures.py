@@ -1,5 +1,6 @@
 """A value per soft token of a medium, over the picture, the film strip or the spectrogram that it stands for."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,13 @@ from ..models.heads import media_grid
 from ..prompts import Prompt, encode
 from ..prompts.data_uris import media_record, spectrogram
 from ..prompts.sound import SAMPLE_RATE, load_audio
+from ..report.shown import Shown
 from .projection import TokenProjection
 from .sources import SourceAttribution
 
 
 @dataclass(frozen=True)
-class Overlay:
+class Overlay(Shown):
     """Values over a medium.
 
     Attributes:
@@ -51,22 +53,26 @@ class Overlay:
             named.append(", ".join(parts))
         return named
 
-    def __repr__(self) -> str:
-        return f"Overlay({self.name} over {self.modality}, {' x '.join(map(str, self.grid))} places)"
+    def finding(self) -> str:
+        return f"{self.name} over {self.modality}, {' x '.join(map(str, self.grid))} places"
 
-    def _repr_html_(self) -> str:
-        from ..report import frame, html_table
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per place."""
+        rows = zip(self.places, self.values.tolist(), strict=True)
+        return ({"place": place, self.name: value} for place, value in rows)
+
+    def drawn(self) -> Sequence[str]:
         from ..report.figures.tokens import media_overlay
         from ..report.markup import tag
-        from ..report.table import folded
+        from ..report.table import folded, html_table
 
         values = self.values.tolist()
         limit = max([1e-9, *map(abs, values)])
-        drawn = media_overlay(values, limit, self.name, modality=self.modality, grid=self.grid, pictures=self.pictures)
-        places = [list(row) for row in zip(self.places, values, strict=True)]
-        table = folded("Numbers behind this picture", html_table(["place", self.name], places))
-        note = "Orange towards refusal, blue away from it; full colour is the largest value."
-        return str(frame(repr(self), tag("div", drawn, class_="overlays"), table, note=note))
+        over = {"modality": self.modality, "grid": self.grid, "pictures": self.pictures}
+        drawn = media_overlay(values, limit, self.name, **over)  # type: ignore[arg-type]
+        rows = [list(row) for row in zip(self.places, values, strict=True)]
+        table = folded("Numbers behind this picture", html_table(["place", self.name], rows))
+        return [tag("div", drawn, class_="overlays"), table]
 
 
 def overlay(model: Any, found: TokenProjection | SourceAttribution, prompt: Prompt) -> Overlay:

@@ -61,7 +61,8 @@ def load(
 
     Args:
         name_or_path_or_module: "organism", "organism-hard" or "organism-control" (they come with the package), a
-            checkpoint folder, a hub id, or a Hugging Face module that is already built.
+            checkpoint folder, a hub id, or a Hugging Face module that is already built; "spoken" is a real aligned
+            model with ears, put together once from two public checkpoints (docs/real_model.md).
         processor: turns media into tensors; loaded from the checkpoint if not given.
         tokenizer: taken from the processor, else loaded from the checkpoint. What you give is copied, never changed.
         remote: do not load weights; runs go to NDIF with `remote=True` on the trace or session. Head work is then

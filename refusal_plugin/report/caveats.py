@@ -7,7 +7,7 @@ from .filling import fill
 from .markup import Markup
 from .numbers_in_words import significant, whole
 from .palette import modality_order
-from .records import Rate, finite, mapping, sequence
+from .records import Rate, finite, mapping, records, sequence
 from .table import pairs_table
 
 SIZES = (("n_harmful", "harmful"), ("n_near_miss", "near-miss"), ("n_benign", "benign"))
@@ -48,7 +48,8 @@ def provenance(results: Mapping[str, Any]) -> Markup:
     tokens = sequence(direction, "refusal_tokens")
     if tokens:
         chosen["refusal tokens"] = ", ".join(f"\u201c{t}\u201d" for t in tokens)
-    cost = {k.replace("_", " "): v if finite(v) is None else f"{v:,.0f}" for k, v in mapping(results, "cost").items()}
+    cost = mapping(results, "cost")
+    passes = {"whole": cost.get("equivalents"), **mapping(cost, "stages")}
     tables: dict[str, Mapping[str, object]] = {
         "Run": run_facts(results, seed=results.get("seed"))
         | {"made": results.get("created"), "schema version": results.get("schema_version")},
@@ -56,7 +57,7 @@ def provenance(results: Mapping[str, Any]) -> Markup:
         "Text prompts of the direction": split,
         "Versions": dict(sorted(mapping(results, "versions").items())),
         "Time": {k: f"{significant(finite(v))} s" for k, v in mapping(results, "timings").items()},
-        "Cost": cost,
+        "Bare passes over the prompts": {k: significant(n) for k, v in passes.items() if (n := finite(v)) is not None},
     }
     return fact_tables(tables)
 
@@ -64,11 +65,13 @@ def provenance(results: Mapping[str, Any]) -> Markup:
 def run_facts(results: Mapping[str, Any], **more: object) -> dict[str, object]:
     """What a run was made with."""
     prompts = mapping(results, "prompts")
+    data = "; ".join(f"{r.get('name')} ({r.get('revision')}), {r.get('licence')}" for r in records(prompts, "data"))
     return {
         "model": results.get("model"),
         "weights": results.get("weight_hash"),
         "chat template": results.get("template_hash"),
         "prompts": prompts.get("hash"),
+        **({"data": data} if data else {}),
         **more,
         "limit": results.get("limit") or prompts.get("limit") or "none",
     }

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..datasets import provenance
 from ..directions.calibration import calibrate
 from ..directions.direction import Direction, fit_direction
-from ..directions.selection import select_direction
+from ..directions.selection import rank_agreement, select_direction
 from ..errors import PromptError, RefusalPluginError
 from ..evaluation import (
     Judge,
@@ -35,6 +36,7 @@ from ..evaluation.refusal_tokens import RefusalTokens, refusal_tokens
 from ..inference.activations import Activations, collect_activations
 from ..inference.answers import Answer, generate
 from ..inference.edits import Edit, addition, attenuation
+from ..inference.meter import metered_blocks, prompt_tokens
 from ..inference.threads import few_threads
 from ..models import anatomy, load
 from ..models.own_prompts import own_prompts, with_media_to_train_on
@@ -49,14 +51,17 @@ from .examples import examples, items
 from .heads import heads_section
 from .regime import regime
 from .summary import (
+    Study,
     answers_from_json,
     answers_to_json,
     counts,
     random_like,
     read_back,
     separation,
+    study_cost,
 )
 from .transfer import SECTIONS, training_pairs, transfer_sections
+from .twins import twins_section, twins_words
 
 SCHEMA_VERSION = 1
 TARGET_KL = 0.05
@@ -76,7 +81,7 @@ def run_study(
     judge: Judge | None = None,
     guard: Judge | None = None,
     progress: Progress = None,
-) -> dict[str, Any]:
+) -> Study:
     """Run the study and write `results.json`, `direction.safetensors` and `index.html`.
 
     Args:
@@ -112,21 +117,23 @@ def run_study(
     text = prompts.filter(modality="text")
     train, val, test = (text.filter(split=name) for name in ("train", "val", "test"))
 
-    stages = Checkpoints(
-        Path(out) / "stages",
-        {
-            "schema": SCHEMA_VERSION,
-            "weights": facts.weight_hash(),
-            "template": facts.template_hash,
-            "prompts": prompts.hash,
-            "seed": seed,
-            "limit": limit,
-            "tokens": max_new_tokens,
-            "versions": versions(),
-        },
-    )
     steps = 2 + len(modalities) * 5 + 3 + 2 + 1
-    with few_threads(model), track(steps, f"study of {facts.name}", progress) as advance:
+    named = f"study of {facts.name}"
+    with few_threads(model), metered_blocks(model) as meter, track(steps, named, progress) as advance:
+        stages = Checkpoints(
+            Path(out) / "stages",
+            {
+                "schema": SCHEMA_VERSION,
+                "weights": facts.weight_hash(),
+                "template": facts.template_hash,
+                "prompts": prompts.hash,
+                "seed": seed,
+                "limit": limit,
+                "tokens": max_new_tokens,
+                "versions": versions(),
+            },
+            gauge=meter.tokens,
+        )
         # 1. The direction: fitted on text train, chosen on text val.
         harmless = prompts.filter(split="val", role=("benign", "near_miss"))
         tokens, direction, price = the_direction(model, train, val, harmless, stages, Path(out))
@@ -185,6 +192,8 @@ def run_study(
             shown += examples(list(asked), before, after, along)
             every_item += items(list(asked), before, after, along)
 
+        matched = twins_section(model, direction, stages, token_budget, seed)
+
         # 3. The causal test: with the coordinate along the direction set to its benign mean, does text refusal go?
         causal = {}
         for name, edit in causal_tests(direction, seed).items():
@@ -228,9 +237,10 @@ def run_study(
         # Which heads write the direction, and do the same ones write it in every modality?
         drawn = [row["id"] for row in shown if row["role"] == "harmful"]
         heads = stages.run("heads", lambda: heads_section(model, direction, tokens, prompts, drawn, seed))
+        length = stages.run("length", lambda: prompt_tokens(model, prompts))
         advance(1)
 
-    results = {
+    results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "model": facts.name,
         "seed": seed,
@@ -241,6 +251,7 @@ def run_study(
         "template_hash": facts.template_hash,
         "prompts": {
             "hash": prompts.hash,
+            "data": provenance(prompts),
             **{
                 name: counts(part)
                 for name, part in (("train", train), ("val", val), ("test", prompts.filter(split="test")))
@@ -250,17 +261,24 @@ def run_study(
         "regime": regime(sections, direction.layer),
         "direction": direction_record(direction, tokens, price, facts.n_layers),
         "modalities": sections,
+        "twins": matched,
         "ablation": {name: found.to_json() for name, found in causal.items()},
         **{name: across[name] for name in (*SECTIONS, "findings")},
         "heads": heads,
         "examples": shown,
         "items": every_item,
         "timings": stages.seconds,
-        "warnings": [*warnings(sections, limit), *unfitted, *across["transfer_warnings"]],
+        "cost": study_cost(stages.work, len(prompts), length),
+        "warnings": [
+            *twins_words(matched, sections.get("text", {}), direction.layer),
+            *warnings(sections, limit),
+            *unfitted,
+            *across["transfer_warnings"],
+        ],
     }
     write_json(Path(out) / "results.json", results)
     write_report(results, Path(out) / "index.html")
-    return results
+    return Study(results)
 
 
 def missing(prompts: PromptSet) -> str:
@@ -371,6 +389,7 @@ def direction_record(
         "d_model": int(direction.vector.shape[0]),
         "refusal_tokens": list(tokens.words),
         "cosmic": {key: cosmic[key] for key in ("layer", "position", "cosmic")} if cosmic else None,
+        "rank_agreement": rank_agreement(direction.table, direction.objective),
         "table": [{key: _null(value) for key, value in row.items()} for row in direction.table],
     }
 

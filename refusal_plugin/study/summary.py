@@ -1,6 +1,6 @@
 """From activations and answers to the figures of `results.json`, each with a 95 % interval over pair groups."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,31 @@ from ..evaluation import read_exactly
 from ..inference.activations import Activations
 from ..inference.answers import Answer
 from ..prompts import Prompt, PromptSet
+from ..report.shown import Shown
 from ..statistics import Estimate, auroc_interval, mean_interval, random_direction_null, rate
 
 Record = dict[str, Any]
+
+
+class Study(Shown, dict[str, Any]):
+    """The content of results.json, which shows itself."""
+
+    def finding(self) -> str:
+        at = self["direction"]
+        where = f"layer {at['layer']} of {at['n_layers']}, strength {at['strength']:.2f} of its length"
+        return f"{self['model']}: {self['regime']['name']}\n{self['regime']['words']}\nDirection from text: {where}."
+
+    def caveats(self) -> Sequence[str]:
+        return list(self["warnings"])
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per modality: shares refused as it is, and with the direction added."""
+        for name, section in self["modalities"].items():
+            arms = {"": "none", "_added": "addition", "_random": "random"}
+            of = {end: section["defences"][arm] for end, arm in arms.items()}
+            roles = ("harmful", "near_miss", "benign")
+            shares = {f"{role}{end}": of[end][f"{role}_refusal"]["value"] for role in roles for end in arms}
+            yield {"modality": name, "read_back": section["read_back"]["value"], **shares}
 
 
 def read_back(prompts: Sequence[Prompt], answers: Sequence[Answer], seed: int) -> tuple[Estimate, frozenset[str]]:
@@ -30,6 +52,20 @@ def read_back(prompts: Sequence[Prompt], answers: Sequence[Answer], seed: int) -
         return Estimate.missing(), frozenset(p.id for p in prompts)
     found = rate([hit for _, hit in rows], [p.pair for p, _ in rows], rng=np.random.default_rng(seed))
     return found, frozenset(p.id for p, hit in rows if hit)
+
+
+def study_cost(work: Mapping[str, float], n: int, length: int) -> Record:
+    """What a study computed, in bare passes over its prompts; see `inference.meter`.
+
+    Args:
+        work: tokens through whole passes of the model, by stage.
+        n: number of prompts.
+        length: their real tokens.
+    """
+    share = {name: round(tokens / length, 3) for name, tokens in work.items() if tokens}
+    whole = sum(work.values()) / length
+    words = f"It cost {whole:.1f} bare passes over its {n} prompts ({length:,} tokens)."
+    return {"equivalents": round(whole, 2), "prompts": n, "tokens": length, "stages": share, "words": words}
 
 
 def auroc_by_layer(

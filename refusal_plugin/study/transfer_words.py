@@ -65,6 +65,8 @@ def gap_words(gap: ModalityGap) -> str:
         f"{_list(along)} of the squared shift runs along the refusal direction, and one common translation accounts "
         f"for {_list(same)} of it."
     ]
+    if lost := [_lost(gap, m) for m in others if "kept" in gap.values and gap.estimate("kept", m).value is not None]:
+        said.append(f"Of the length of {gap.reference}'s direction {_list(lost, '; ')}.")
     parts = []
     for m in others:
         whole, gated = gap.estimate("ungated", m), gap.estimate("gated", m)
@@ -83,6 +85,21 @@ def gap_words(gap: ModalityGap) -> str:
             "of the midpoint."
         )
     return " ".join(said)
+
+
+def _lost(gap: ModalityGap, m: str) -> str:
+    """What a modality keeps of the reference's direction, and how it loses the rest."""
+    kept, length, turn = (gap.estimate(name, m) for name in ("kept", "lost_magnitude", "lost_turn"))
+    cosine, share = gap.estimate("cosine", m), gap.estimate("magnitude_share", m)
+    said = f"{m} keeps {_percent(kept)} along it"
+    if length.value is None:
+        return f"{said}, and its own direction cannot be told from noise"
+    said += f" and loses {_percent(length)} in magnitude and {_percent(turn)} by turning away (cosine {_two(cosine)})"
+    if share.value is None or share.low is None or share.high is None:
+        return f"{said}, so that no clear loss is left to split"
+    if share.low > 0.5:
+        return f"{said}: mostly a loss of magnitude"
+    return f"{said}: " + ("mostly a turn" if share.high < 0.5 else "which of the two is larger is not settled")
 
 
 def _side(gap: ModalityGap, modality: str) -> bool:

@@ -90,6 +90,25 @@ def alike(x, unit, centre, threshold):
     return (cosine > threshold).float().unsqueeze(-1)
 
 
+def learned(x, centre, scale, inward, bias, outward, offset):
+    """A strength in 0..1 from a network of one hidden layer, fitted to labelled prompts (OmniSteer, arXiv 2602.10161).
+
+        sigmoid( w2 . relu( W1 z + b1 ) + b2 ),   z = (x - centre) / scale
+
+    Args:
+        x: (batch, 1, d_model), the last prompt token.
+        centre, scale: (d_model,) of the prompts it was fitted on.
+        inward, bias: (d_model, hidden) and (hidden,).
+        outward, offset: (hidden,) and (1,).
+
+    Returns:
+        (batch, 1, 1).
+    """
+    z = (x.to(centre.dtype) - centre.to(x.device)) / scale.to(x.device)
+    hidden = torch.relu(z @ inward.to(x.device) + bias.to(x.device))
+    return torch.sigmoid(hidden @ outward.to(x.device) + offset.to(x.device)).unsqueeze(-1)
+
+
 def always(x):
     """1 for every row: for edits that only need to know the step.
 

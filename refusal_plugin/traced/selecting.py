@@ -20,7 +20,7 @@ from .resume import per_row, removed_at
 from .write import add, set_coordinate
 
 
-def measure_candidates(model, blocks, sites, bench, harmful, benign, ids, units):
+def measure_candidates(model, blocks, sites, bench, harmful, benign, ids, units, plain=None):
     """Figures of candidate directions `harmful - benign` (towards refusal).
 
     Args:
@@ -31,14 +31,14 @@ def measure_candidates(model, blocks, sites, bench, harmful, benign, ids, units)
         harmful, benign: (position, layer, d_model) means of the fit.
         ids: (k,) tokens that open a refusal.
         units: see above.
+        plain: of an earlier call with the same prompts, to spare the two plain passes.
 
     Returns:
         dict: "harmful", "benign": mean streams (layer, d_model) of the validation prompts; "layers": COSMIC's
         evaluation layers; "units": per unit a dict of tensors with one row per candidate.
     """
-    plain = {name: plain_run(model, blocks, bench[name]) for name in ("harmful", "safe")}
-    rows = bench["benign_rows"]
-    plain["benign"] = {key: plain["safe"][key][rows] for key in ("logits", "stream")}
+    if plain is None:
+        plain = plain_runs(model, blocks, bench)
     means = {name: plain[name]["stream"].mean(0) for name in ("harmful", "benign")}
     chosen = evaluation_layers(means["harmful"], means["benign"])
     table = {
@@ -58,6 +58,14 @@ def measure_candidates(model, blocks, sites, bench, harmful, benign, ids, units)
     for unit in units:
         found.append(ablated(table, unit) if unit["kind"] == "ablate" else added(table, unit))
     return {"harmful": means["harmful"], "benign": means["benign"], "layers": chosen, "units": found}
+
+
+def plain_runs(model, blocks, bench):
+    """Per group of prompts what `plain_run` finds; benign prompts are a part of the safe ones."""
+    plain = {name: plain_run(model, blocks, bench[name]) for name in ("harmful", "safe")}
+    rows = bench["benign_rows"]
+    plain["benign"] = {key: plain["safe"][key][rows] for key in ("logits", "stream")}
+    return plain
 
 
 def plain_run(model, blocks, run):

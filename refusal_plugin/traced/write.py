@@ -100,13 +100,24 @@ def place(hidden, where, function, tensors):
         hidden: (batch, pos, d_model) or a tuple that begins with it; its storage is changed.
         where: "last" (position -1: batches are left-padded, so it is each row's newest token) or "all".
         function: an edit function of this file.
-        tensors: its keyword arguments.
+        tensors: its keyword arguments; those on another device move there for good, once and not at every step.
     """
     h = residual(hidden)
+    settle(tensors, h.device)
     if where == "last":
         h[:, -1:] = function(h[:, -1:], **tensors)
     else:
         h[:] = function(h, **tensors)
+
+
+def settle(tensors, device):
+    """Move tensors of keyword arguments to a device, in place; what a run remembers is there already."""
+    for name in tensors:
+        value = tensors[name]
+        if isinstance(value, dict) and name != "memory":
+            settle(value, device)
+        elif isinstance(value, torch.Tensor) and value.device != device:
+            tensors[name] = value.to(device)
 
 
 def edit_blocks(sites, edits):

@@ -13,6 +13,8 @@ Per layer and modality, on matched content (same pair group and role), against t
                       benign (0) and harmful (1) means; positive is the refusal side
     ..._after         the same once the modality's benign shift (fit part) is subtracted (re-centring, as in MARS,
                       arXiv 2606.31876, with benign items in the place of neutral media)
+    norm_ratio, ...   what the modality keeps of the reference's direction, and whether the rest is lost in length or by
+                      turning away (`inference.kept`; test items, so that every target has them)
 
 Squared lengths are freed from sampling noise (`contrasts`). Two findings are kept apart by the comprehension gate:
 harm that is not SEEN is no gap in REFUSAL, so the refusal gap is given on all items and on those read back correctly.
@@ -28,13 +30,14 @@ from torch import Tensor
 from ..contrasts import Contrast, Fitted, GroupMean, empty, product, ratio, row
 from ..evaluation import Outcomes
 from ..geometry import linear_cka
+from ..inference.kept import KEPT, direction_kept
 from ..inference.streams import SAFE, Streams
 from ..statistics import Estimate, mean_interval, paired_difference, resampled_groups
 
 SHIFT = ("shift", "along", "share_along", "share_orthogonal", "translation")
 ALIKE = ("cka", "cka_plain", "cka_shuffled")
 MARGIN = ("harmful_before", "safe_before", "harmful_after", "safe_after")
-MEASURES = (*SHIFT, *ALIKE, *MARGIN)
+MEASURES = (*SHIFT, *ALIKE, *MARGIN, *KEPT)
 
 
 def gap_tables(
@@ -59,6 +62,9 @@ def gap_tables(
     for m, (name, streams) in enumerate(test.items()):
         if name != reference:
             fill_shift({k: found[k][m] for k in SHIFT}, streams, test[reference], harmful - benign, seed)
+            for layer, kept in enumerate(direction_kept(streams, test[reference], seed)):
+                for key, one in kept.items():
+                    found[key][m, layer] = row(one)
         _alike({k: found[k][m] for k in ALIKE}, streams, seed)
         moved = None
         if name == reference:

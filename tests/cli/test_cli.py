@@ -91,6 +91,30 @@ def test_ls_lists_every_recipe_with_its_question(command: Run) -> None:
     assert "Where does the model decide to refuse?" in found.out
 
 
+def test_datasets_lists_the_registry_and_explains_one_set(command: Run) -> None:
+    found = command("datasets")
+    assert found.code == 0 and all(name in found.out for name in ("jbb", "figstep", "voicebench", "advbench-omni"))
+    one = command("datasets", "video-safetybench")
+    assert one.code == 0 and "part benign -> harmful" in one.out and "not pinned" in one.out
+    assert "not verified" in one.out and "The split called benign is harmful" in one.out
+    fails(command("datasets", "figsteps"), "figstep")
+
+
+def test_public_data_are_prompts_like_any_other(command: Run, tmp_path: Path) -> None:
+    from refusal_plugin.cli.options import prompt_set
+
+    lines = [f"{n},alpha {n},t,{'safe' if n % 2 else 'unsafe'},f{n // 2}," for n in range(12)]
+    (tmp_path / "xstest_prompts.csv").write_text(
+        "id,prompt,type,label,focus,note\n" + "\n".join(lines), encoding="utf-8"
+    )
+    with pytest.warns(UserWarning, match=r"CC-BY-4\.0|xstest"):
+        found = prompt_set(None, f"xstest={tmp_path}")
+    assert len(found) == 12 and {p.split for p in found} == {"train", "val", "test"}
+    assert all(len({p.split for p in group}) == 1 for group in found.groups().values())
+    assert prompt_set(None) is None
+    fails(command("study", "--data", "jbb+nothing"), "no such name in the registry")
+
+
 def test_cp_copies_a_recipe_once(command: Run, tmp_path: Path) -> None:
     found = command("cp", "direction_extraction", str(tmp_path))
     target = tmp_path / "direction_extraction.py"
@@ -211,7 +235,7 @@ def bad(kind: str, folder: Path, saved: str) -> list[str]:
         ("too long", ["1205 tokens", "512"]),
         ("unknown model", ["no-model"]),
         ("missing direction", ["no such file"]),
-        ("infinite strength", ["infinity"]),
+        ("infinite strength", ["infinite"]),
         ("missing prompts", ["missing-prompts.csv"]),
     ],
 )

@@ -91,6 +91,7 @@ def test_a_row_does_not_know_its_neighbours(others: list[tuple[float, float]], p
         lambda x: gate.ramp(x, E0, -1.0, 1.0),
         lambda x: gate.sigmoid(x, E0, 0.0, 0.5),
         lambda x: gate.alike(x, E0, E1, 0.2),
+        lambda x: gate.learned(x, E1, E0 + E1, torch.eye(2), E0, E1, torch.zeros(1)),
         lambda x: write.blend(x, E1, 0.3),
         lambda x: write.transform(x, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), 0.5),
         lambda x: write.set_coordinate(x, E0, 2.0),
@@ -108,6 +109,12 @@ def test_coefficients_by_hand() -> None:
     # Seen from (0, 1): (-2, 4), (0, -1), (0.5, 0), (3, -1); only the last two look along the first axis.
     assert gate.alike(x, E0, E1, 0.5).flatten().tolist() == [0, 0, 1, 1]
     assert gate.always(x).flatten().tolist() == [1, 1, 1, 1]
+    # z = (x - (0, 1)) / (2, 1); two hidden units, z0 - 1 and z1; out = 2 relu(z0 - 1) - relu(z1) + 1/2.
+    found = gate.learned(
+        x, centre=E1, scale=torch.tensor([2.0, 1.0]), inward=torch.eye(2), bias=torch.tensor([-1.0, 0.0]),
+        outward=torch.tensor([2.0, -1.0]), offset=torch.tensor([0.5]),
+    )  # fmt: skip
+    torch.testing.assert_close(found.flatten(), torch.sigmoid(torch.tensor([-3.5, 0.5, 0.5, 1.5])))
 
 
 def test_writes_by_hand() -> None:

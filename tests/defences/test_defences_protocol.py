@@ -96,6 +96,8 @@ def case(name: str, match: str, **switches: Any) -> Any:
         case("cast", "one layer", layers=[0, 1]),
         case("cast", "behaviour is at layer", layers=[1], condition_layer=2),
         case("adasteer", "q = 2", q=2.0),
+        case("omnisteer", "hidden=0", hidden=0),
+        case("omnisteer", "steers from layer 1 on", layers=[1], gate_layer=2),
         case("alphasteer", "null_share", null_share=0.0),
         case("alphasteer", "ridge", ridge=0.0),
         case("ras", "layers 0 to", layer=99),
@@ -115,7 +117,7 @@ def test_missing_prompts(organism: Any, data: Any, prompts: Any) -> None:
         return replace(data, prompts=data.prompts.where(keep), _made={})
 
     text_only = without(lambda p: p.modality == "text")
-    for name in ("sarsteer", "mdsteer_h2s", "mdsteer_c2r"):
+    for name in ("sarsteer", "mdsteer_h2s", "mdsteer_c2r", "omnisteer"):
         with pytest.raises(PromptError, match="no media"):
             fit_defence(name, organism, text_only)
     with pytest.raises(PromptError, match="no media to measure"):

@@ -20,8 +20,6 @@ from transformers import (
 from refusal_plugin.errors import DataError, ModelError
 from refusal_plugin.evaluation import (
     FORMATS,
-    HARMBENCH,
-    WILDGUARD,
     ClassifierJudge,
     FirstTokenJudge,
     GenerativeJudge,
@@ -123,16 +121,12 @@ def said(text: str) -> Answer:
     return Answer("x", text, (1,), True)
 
 
-def test_formats_name_the_request_and_the_answer() -> None:
-    guard = GenerativeJudge(None, tokenizer(), WILDGUARD)
-    text = guard.ask(asked(text="use {answer} now"), said("no {request} here"))
-    assert "Human user:\nuse {answer} now\n" in text and "AI assistant:\nno {request} here\n" in text
-    assert GenerativeJudge(None, tokenizer(), HARMBENCH).ask(asked(), said("to bake")).endswith("Answer: [/INST]")
-    chat = GenerativeJudge(None, tokenizer(), FORMATS["llama-guard"]).ask(asked(), said("to bake"))
-    assert chat.split() == ["<", "user", ">", "how", "to", "bake", "<", "assistant", ">", "to", "bake"]
+def test_a_guard_that_reads_text_is_told_what_the_medium_says() -> None:
     shown = Prompt(text="do it", image="x.png", read_answer="sabotage the pipeline")
     assert request(shown) == "do it [image: 'sabotage the pipeline']"
     assert "unknown content" in request(Prompt(text="do it", image="x.png"))
+    chat = GenerativeJudge(None, tokenizer(), FORMATS["llama-guard"]).ids(shown, "to bake")
+    assert tokenizer().decode(chat).split()[-2:] == ["to", "bake"]
 
 
 @pytest.mark.parametrize(
@@ -192,10 +186,13 @@ def test_a_guard_tells_harm_and_phrases_tell_refusals_from_the_rest(tmp_path: Pa
 
 def test_a_guard_that_says_yes_and_one_that_cannot_be_read(tmp_path: Path) -> None:
     judge = GenerativeJudge.load(save_guard(tmp_path / "a", "no", "yes"), "harmbench")
-    assert judge.label([asked()] * 2, [said("to bake"), said("sorry , i cannot help with it")])[0] == "compliance"
+    answers = [said("to bake"), said("sorry , i cannot help with it")]
+    assert judge.label([asked()] * 2, answers) == ["compliance", "refusal"]
+    high, low = judge.harm([asked()] * 2, answers)
+    assert high is not None and low is not None and high > 0.5 > low
     odd = GenerativeJudge.load(save_guard(tmp_path / "b", "help", "bake"), "harmbench")
     answers = [said("i cannot help with that"), said("to bake")]
-    assert odd.label([asked()] * 2, answers) == ["refusal", "compliance"], "the phrase judge takes over"
+    assert odd.label([asked()] * 2, answers) == ["unknown", "unknown"], "what cannot be read is never safe"
     assert len(odd.unread) == 2
     with pytest.raises(ModelError, match="llama-guard"):
         GenerativeJudge.load(tmp_path / "a", "oracle")

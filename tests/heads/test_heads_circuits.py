@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from refusal_plugin.errors import DataError
-from refusal_plugin.heads.circuits import head_agreement, spearman
+from refusal_plugin.heads.circuits import head_agreement
 from refusal_plugin.heads.intervals import difference_intervals, mean_intervals
 from refusal_plugin.heads.labels import Labels
 from refusal_plugin.heads.result import HeadAttribution
+from refusal_plugin.statistics import spearman
 
 KINDS = ("text", "image", "audio")
 

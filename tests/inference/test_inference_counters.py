@@ -9,14 +9,16 @@ import torch
 
 import refusal_plugin as rp
 from refusal_plugin.directions.calibration import KLPrice, calibrate
+from refusal_plugin.directions.ranking import estimate
 from refusal_plugin.directions.selection import select_direction
 from refusal_plugin.errors import DirectionError
 from refusal_plugin.evaluation.refusal_tokens import RefusalTokens
 from refusal_plugin.inference.answers import generate_ids
+from refusal_plugin.inference.meter import metered_blocks, prompt_tokens
 from refusal_plugin.inference.scores import Encoded, refusal_scores
 from refusal_plugin.inference.streaming import collect_moments
 from refusal_plugin.models import anatomy
-from refusal_plugin.prompts import PromptSet, batches
+from refusal_plugin.prompts import Prompt, PromptSet, batches
 from tests.support.counting import Counts, counted
 from tests.support.planting import planted_prompts
 from tests.support.tiny import tiny_tokenizer
@@ -104,6 +106,23 @@ def test_the_price_of_a_strength_runs_the_head_once_per_row(planted: Any) -> Non
     assert found.head_tokens == 3 * len(benign) and found.bytes_out == 3 * len(benign) * 64 * 4
 
 
+def test_the_meter_counts_blocks_that_run_and_backward_passes(planted: Any) -> None:
+    asked = (planted.model, planted.candidates, planted.val, planted.tokens)
+    with counted(planted.model) as found, metered_blocks(planted.model) as meter:
+        select_direction(*asked, measured="all", progress=False)
+    assert meter.block_tokens == found.block_tokens > 0 and meter.step_tokens == 0
+    with metered_blocks(planted.model) as meter:
+        estimate(*asked, objective="defence")
+    harmful, benign = (tokens_of(planted.model, planted.val.filter(role=role))[1] for role in ("harmful", "benign"))
+    assert meter.tokens() == 2 * harmful + 3 * benign, "one backward pass over harmful, two over benign prompts"
+    with metered_blocks(planted.model) as meter:
+        generate_ids(planted.model, rp.encode(planted.model, ["w1 w2", "w3 w4"]).inputs, None, max_new_tokens=4)
+    assert (
+        meter.step_tokens == 2 * 3 * 3
+        and meter.tokens() == prompt_tokens(planted.model, map(Prompt, ("w1 w2", "w3 w4"))) + 6
+    )
+
+
 # -- many edits --------------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +165,15 @@ def test_selection_for_a_defence_begins_behind_the_layers(deep: Any) -> None:
     each = tokens_of(deep.model, deep.val.filter(role="harmful"))[1]
     found = selection(deep)
     assert found.block_tokens <= (0.6 * 300 + 108) * 12 * each
+
+
+def test_many_candidates_cost_a_handful_of_passes(deep: Any) -> None:
+    """36 candidates: ranked in two forward passes, then a few of them measured; the reference makes 108 passes."""
+    tokens = RefusalTokens(deep.ids, (), 1.0, 0.0, frozenset())
+    asked, each = (deep.model, deep.candidates, deep.val, tokens), tokens_of(deep.model, deep.val)[1]
+    with metered_blocks(deep.model) as found, suppress(DirectionError):
+        select_direction(*asked, removal=False, progress=False)
+    assert found.tokens() <= 25 * each, "of all validation prompts"
 
 
 def test_strengths_of_a_defence_share_their_passes(planted: Any) -> None:

@@ -196,7 +196,7 @@ def fake_results(modalities: Sequence[str] = ("text", "image", "video", "audio")
         ],
         "heads": fake_heads(modalities, rng),
         "timings": {"load": 1.42, "collect": 38.1, "select": 21.7, "evaluate": 96.4},
-        "cost": {"forward_passes": 14210, "traces": 212, "tokens": 1203331},
+        "cost": {"equivalents": 21.4, "prompts": 240, "tokens": 10213, "stages": {"direction": 9.81}, "words": ""},
         "warnings": [],
     }  # fmt: skip
 

@@ -69,7 +69,8 @@ PROBE = """
   key.click(); out.up = column(); out.sorted = [head.getAttribute("aria-sort")];
   key.click(); out.down = column(); out.sorted.push(head.getAttribute("aria-sort"));
 
-  const made = [], Real = Blob;  // reading one back takes real time, which the browser's virtual clock does not wait for
+  // Reading a blob back takes real time, which the browser's virtual clock does not wait for.
+  const made = [], Real = Blob;
   window.Blob = function (parts, kind) { made.push(parts[0]); return new Real(parts, kind); };
   const stop = event => { if (event.target.download) event.preventDefault(); };
   addEventListener("click", stop);

@@ -80,6 +80,22 @@ def test_the_dose_starts_at_the_untouched_model_and_holds_the_priced_strength(re
         assert all(0 <= row[side]["value"] <= 1 for row in record["dose"] for side in ("harmful", "harmless"))
 
 
+def test_a_study_says_what_it_cost(results: dict[str, Any]) -> None:
+    """In bare passes over its prompts; each stage has its share, and reading the test streams is one pass over them."""
+    cost = results["cost"]
+    assert cost["equivalents"] == pytest.approx(sum(cost["stages"].values()), abs=0.05)
+    assert f"{cost['equivalents']:.1f} bare passes over its {cost['prompts']} prompts" in cost["words"]
+    assert (
+        0.5 < sum(v for name, v in cost["stages"].items() if name.startswith("streams-")) / share_of_test(results) < 1.4
+    )
+
+
+def share_of_test(results: dict[str, Any]) -> float:
+    """Share of the study's prompts that are of the test split."""
+    sizes = {name: sum(results["prompts"][name].values()) for name in ("train", "val", "test")}
+    return float(sizes["test"] / results["cost"]["prompts"])
+
+
 def every_rate(value: Any) -> list[dict[str, Any]]:
     """All records with the form of a rate."""
     if isinstance(value, list):
@@ -179,7 +195,7 @@ def test_a_study_killed_behind_each_stage_finds_what_an_unbroken_one_finds(
         except KeyboardInterrupt:
             continue
     assert len(seen) > 15, seen
-    differ = ("created", "timings")
+    differ = ("created", "timings", "cost")  # what was cut off was computed twice
     assert {k: v for k, v in found.items() if k not in differ} == {k: v for k, v in results.items() if k not in differ}
 
 

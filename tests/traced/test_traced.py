@@ -162,3 +162,18 @@ def test_edit_blocks_takes_the_input_of_resid_pre_and_the_output_of_the_others()
     assert sites[0]["resid_pre"].input[0, :, 0].tolist() == [1.0, 1.0]  # type: ignore[index]
     assert float(sites[0]["resid_pre"].output.abs().sum()) == 0  # type: ignore[attr-defined]
     assert sites[0]["mlp_out"].output[0, :, 0].tolist() == [0.0, 2.0]  # type: ignore[index]
+
+
+def test_tensors_of_an_edit_move_to_the_device_once() -> None:
+    """They lie beside the weights from the first step on; what an edit remembers is left alone."""
+    memory = {"strength": torch.ones(1)}
+    tensors = {"vector": torch.ones(4), "strength": 1.0, "tensors": {"vector": torch.ones(4)}, "memory": memory}
+
+    def shifted(x: torch.Tensor, **given: object) -> torch.Tensor:
+        return add(x, given["vector"])
+
+    place(torch.zeros(1, 2, 4, device="meta"), "last", shifted, tensors)
+    moved = tensors["vector"]
+    assert moved.device.type == tensors["tensors"]["vector"].device.type == "meta"  # type: ignore[union-attr, index]
+    place(torch.zeros(1, 2, 4, device="meta"), "all", shifted, tensors)
+    assert tensors["vector"] is moved and memory["strength"].device.type == "cpu"

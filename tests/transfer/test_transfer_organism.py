@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,14 @@ def test_the_words_are_of_the_figures(report: TransferReport) -> None:
     words = transfer_words(report)
     value = report.estimate("auroc", "text", "audio").value
     assert words.startswith("At layer 3 the text direction") and f"audio {value:.2f}" in words
-    assert report.gap is not None and gap_words(report.gap).startswith("At layer 3 matched content lies image")
+    assert report.gap is not None
+    said = gap_words(report.gap)
+    assert said.startswith("At layer 3 matched content lies image")
+    kept = report.gap.estimate("kept", "image").value
+    assert kept is not None and f"image keeps {100 * kept:.0f}%" in said
+    earlier = {key: table for key, table in report.gap.values.items() if key in ("shift", "share_along", "translation")}
+    earlier |= {"harmful_after": report.gap.values["harmful_after"]}
+    assert "keeps" not in gap_words(replace(report.gap, values=earlier)), "a report of an earlier version"
 
 
 def test_what_cannot_be_asked(organism: Any, prompts: PromptSet, report: TransferReport) -> None:

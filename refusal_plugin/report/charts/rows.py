@@ -177,8 +177,8 @@ def _row(
 def _lane(plot: Plot, lane: Lane, x: Scale, y: float, tall: float, slider: Slider | None) -> None:
     dots = []
     for dot, lift in _swarm(lane.dots, x, tall / 2 - 6):
-        moves = slider.moves(cx=[None if v is None else x(v) for v in dot.stops]) if slider and dot.stops else {}
-        drawn = tag("circle", cx=x(dot.value), cy=y + lift, r=DOT, **moves)
+        follows = slider.moves(cx=_places(dot.stops, x)) if slider and dot.stops else {}
+        drawn = tag("circle", cx=x(dot.value), cy=y + lift, r=DOT, **follows)
         dots.append(tag("a", drawn, href=f"#{dot.link}", tabindex=-1) if dot.link else drawn)
     if dots:
         plot.add(tag("g", dots, style=f"fill:{lane.colour}", fill_opacity=0.6))
@@ -191,18 +191,7 @@ def _lane(plot: Plot, lane: Lane, x: Scale, y: float, tall: float, slider: Slide
     at, hue = x(lane.rate.value), lane.colour
     low, high = (x(v) for v in lane.rate.interval or (lane.rate.value, lane.rate.value))
     if lane.shape == "mean":
-        moves: dict[str, Any] = {}
-        spread: dict[str, Any] = {}
-        if slider and lane.stops:
-            ends = [rate.interval or (None, None) for rate in lane.stops]
-            lows, highs = ([None if v is None else x(v) for v in side] for side in zip(*ends, strict=True))
-            widths = [None if a is None or b is None else max(1.0, b - a) for a, b in zip(lows, highs, strict=True)]
-            places = [None if rate.value is None else x(rate.value) for rate in lane.stops]
-            moves, spread = slider.moves(x1=places, x2=places), slider.moves(x=lows, width=widths)
-        if lane.rate.interval:
-            plot.add(box(low, y - 19, max(1.0, high - low), 38, rx=2, opacity=0.16, style=f"fill:{INK}", **spread))
-        look: dict[str, Any] = {"style": f"stroke:{INK}", "stroke_width": 2.2}
-        plot.add(line(at, y - 19, at, y + 19, "mean", title=lane.title, **look, **moves))
+        _mean(plot, lane, x, y, slider)
     elif lane.shape == "bar":
         start, end = sorted((x(0), at))
         wide, style = max(0.6, end - start), f"fill:{hue}"
@@ -217,6 +206,27 @@ def _lane(plot: Plot, lane: Lane, x: Scale, y: float, tall: float, slider: Slide
         if lane.rate.interval:
             plot.add(whisker(low, high, y, hue, width=1.6 if lane.shape == "cross" else 2.2, opacity=0.65))
         plot.add(mark(at, y, hue, shape=lane.shape, hollow=lane.hollow, size=lane.size, title=lane.title))
+
+
+def _mean(plot: Plot, lane: Lane, x: Scale, y: float, slider: Slider | None) -> None:
+    """An upright stroke over its interval; both follow the slider."""
+    place, ends = lane.rate.value or 0.0, lane.rate.interval
+    moves: dict[str, Any] = {}
+    spread: dict[str, Any] = {}
+    if slider and lane.stops:
+        at = _places([rate.value for rate in lane.stops], x)
+        low, high = (_places([rate.interval and rate.interval[k] for rate in lane.stops], x) for k in (0, 1))
+        wide = [None if a is None or b is None else max(1.0, b - a) for a, b in zip(low, high, strict=True)]
+        moves, spread = slider.moves(x1=at, x2=at), slider.moves(x=low, width=wide)
+    if ends is not None:
+        size = (x(ends[0]), y - 19, max(1.0, x(ends[1]) - x(ends[0])), 38)
+        plot.add(box(*size, rx=2, opacity=0.16, style=f"fill:{INK}", **spread))
+    moves |= {"style": f"stroke:{INK}", "stroke_width": 2.2}
+    plot.add(line(x(place), y - 19, x(place), y + 19, "mean", title=lane.title, **moves))
+
+
+def _places(values: Sequence[float | None], x: Scale) -> list[float | None]:
+    return [None if value is None else x(value) for value in values]
 
 
 def _swarm(dots: Sequence[Single], x: Scale, limit: float) -> list[tuple[Single, float]]:

@@ -16,6 +16,10 @@ SHARES = (
     ("share_along", "runs along the refusal direction"),
     ("translation", "is one common translation"),
 )
+LOST = (
+    ("lost_magnitude", "lost in length"),
+    ("lost_turn", "lost by turning away"),
+)
 LIKENESS = (("cka", "CKA, debiased"),)
 MARGINS = (
     ("harmful_before", "harmful"),
@@ -29,6 +33,14 @@ ALL = (
     ("share_along", "share of its square along the refusal direction"),
     ("share_orthogonal", "share across it"),
     ("translation", "share that is one translation"),
+    ("norm_ratio", "length of its own direction, in lengths of text's"),
+    ("cosine", "cosine of its own direction with text's"),
+    ("kept", "coordinate along text's direction that is kept"),
+    ("lost_magnitude", "lost in length"),
+    ("lost_turn", "lost by turning away"),
+    ("magnitude_share", "share of the loss that is length"),
+    ("kept_shuffled", "coordinate kept, labels shuffled"),
+    ("norm_shuffled", "length, labels shuffled"),
     ("cka", "CKA harmful / benign, debiased"),
     ("cka_plain", "CKA, plain form"),
     ("cka_shuffled", "CKA, plain form, pairs shuffled"),
@@ -48,13 +60,18 @@ def gap_figure(results: Mapping[str, Any]) -> Markup:
     others = [n for n in names if n != at(found[n], "reference")]
     if not others:
         return figure("gap", [], [])
-    parts, likeness, sides = (
+    parts, lost, likeness, sides = (
         [(n, [(label, Rate.of(found[n], key)) for key, label in keys]) for n in among]
-        for keys, among in ((SHARES, others), (LIKENESS, others), (MARGINS, names))
+        for keys, among in ((SHARES, others), (LOST, others), (LIKENESS, others), (MARGINS, names))
     )
     gaps = [(n, _gates(mapping(found[n], "refusal_gap"))) for n in others]
     share = Axis(-0.1, 1.0, ticks(-0.1, 1.0, 4), lambda v: decimal(v, 1))
     panels = [Panel(_bars("Parts of the shift", parts, share, percent), "Parts of the shift", "share, 95% interval")]
+    ends = [v for _, group in lost for _, rate in group for v in rate.ends]
+    if ends:  # not in results of earlier versions
+        axis = Axis.around(ends, lambda v: decimal(v, 1), include=(0.0, 1.0), count=4)
+        title = "What of text's direction is lost"
+        panels.append(Panel(_bars(title, lost, axis, decimal), title, "1 = all of it; the parts add up"))
     if any(rate.value is not None for _, group in likeness for _, rate in group):
         title = "Do harmful and benign requests lie alike?"
         drawn = _bars(title, likeness, share, decimal)

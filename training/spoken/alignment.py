@@ -1,0 +1,159 @@
+"""Alignment with the frozen decoder: it is to do with a sentence it hears what it does with the same sentence in text.
+
+Two tasks, both on benign speech, all frames fed as the class feeds them:
+
+    transcription   cross entropy of the sentence, asked to be repeated
+    instruction     KL(text || speech) of the decoder's next tokens: the first few of its own answer to the sentence in
+                    text, so that speech is followed as text is
+
+and the warm start's CTC stays beside them, so that frames stay near the embeddings they spell. Gradients reach the
+projector alone. What stands before the sound is the same for all sentences and is computed once.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import kl_div, nll_loss
+
+from .features import Spoken
+from .spelling import Projector
+
+REPEAT = (
+    "Repeat what was said, word by word.",
+    "Write down what you heard.",
+    "What was said?",
+    "Transcribe the recording.",
+)
+FOLLOW = ("Answer what was said.", "Follow the spoken instruction.", "Please answer.", "Respond to the recording.")
+ANSWER_TOKENS, RATE = 8, 4e-4
+BEFORE = (
+    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\n"
+)
+AFTER = "\n{asked}<|im_end|>\n<|im_start|>assistant\n"
+
+
+class Decoder:
+    """The frozen decoder, read from embeddings.
+
+    Args:
+        module: the decoder with its head, of any class of transformers with `.model` and `.lm_head`.
+        tokenizer: its tokenizer.
+    """
+
+    def __init__(self, module: Any, tokenizer: Any) -> None:
+        self.module, self.tokenizer = module, tokenizer
+        self.embeddings: Tensor = module.model.embed_tokens.weight
+        with torch.no_grad():
+            before = module.model(inputs_embeds=self.embed(BEFORE)[None], use_cache=True).past_key_values
+        self._before = [(layer.keys, layer.values) for layer in before.layers]
+
+    def embed(self, text: str) -> Tensor:
+        """(token, d) embeddings of a text."""
+        return self.embeddings[torch.tensor(self.tokenizer(text).input_ids)]
+
+    def states(self, rows: Sequence[Tensor]) -> Tensor:
+        """Last hidden states of rows that follow `BEFORE`, padded on the right: (row, token, d)."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for n, (keys, values) in enumerate(self._before):
+            cache.update(keys.expand(len(rows), -1, -1, -1), values.expand(len(rows), -1, -1, -1), n)
+        padded = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+        found: Tensor = self.module.model(inputs_embeds=padded, past_key_values=cache, use_cache=True).last_hidden_state
+        return found
+
+    @torch.no_grad()
+    def answers(self, texts: Sequence[str], count: int = ANSWER_TOKENS) -> tuple[list[list[int]], Tensor]:
+        """The first tokens of the greedy answers to user turns, and the log probabilities there.
+
+        Returns:
+            the tokens, and (row, count, token).
+        """
+        given = self.tokenizer(
+            [f"{BEFORE}{text}{AFTER.format(asked='')[1:]}" for text in texts],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+        )
+        found = self.module.generate(
+            **given,
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        return found.sequences[:, -count:].tolist(), torch.stack(found.logits, 1).log_softmax(-1)
+
+
+def align(
+    projector: Projector,
+    decoder: Decoder,
+    spoken: Callable[[], Sequence[Spoken]],
+    until: Callable[[], float],
+    beside: Callable[[int], Tensor],
+    told: Callable[[int, float, float], None],
+    batch: tuple[int, int] = (5, 3),
+    seed: int = 0,
+) -> int:
+    """Train the projector by the decoder's behaviour.
+
+    Args:
+        projector: trained in place.
+        decoder: frozen.
+        spoken: training sentences.
+        until: how much of the work is done, 0 to 1; the rate falls with it, and training ends at 1.
+        beside: a loss that is added, by step (the warm start's CTC).
+        told: called after every step with its number and its two losses.
+        batch: how many transcriptions and how many instructions a step holds.
+        seed: of the order.
+
+    Returns:
+        how many steps were taken.
+    """
+    rng, step = random.Random(seed), 0
+    optimiser = torch.optim.AdamW(projector.parameters(), lr=RATE, weight_decay=0.0)
+    while (done := until()) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * min(1.0, (step + 1) / 20) * max(0.05, min(1.0, 1.6 * (1 - done)))
+        rows = spoken()
+        repeated = rng.sample(rows, batch[0])
+        followed = rng.sample([row for row in rows if row.sentence.kind == "instruction"], batch[1])
+        losses = behaviour(projector, decoder, repeated, followed, rng)
+        optimiser.zero_grad()
+        torch.autograd.backward(losses[0] + losses[1] + beside(step))
+        nn.utils.clip_grad_norm_(projector.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        told(step, float(losses[0].detach()), float(losses[1].detach()))
+    return step
+
+
+def behaviour(
+    projector: Projector,
+    decoder: Decoder,
+    repeated: Sequence[Spoken],
+    followed: Sequence[Spoken],
+    rng: random.Random,
+) -> tuple[Tensor, Tensor]:
+    """The two losses of a batch, in nats a token: of repeating sentences, and of following instructions."""
+    token = decoder.tokenizer
+    carriers = [rng.choice(FOLLOW) for _ in followed]
+    answers, wanted = decoder.answers([f"{s.sentence.text}\n{c}" for s, c in zip(followed, carriers, strict=True)])
+    asked = [*(rng.choice(REPEAT) for _ in repeated), *carriers]
+    ends = [token(f"{row.sentence.text}<|im_end|>").input_ids for row in repeated] + answers
+    rows = [
+        torch.cat([projector(row.frames.float()), decoder.embed(AFTER.format(asked=a)), decoder.embeddings[end]])
+        for row, a, end in zip([*repeated, *followed], asked, ends, strict=True)
+    ]
+    states = decoder.states(rows)
+    kept = [h[len(row) - len(end) - 1 : len(row) - 1] for h, row, end in zip(states, rows, ends, strict=True)]
+    logits = decoder.module.lm_head(torch.cat(kept)).log_softmax(-1)
+    count = sum(len(end) for end in ends[: len(repeated)])
+    reading = nll_loss(logits[:count], torch.tensor([t for end in ends[: len(repeated)] for t in end]))
+    following = kl_div(logits[count:], wanted.flatten(0, 1), log_target=True, reduction="batchmean")
+    return reading, following
