@@ -26,14 +26,14 @@ from ..inference.arms import Arms, Strengths, edit_of_rows, encode_arms
 from ..inference.edits import Edit
 from ..inference.loop import Item, re_encoder
 from ..models import anatomy
-from ..prompts import Modality, PromptSet
+from ..prompts import Modality, PromptSet, Role
 from ..report.shown import Shown
 from ..traced.measure import kl_divergence, refusal_score
 from .strength import largest_strength
 
 TOKENS = 32
 """Tokens of the untouched answer that are priced."""
-HARMLESS = ("benign", "near_miss")
+HARMLESS: tuple[Role, ...] = ("benign", "near_miss")
 AGREES = 0.95
 """Share of its own answer that a model must predict when it reads it, or reading it says nothing about writing it."""
 
