@@ -77,7 +77,7 @@ def fit_gate(
         descent = torch.optim.AdamW(list(free.values()), lr=RATE, weight_decay=DECAY)
         for step in range(STEPS):
             descent.zero_grad()
-            loss(~held).backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss(~held))
             descent.step()
             now = float(loss(held).detach())
             if now < best:

@@ -47,6 +47,8 @@ PUBLISHED = sorted([*measured.DATA.glob("study-*.json"), *measured.DATA.glob("co
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
 def test_what_is_published_belongs_to_the_shipped_weights(path: Path) -> None:
     found = json.loads(path.read_text(encoding="utf-8"))
+    if found["model"] == "spoken":
+        pytest.skip("the real model's parts are not in the package: `make real`")
     model = load(found["model"])
     assert found["weight_hash"] == anatomy(model).weight_hash(), (
         f"{found['model']} changed: run {path.stem} again and publish it"
