@@ -124,7 +124,7 @@ def number(file: str, path: str) -> Data:
 
 def trimmed(results: Data) -> dict[str, Any]:
     """`results.json` without what no table needs: media, single items, the selection table, timings."""
-    kept = {k: v for k, v in results.items() if k not in ("examples", "timings", "cost", "created", "limit")}
+    kept = {k: v for k, v in results.items() if k not in ("examples", "items", "timings", "cost", "created", "limit")}
     kept["direction"] = {k: v for k, v in results["direction"].items() if k != "table"}
     kept["modalities"] = {
         m: {k: v for k, v in found.items() if k not in ("projection", "auroc_random_by_layer")}

@@ -11,6 +11,7 @@ from ..errors import DataError
 from ..models.heads import media_grid
 from ..prompts import Prompt, encode
 from ..prompts.data_uris import media_record, spectrogram
+from ..prompts.sound import SAMPLE_RATE, load_audio
 from ..report.shown import Shown
 from .projection import TokenProjection
 from .sources import SourceAttribution
@@ -26,6 +27,7 @@ class Overlay(Shown):
         values: one per soft token, in reading order.
         grid: how they lie: (frames, rows, columns).
         pictures: the image, the frames, or the spectrogram, as data URIs.
+        seconds: length of a sound.
     """
 
     name: str
@@ -33,16 +35,31 @@ class Overlay(Shown):
     values: Float[Tensor, " token"]
     grid: tuple[int, int, int]
     pictures: tuple[str, ...]
+    seconds: float | None = None
+
+    @property
+    def places(self) -> list[str]:
+        """Where every value lies: row and column of an image, frame of a film, seconds of a sound."""
+        frames, rows, columns = self.grid
+        step = (self.seconds or 0.0) / max(1, len(self.values))
+        if self.modality == "audio" and step:
+            return [f"{n * step:.2f} to {(n + 1) * step:.2f} s" for n in range(len(self.values))]
+        named = []
+        for n in range(len(self.values)):
+            frame, row, column = n // (rows * columns), n // columns % rows, n % columns
+            parts = [f"frame {frame}"] if frames > 1 else []
+            parts += [f"row {row}"] if rows > 1 else []
+            parts += [f"column {column}"] if columns > 1 or not parts else []
+            named.append(", ".join(parts))
+        return named
 
     def finding(self) -> str:
         return f"{self.name} over {self.modality}, {' x '.join(map(str, self.grid))} places"
 
     def records(self) -> Iterable[Mapping[str, Any]]:
         """One row per place."""
-        _, rows, columns = self.grid
-        for n, value in enumerate(self.values.tolist()):
-            place = {"frame": n // (rows * columns), "row": n // columns % rows, "column": n % columns}
-            yield {**place, self.name: value}
+        rows = zip(self.places, self.values.tolist(), strict=True)
+        return ({"place": place, self.name: value} for place, value in rows)
 
     def drawn(self) -> Sequence[str]:
         from ..report.figures.tokens import media_overlay
@@ -53,8 +70,8 @@ class Overlay(Shown):
         limit = max([1e-9, *map(abs, values)])
         over = {"modality": self.modality, "grid": self.grid, "pictures": self.pictures}
         drawn = media_overlay(values, limit, self.name, **over)  # type: ignore[arg-type]
-        rows = [list(row.values()) for row in self.records()]
-        table = folded("Numbers behind this picture", html_table(["frame", "row", "column", self.name], rows))
+        rows = [list(row) for row in zip(self.places, values, strict=True)]
+        table = folded("Numbers behind this picture", html_table(["place", self.name], rows))
         return [tag("div", drawn, class_="overlays"), table]
 
 
@@ -80,4 +97,6 @@ def overlay(model: Any, found: TokenProjection | SourceAttribution, prompt: Prom
     inputs = encode(model, prompt).inputs
     sound = spectrogram(inputs)
     drawn = sound or list((media_record(prompt) or {}).get("data", ()))
-    return Overlay(name, prompt.modality, inside, media_grid(inputs, prompt.modality, len(inside)), tuple(drawn))
+    grid = media_grid(inputs, prompt.modality, len(inside))
+    seconds = None if prompt.audio is None else len(load_audio(prompt.audio)) / SAMPLE_RATE
+    return Overlay(name, prompt.modality, inside, grid, tuple(drawn), seconds)
