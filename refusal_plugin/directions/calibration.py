@@ -25,14 +25,17 @@ from ..inference.answers import generate
 from ..inference.arms import Arms, Strengths, edit_of_rows, encode_arms
 from ..inference.edits import Edit
 from ..inference.loop import Item, re_encoder
+from ..inference.prefix import Stems
 from ..models import anatomy
 from ..prompts import Modality, PromptSet
+from ..prompts.prompt import Role
 from ..traced.measure import kl_divergence, refusal_score
+from .direction import Direction
 from .strength import largest_strength
 
 TOKENS = 32
 """Tokens of the untouched answer that are priced."""
-HARMLESS = ("benign", "near_miss")
+HARMLESS: tuple[Role, ...] = ("benign", "near_miss")
 AGREES = 0.95
 """Share of its own answer that a model must predict when it reads it, or reading it says nothing about writing it."""
 
@@ -152,11 +155,11 @@ def calibrate(
     return price(defence, parts, target_kl, target_over_refusal, bounds)
 
 
-def at_price(direction: Any, model: Any, prompts: PromptSet, **options: Any) -> Any:
+def at_price(direction: Direction, model: Any, prompts: PromptSet, **options: Any) -> Direction:
     """A direction at the largest strength of its addition that stays within the price, which it carries from then on.
 
     Args:
-        direction: a `Direction`.
+        direction: whose addition is priced.
         model: a loaded model.
         prompts: of a split that is not the test split, in every modality in which the strength will be used; harmful
             ones among them are left out.
@@ -244,6 +247,7 @@ class KLPrice:
         self.prompts = list(prompts)
         self.modality: Modality = self.prompts[0].modality
         self._encoded: dict[tuple[int, str | None], list[Item]] = {}
+        self._stems: Stems = {}
         if tokens > 1 and answers is None:
             answers = untouched_answers(model, prompts, tokens, token_budget=token_budget)
         # Reading token t gives the prediction of token t + 1: the last one need not be read.
@@ -278,6 +282,7 @@ class KLPrice:
             lambda row: self.answers[row % n],
             lambda rows: edit_of_rows(arms, [row // n for row in rows]),
             re_encoder(self.model, system=system),
+            kept=self._stems if system is None else None,
         ):
             if self.refusal_ids is not None:
                 score[rows] = refusal_score(logits[:, 0], self.refusal_ids).cpu()
