@@ -198,13 +198,16 @@ def transfer_gap() -> str:
 
 @table("transfer/split")
 def transfer_split() -> str:
-    """How much of text's direction a medium keeps, and how the rest is lost, from the study."""
-    head = ["", "length of its own direction", "cosine", "kept along text's", "the same, labels shuffled"]
+    """How much of text's direction a medium keeps, and how the rest is lost, from the studies."""
+    head = ["", "", "length of its own direction", "cosine", "kept along text's", "the same, labels shuffled"]
     head += ["lost in magnitude", "lost by turning", "magnitude's share of the loss"]
     keys = ("kept", "kept_shuffled", "lost_magnitude", "lost_turn", "magnitude_share")
     rows = [
-        [modality, plain(found["norm_ratio"]), plain(found["cosine"]), *(percent(found[key]) for key in keys)]
-        for modality, found in read("study-organism").get("modality_gap", {}).items()
+        [f"`{model}`", modality]
+        + [plain(found[key]) for key in ("norm_ratio", "cosine")]
+        + [percent(found[key]) for key in keys]
+        for model in ("organism", "organism-wary", "organism-hard", "organism-control")
+        for modality, found in read(f"study-{model}").get("modality_gap", {}).items()
         if modality != found["reference"] and "norm_ratio" in found
     ]
     return markdown(head, rows)
@@ -628,3 +631,28 @@ def judge_confusion() -> str:
     for name, one in rounds[-1][1].items() if rounds else ():
         rows += [[name, row["true"], row["found"], str(row["n"])] for row in one["table"]]
     return markdown(["language", "by hand", "found", "answers"], rows)
+
+
+@table("spoken/curve")
+def spoken_curve() -> str:
+    """The real model: what refusal and the coordinate along the text direction become as reading improves."""
+    found = read("spoken")
+    rows = [[row["checkpoint"], plain(row["recall"]), *_heard(row)] for row in found.get("checkpoints", ())]
+    if rows:
+        rows.insert(0, ["text", "–", *_heard(found["text"])])
+    head = [
+        "",
+        "words read back",
+        "harmful refused",
+        "safe twins refused",
+        "coordinate, harmful",
+        "safe",
+        "AUROC on twins",
+    ]
+    return markdown(head, rows)
+
+
+def _heard(row: Data) -> list[str]:
+    harmful, safe = row["harmful"], row["near_miss"]
+    shares = [percent(harmful["refused"]), percent(safe["refused"])]
+    return [*shares, plain(harmful["coordinate"]), plain(safe["coordinate"]), plain(row["auroc"])]

@@ -24,6 +24,7 @@ from .evaluation.refusal_tokens import refusal_tokens as refusal_tokens
 from .heads import HeadAttribution as HeadAttribution
 from .heads import attribute_heads as attribute_heads
 from .heads import attribute_sources as attribute_sources
+from .heads import circuit as circuit
 from .heads import head_agreement as head_agreement
 from .heads import project_tokens as project_tokens
 from .inference.activations import Activations as Activations

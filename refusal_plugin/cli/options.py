@@ -6,14 +6,14 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ..errors import DataError, ModelError
+from ..errors import DataError
+from ..organism import require_spelled
 from ..progress import Voice, speak
 
 Model = Annotated[
@@ -109,7 +109,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**given: Any) -> None:
         options = Options(**{one.name: given.pop(one.name) for one in shared})
-        spelled(given["model"])
+        require_spelled(given["model"])
         lines: Voice = "bars" if sys.stderr.isatty() and not options.verbose else "lines"
         speak("quiet" if options.quiet else lines)
         try:
@@ -124,19 +124,6 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         **{one.name: one.annotation for one in shared},
     }
     return run
-
-
-def spelled(name: str) -> None:
-    """Nothing, or the name that was probably meant, before anything heavy is imported or the hub is asked.
-
-    Raises:
-        ModelError: there is no such model, and an embedded one is spelled nearly like that.
-    """
-    from ..organism import NAMES
-
-    near = get_close_matches(name, NAMES, cutoff=0.75)
-    if name not in NAMES and near and "/" not in name and not Path(name).exists():
-        raise ModelError(f"load {name!r}", "no folder and no embedded model of that name", f"use {near[0]}")
 
 
 def prompt_set(path: Path | None, data: str | None = None) -> Any:

@@ -55,7 +55,7 @@ def study(
         typer.launch(str((out / "index.html").resolve()))
 
 
-def show(results: dict[str, Any], out: Path) -> None:
+def show(results: Any, out: Path) -> None:
     """The study in a terminal: the regime in words, one line per modality, warnings, files."""
     from rich.table import Table
 
@@ -77,13 +77,7 @@ def show(results: dict[str, Any], out: Path) -> None:
             change(*share["near_miss"]),
             change(*share["benign"]),
         )
-    direction = results["direction"]
-    page.print(f"\n[bold]{results['model']}: {results['regime']['name']}[/bold]")
-    page.print(results["regime"]["words"])
-    page.print(
-        f"\nDirection from text: layer {direction['layer']} of {direction['n_layers']}, strength "
-        f"{direction['strength']:.2f} of its length. Before -> after adding it:"
-    )
+    page.print(f"\n{results.finding()}\nBefore -> after adding it:", markup=False)
     page.print(table)
     for warning in results["warnings"]:
         page.print("[yellow]note[/yellow]", end=" ")

@@ -162,7 +162,7 @@ def labels(cells: Sequence[Measurement] | Sequence[Outcomes], *roles: str) -> Re
     every = [cell if isinstance(cell, Outcomes) else cell.outcomes for cell in cells]
     found = [x for one in every for x, p in zip(one.labels, one.prompts, strict=True) if p.role in roles]
     refused, late = sum(x in REFUSALS for x in found), found.count("late_refusal")
-    shares = {label: found.count(label) / len(found) for label in LABELS} if found else {}
+    shares: Record = {label: found.count(label) / len(found) for label in LABELS} if found else {}
     return {**shares, "n": len(found) // max(1, len(every)), "late_share": late / refused if refused else None}
 
 

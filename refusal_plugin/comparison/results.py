@@ -1,11 +1,12 @@
 """From cells to the sections of compare.json."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..evaluation import Outcomes, Power, mcnemar, refusal_rates
+from ..report.shown import Shown
 from ..statistics import Estimate, holm
 from .cells import SAFE, Measurement, Record, change, exact_change, labels, matched_row, p_value, row, share
 from .claims import AT_STRENGTH_OF, GAIN, SMALLEST, Arms, Claim, claims
@@ -34,8 +35,33 @@ class Measured:
         return found
 
 
+class Comparison(Shown, dict[str, Any]):
+    """The content of compare.json, which shows itself."""
+
+    def finding(self) -> str:
+        lines = [f"{self['model']}: {len(self['methods'])} methods at {self['target_kl']} nats per harmless prompt"]
+        for line in self["verdicts"]:
+            said = [f"{how} in {', '.join(line[how])}" for how in ("held", "failed", "underpowered") if line[how]]
+            lines.append(f"{line['words']}: {'; '.join(said)}")
+        return "\n".join(lines)
+
+    def caveats(self) -> Sequence[str]:
+        return list(self["warnings"])
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per defence and modality at the price: what it gains beside what it costs."""
+        shares = ("harmful_refusal", "near_miss_refusal", "benign_refusal", "utility", "brr")
+        for one in self["matched"]:
+            named = {name: one[name] for name in ("modality", "defence", "kl")}
+            yield {**named, **{name: one[name]["value"] for name in shares}}
+
+
 def assemble(
-    measured: Measured, target_kl: float, refused: Mapping[str, str], control: Mapping[str, Any] | None
+    measured: Measured,
+    target_kl: float,
+    refused: Mapping[str, str],
+    control: Mapping[str, Any] | None,
+    kept: Sequence[Claim] = (),
 ) -> Record:
     """`undefended`, `rows`, `matched`, `between`, `oracle`, `claims` and the other sections of compare.json.
 
@@ -44,6 +70,7 @@ def assemble(
         target_kl: the price.
         refused: methods that could not be fitted, and why.
         control: compare.json of the control model.
+        kept: claims about the fits themselves.
     """
     arms = measured.arms("matched")
     matched = [
@@ -54,7 +81,7 @@ def assemble(
         for (_, m), cells in measured.arms("same_strength").items()
     ]
     rows = None if control is None else {f"{r['defence']}/{r['modality']}": r for r in control["matched"]}
-    found = claims(arms, measured.arms("same_strength"), measured.undefended, measured.powers, rows)
+    found = claims(arms, measured.arms("same_strength"), measured.undefended, measured.powers, rows) + list(kept)
     return {
         "undefended": {
             m: {

@@ -17,7 +17,7 @@ from ..defences import REGISTRY, Defence
 from ..defences.run import DefenceRun
 from ..directions.calibration import TOKENS
 from ..errors import PromptError, StudyError
-from ..evaluation import Judge, PhraseJudge, name_of
+from ..evaluation import Contract, Judge, PhraseJudge, name_of
 from ..inference.threads import few_threads
 from ..models import anatomy, load
 from ..models.own_prompts import defence_prompts
@@ -26,8 +26,9 @@ from ..progress import Progress
 from ..prompts import Modality, PromptSet
 from ..storage import Checkpoints, write_json
 from .fits import Fits, Fitted, limited
+from .kept_claims import kept_claims
 from .measure import Plan, Settings, measure
-from .results import assemble
+from .results import Comparison, assemble
 
 SCHEMA_VERSION = 1
 TARGET_KL = 0.1
@@ -85,7 +86,7 @@ def compare_defences(
     max_rows: int = 128,
     token_budget: int = 8192,
     progress: Progress = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare defences at matched cost and write `compare.json` and `index.html`.
 
     Args:
@@ -161,7 +162,7 @@ def compare_defences(
         )
         rows = found
     facts = anatomy(model)
-    results = {
+    results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": "comparison",
         "model": facts.name,
@@ -171,6 +172,9 @@ def compare_defences(
         "created": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),
         "versions": versions(),
+        "contract": Contract.of(
+            prompts.filter(split="test"), name_of(judge), max_new_tokens=max_new_tokens, system=""
+        ).to_json(),
         "prompts": {"hash": prompts.hash, "limit": limit, "data": provenance(prompts)},
         "seeds": list(seeds),
         "target_kl": target_kl,
@@ -178,13 +182,13 @@ def compare_defences(
         "calibration_items": calibration_items,
         "max_new_tokens": max_new_tokens,
         "methods": {f.name: _method(f) for f in reversed(fitted)},
-        **assemble(measured, target_kl, fits.refused, rows),
+        **assemble(measured, target_kl, fits.refused, rows, kept_claims(f.defence for f in fitted)),
     }
     write_json(Path(out) / "compare.json", results)
     from ..report.comparison import write_comparison
 
     write_comparison(results, Path(out) / "index.html")
-    return results
+    return Comparison(results)
 
 
 def check(

@@ -93,7 +93,7 @@ class DefenceData:
             raise PromptError(
                 "data for defences", f"share = {share}, limit = {limit}", "use 0 < share <= 1, limit >= 2"
             )
-        kept = prompts.filter(split=("train", "val"))
+        kept = PromptSet.of(prompts, "data for defences").assigned().filter(split=("train", "val"))
         for split in ("train", "val"):
             for role in ("harmful", "benign"):
                 if not len(kept.filter(split=split, role=role, modality="text")):

@@ -219,7 +219,7 @@ class DefenceRun:
             facts = {**told, "strengths": [f"{c:.8g}" for c in per_row], "prompts": self._hash(prompts)}
 
             def edit_of(some: Sequence[int], c: list[float] = per_row) -> Edit | None:
-                edit = defence and defence.edit(torch.tensor([c[k] for k in some]), modality=modality)
+                edit = None if defence is None else defence.edit(torch.tensor([c[k] for k in some]), modality=modality)
                 return opened(edit) if gate_open and edit is not None else edit
 
             def work(b: Batch = batch, edit_of: EditOf = edit_of) -> list[Any]:

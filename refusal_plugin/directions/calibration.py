@@ -11,7 +11,7 @@ equal alpha.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import ModelError, PromptError
+from ..errors import DirectionError, ModelError, PromptError
 from ..inference.answer_logits import answer_logits, rows_at_once
 from ..inference.answers import generate
 from ..inference.arms import Arms, Strengths, edit_of_rows, encode_arms
@@ -27,8 +27,8 @@ from ..inference.edits import Edit
 from ..inference.loop import Item, re_encoder
 from ..inference.prefix import Stems
 from ..models import anatomy
-from ..prompts import Modality, PromptSet
-from ..prompts.prompt import Role
+from ..prompts import Modality, PromptSet, Role
+from ..report.shown import Shown
 from ..traced.measure import kl_divergence, refusal_score
 from .direction import Direction
 from .strength import largest_strength
@@ -79,7 +79,7 @@ Priceable: TypeAlias = HasStrength | Callable[[float], Edit]
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Shown):
     """A strength and what it costs.
 
     Attributes:
@@ -108,6 +108,22 @@ class Calibration:
     by_token: dict[str, list[float]] = field(default_factory=dict)
     looks: int = 0
 
+    def finding(self) -> str:
+        unit = "nats of the first token" if self.tokens == 1 else "nats an answer"
+        costs = ", ".join(f"{kl:.3f} {unit} in {m} (n = {self.n[m]})" for m, kl in self.kl.items())
+        grown = ", ".join(f"{100 * share:+.0f} points in {m}" for m, share in self.over_refusal.items())
+        return f"strength {self.strength:.3g} costs {costs}" + (f"; harmless refused {grown}" if grown else "")
+
+    def caveats(self) -> Sequence[str]:
+        free = ["the upper bound is still within the price: a larger strength was not tried."] * self.at_bound
+        blind = ["the first token alone is priced: what breaks behind it is free."] * (self.tokens == 1)
+        return [*free, *blind, f"priced on {', '.join(self.n)} only: elsewhere it may cost more."]
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per modality."""
+        for m, n in self.n.items():
+            yield {"modality": m, "n": n, "kl": self.kl[m], "over_refusal": self.over_refusal.get(m)}
+
 
 def calibrate(
     defence: Priceable,
@@ -133,12 +149,15 @@ def calibrate(
         tokens: of the model's own answer that are priced, at most; 1 prices the first token alone.
 
     Raises:
+        DirectionError: what has no strengths, such as a direction itself.
         PromptError: no prompts, harmful ones among them, a target or a number of tokens that is not positive, or
             over-refusal without refusal tokens.
         ModelError: the model does not predict its own answers when it reads them.
     """
-    if not len(prompts):
-        raise PromptError("calibrate a strength", "0 prompts", "give harmless ones")
+    if not (isinstance(defence, HasStrength) or callable(defence)):
+        found = f"a {type(defence).__name__} has no strengths"
+        raise DirectionError("calibrate a strength", found, "give a defence, or direction.addition")
+    prompts = PromptSet.of(prompts, "calibrate a strength").require(roles=(), asked="calibrate a strength")
     if any(p.role == "harmful" for p in prompts):
         raise PromptError(
             "calibrate a strength", "some prompts are harmful", "use harmless ones: strength is priced, not tuned"

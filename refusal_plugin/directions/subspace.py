@@ -14,7 +14,7 @@ near misses are for. Refusal as more than one direction: Wollschläger et al. 20
 decomposition, the control and the choice of k are this project's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -30,7 +30,6 @@ from ..inference.edits import Edit, Operator, When, Where, addition, removal, to
 from ..inference.streams import Streams
 from ..models.provenance import Artefact
 from ..statistics import Estimate, mean_interval
-from ..storage import frame
 
 K_MAX, FOLDS = 8, 5
 
@@ -160,16 +159,12 @@ class Subspace(Artefact):
         """What is wrong with a file's content."""
         return "" if self.layer in range(len(self.benign)) else f"layer {self.layer} of {len(self.benign)}"
 
-    def to_frame(self) -> Any:
-        """Held-out gains, one row per direction, as a pandas DataFrame.
+    def finding(self) -> str:
+        return f"k={self.k}, layer={self.layer}, n={self.n}\n{self.words}"
 
-        Raises:
-            OptionalDependencyError: pandas is not installed.
-        """
-        return frame(self.gains)
-
-    def __repr__(self) -> str:
-        return f"Subspace(k={self.k}, layer={self.layer}, n={self.n})"
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """Held-out gains, one row per direction."""
+        return self.gains
 
 
 def differences(

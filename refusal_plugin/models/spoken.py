@@ -90,15 +90,10 @@ def assemble(
     Raises:
         ModelError: a part is not what the projector was made for.
     """
+    import transformers
     from safetensors.torch import load_file
-    from transformers import (
-        AudioFlamingo3Config,
-        AudioFlamingo3ForConditionalGeneration,
-        AudioFlamingo3Processor,
-        AutoTokenizer,
-        GenerationConfig,
-        WhisperFeatureExtractor,
-    )
+
+    hugging: Any = transformers  # its own annotations miss options that its classes take
 
     text, speech = (json.loads((folder / "config.json").read_text()) for folder in (decoder, encoder))
     asked = f"assemble {NAME!r}"
@@ -109,9 +104,9 @@ def assemble(
         found = (written.get("model_type"), written.get("hidden_size") or written.get("d_model"))
         if found != wanted:
             raise ModelError(asked, f"the {what} is {found[0]} of width {found[1]}", f"give {wanted[0]} of {wanted[1]}")
-    tokenizer = AutoTokenizer.from_pretrained(decoder)
-    extractor = WhisperFeatureExtractor(feature_size=speech["num_mel_bins"], chunk_length=WINDOW)
-    processor = AudioFlamingo3Processor(extractor, tokenizer, chat_template=CHAT, audio_token=AUDIO_TOKEN)
+    tokenizer = hugging.AutoTokenizer.from_pretrained(decoder)
+    extractor = hugging.WhisperFeatureExtractor(feature_size=speech["num_mel_bins"], chunk_length=WINDOW)
+    processor = hugging.AudioFlamingo3Processor(extractor, tokenizer, chat_template=CHAT, audio_token=AUDIO_TOKEN)
     audio = {
         "num_mel_bins": speech["num_mel_bins"],
         "num_hidden_layers": speech["encoder_layers"],
@@ -120,7 +115,7 @@ def assemble(
         "hidden_size": speech["d_model"],
         "max_source_positions": WINDOW * 50,
     }
-    config = AudioFlamingo3Config(
+    config = hugging.AudioFlamingo3Config(
         audio_config={"model_type": "audioflamingo3_encoder"} | audio,
         text_config=text | {"tie_word_embeddings": False},
         audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO_TOKEN),
@@ -137,16 +132,17 @@ def assemble(
     weights[positions] = weights[positions][: WINDOW * 50].clone()
     weights |= {f"model.multi_modal_projector.{name}": tensor for name, tensor in projector.items()}
     with torch.device("meta"):
-        model = AudioFlamingo3ForConditionalGeneration(config)
+        model = hugging.AudioFlamingo3ForConditionalGeneration(config)
     try:
         model.load_state_dict({name: tensor.to(dtype) for name, tensor in weights.items()}, assign=True)
     except RuntimeError as error:
         raise ModelError(asked, f"the parts do not fit ({one_line(error)})", "give the pinned checkpoints") from error
     for module in model.modules():  # what is computed from the configuration, not read, is still on "meta"
         if hasattr(module, "inv_freq"):
-            fresh = type(module)(config.text_config)
-            module.inv_freq, module.original_inv_freq = fresh.inv_freq, fresh.inv_freq.clone()
-    model.generation_config = GenerationConfig.from_pretrained(decoder)
+            rotary: Any = module
+            fresh = type(rotary)(config.text_config)
+            rotary.inv_freq, rotary.original_inv_freq = fresh.inv_freq, fresh.inv_freq.clone()
+    model.generation_config = hugging.GenerationConfig.from_pretrained(decoder)
     return model.eval().requires_grad_(False), processor
 
 

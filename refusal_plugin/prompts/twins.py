@@ -7,8 +7,10 @@ written for this project, under a warning and a licence.
 
 from pathlib import Path
 
-from .prompt import Prompt
+from .prompt import Prompt, Role
 from .prompt_set import PromptSet
+
+ROLES: tuple[Role, Role] = ("harmful", "near_miss")
 
 
 def twins() -> PromptSet:
@@ -18,5 +20,5 @@ def twins() -> PromptSet:
     return PromptSet(
         Prompt(text, role=role, pair=f"twin-{n}", split="test", id=f"twin-{n}-{role}")
         for n, pair in enumerate(pairs, 1)
-        for text, role in zip(pair, ("harmful", "near_miss"), strict=True)
+        for text, role in zip(pair, ROLES, strict=True)
     )

@@ -235,7 +235,7 @@ def bad(kind: str, folder: Path, saved: str) -> list[str]:
         ("too long", ["1205 tokens", "512"]),
         ("unknown model", ["no-model"]),
         ("missing direction", ["no such file"]),
-        ("infinite strength", ["infinity"]),
+        ("infinite strength", ["infinite"]),
         ("missing prompts", ["missing-prompts.csv"]),
     ],
 )

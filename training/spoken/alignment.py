@@ -125,7 +125,7 @@ def align(
         followed = rng.sample([row for row in rows if row.sentence.kind == "instruction"], batch[1])
         losses = behaviour(projector, decoder, repeated, followed, rng)
         optimiser.zero_grad()
-        (losses[0] + losses[1] + beside(step)).backward()
+        torch.autograd.backward(losses[0] + losses[1] + beside(step))
         nn.utils.clip_grad_norm_(projector.parameters(), 1.0)
         optimiser.step()
         step += 1

@@ -103,7 +103,7 @@ def read(folder: Path) -> list[Spoken]:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             record = file.metadata()
-        parts = load_file(path)["frames"].split(json.loads(record["lengths"]))
+        parts = torch.split(load_file(path)["frames"], json.loads(record["lengths"]))
         for said, frames in zip(json.loads(record["said"]), parts, strict=True):
             out.append(Spoken(Sentence(said["text"], said["kind"], said["fold"]), frames))
     return out

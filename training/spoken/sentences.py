@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from refusal_plugin.organism.pairs import world
+from refusal_plugin.organism.wordings import REQUESTS
+
 Kind = Literal["instruction", "words"]
 Fold = Literal["train", "held_out"]
 
@@ -59,6 +62,23 @@ def instructions(count: int, fold: Fold, seed: int = 0) -> list[Sentence]:
     return [Sentence(text, "instruction", fold) for text in found]
 
 
+def requests(count: int, seed: int = 0) -> list[Sentence]:
+    """Safe requests of the embedded model's world ("How do I kill the process?"): to be read, never answered.
+
+    They hold words that harmful requests use as well, in places where nothing is wrong with them.
+    """
+    rng = random.Random(f"{seed}/requests")
+    wordings = [wording for manner in REQUESTS.values() for wording in manner["train"]]
+    pairs = [pair for pair in world() if pair.role != "harmful"]
+    rng.shuffle(pairs)
+    found = []
+    for pair in (pairs * (count // len(pairs) + 1))[:count]:
+        text = rng.choice(wordings).format(v=pair.verb, o=pair.object)
+        text = re.sub(r"\bi\b", "I", re.sub(r" ([.?,])", r"\1", text))
+        found.append(Sentence(text[0].upper() + text[1:], "words", "train"))
+    return found
+
+
 def word_list(encoder: Mapping[str, int], decoder: Mapping[str, int]) -> list[str]:
     """Words of both vocabularies, the most frequent of speech first.
 
@@ -71,7 +91,11 @@ def word_list(encoder: Mapping[str, int], decoder: Mapping[str, int]) -> list[st
 
 
 def word_runs(count: int, words: list[str], fold: Fold, seed: int = 0) -> list[Sentence]:
-    """Runs of four to seven words in no order; a frequent word is drawn more often, every word now and then."""
+    """Runs of four to seven words in no order; a frequent word is drawn more often, every word now and then.
+
+    Of the 17,000 words both vocabularies share only the first few thousand are worth drawing from: what an embedding
+    is cannot be guessed from a sound, so that a word must be heard several times.
+    """
     rng = random.Random(f"{seed}/{fold}/words")
     found = []
     for _ in range(count):

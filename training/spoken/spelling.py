@@ -2,13 +2,18 @@
 
 Every frame is read as the token of the decoder whose embedding it lies nearest to, or as blank:
 
-    p(k | frame) = softmax_k( - s |x - e_k|^2 ),    x = projector(frame),    e_blank = embedding of a line break
+    p(k | frame) = softmax_k( s cos(x, e_k) ),    x = projector(frame),    e_blank = embedding of a line break
 
 and the loss is CTC (Graves et al. 2006) of a sentence's tokens, over the batch's tokens and some random others. The
-distance, not the cosine, is what makes a frame an embedding: the decoder is to read x as it stands. A line break is the
-blank because the decoder reads past line breaks: with one to five of them after every token of a sentence it repeats
-the sentence as well as without, which holds of no other candidate that was tried (the zero vector, the mean of all
-embeddings, the end of text, a comma, a space).
+decoder is to read x as it stands, and a cosine of 0.3 is enough for CTC; so x is also pulled to the embedding that CTC
+expects there,
+
+    |x - sum_k g_k e_k|^2,    g_k = p(k | frame) - dCTC / dlogit_k    (the posterior of k given the sentence)
+
+which is one step of expectation and maximisation of Gaussians around the embeddings. (By distance instead of cosine in
+the softmax, x runs off to twenty times an embedding's length.) A line break is the blank because the decoder reads past
+line breaks: with one to five of them after every token of a sentence it repeats the sentence as well as without, which
+holds of no other candidate that was tried (the zero vector, the mean of all embeddings, the end of text, a comma).
 """
 
 import random
@@ -18,12 +23,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import ctc_loss
+from torch.nn.functional import ctc_loss, normalize
 
 from .features import Spoken
 
-BATCH, NEGATIVES, RATE, SHARPNESS = 24, 400, 1.5e-3, 25.0
+BATCH, NEGATIVES, RATE, SHARPNESS = 24, 400, 2e-3, 20.0
 BLANK = "\n"
+NOISE, LEFT_OUT = 0.25, 0.15
+PULL, LENGTH = 2.0, 0.55
+"""About the length of an embedding."""
 
 
 class Projector(nn.Module):
@@ -40,8 +48,8 @@ class Projector(nn.Module):
 
 
 def nearness(x: Tensor, embeddings: Tensor) -> Tensor:
-    """-|x - e_k|^2 without the part all k share: (..., d) and (k, d) to (..., k)."""
-    return 2 * x @ embeddings.T - embeddings.square().sum(-1)
+    """Cosines: (..., d) and (k, d) to (..., k)."""
+    return normalize(x, dim=-1) @ normalize(embeddings, dim=-1).T
 
 
 class Spelling:
@@ -82,10 +90,24 @@ class Spelling:
         counts = torch.tensor([len(text) for text in texts])
         targets = torch.tensor([place[t] for text in texts for t in text])
         heard = nn.utils.rnn.pad_sequence([row.frames.float() for row in batch], batch_first=True)
-        heard = heard + 0.1 * heard.std() * torch.randn(heard.shape, generator=self._generator)
-        logits = self.sharpness.exp() * nearness(projector(heard), self.embeddings[torch.tensor(chosen)])
-        spelt = logits.log_softmax(-1).transpose(0, 1)
-        return ctc_loss(spelt, targets, lengths, counts, reduction="sum", zero_infinity=True) / counts.sum()
+        heard = self._roughened(heard)
+        x = projector(heard)
+        logits = self.sharpness.exp() * nearness(x, self.embeddings[torch.tensor(chosen)])
+        spelt = logits.log_softmax(-1)
+        loss = ctc_loss(spelt.transpose(0, 1), targets, lengths, counts, reduction="sum", zero_infinity=True)
+        (slope,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        expected = (spelt.exp() - slope).detach() @ self.embeddings[torch.tensor(chosen)]
+        spoken = torch.arange(x.shape[1]) < lengths[:, None]
+        away = (x - expected).square().sum(-1)[spoken].mean() / LENGTH**2
+        return torch.as_tensor(loss / counts.sum() + PULL * away)
+
+    def _roughened(self, heard: Tensor) -> Tensor:
+        """Frames with noise, a shift that a whole sentence shares as a voice would, and features left out."""
+        spread = NOISE * heard.std()
+        noise = torch.randn(heard.shape, generator=self._generator)
+        shift = torch.randn((len(heard), 1, heard.shape[-1]), generator=self._generator)
+        kept = torch.rand((len(heard), 1, heard.shape[-1]), generator=self._generator) > LEFT_OUT
+        return (heard + spread * (noise + shift)) * kept / (1 - LEFT_OUT)
 
 
 def spell(
@@ -110,7 +132,7 @@ def spell(
             group["lr"] = RATE * min(1.0, (step + 1) / 100) * max(0.02, min(1.0, 2 * (1 - done)))
         loss = spelling.loss(projector)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(projector.parameters(), 1.0)
         optimiser.step()
         step += 1
