@@ -53,6 +53,8 @@ DEFAULT = (
     "alphasteer",
     "ras",
     "shiftdc",
+    "omnisteer",
+    "omnisteer_text",
     "prompt",
 )
 """The methods of the default comparison; the project's claims are about the first ten without `addition_all`."""
