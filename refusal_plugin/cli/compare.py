@@ -39,11 +39,14 @@ def compare(
     ] = None,
     seeds: Annotated[
         int,
-        typer.Option(min=1, help="Fits per method, each on another draw of training pairs (by default, rivals once)."),
-    ] = 3,
+        typer.Option(min=1, help="Fits per method, each on another draw of training pairs."),
+    ] = 5,
     target_kl: Annotated[
-        float, typer.Option(help="The price at which methods are matched: nats per harmless validation prompt.")
-    ] = 0.05,
+        float, typer.Option(help="The price at which methods are matched: nats per harmless validation answer.")
+    ] = 0.1,
+    price_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of each answer that are priced, at most; 1 prices the first token alone.")
+    ] = 32,
     limit: Limit = None,
     prompts: Prompts = None,
     data: Data = None,
@@ -83,11 +86,12 @@ def compare(
         strengths=strengths,
         seeds=tuple(range(seeds)),
         target_kl=target_kl,
+        price_tokens=price_tokens,
         modalities=tuple(modality) if modality else None,  # type: ignore[arg-type]  # checked there
         control=None if asked is None else options.load(asked),
         out=out,
         limit=limit,
-        max_new_tokens=options.answer(24),
+        max_new_tokens=options.answer(128),
         token_budget=options.batch_tokens,
     )
     if options.json:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+from ..defences.opened import is_gated
 from ..defences.run import DefenceRun
 from ..evaluation import Judge, Outcomes, Power, label_answers, statistical_power
+from ..inference.edits import NO_EDIT
 from ..models import anatomy
 from ..progress import Progress, track
 from ..prompts import Modality
@@ -19,6 +21,7 @@ class Settings(TypedDict):
     """Of a `DefenceRun`."""
 
     target_kl: float
+    price_tokens: int
     calibration_items: int
     max_new_tokens: int
     max_rows: int
@@ -83,5 +86,17 @@ def measure(
                     kinds.append("same_strength")
                 for kind, c, said in zip(kinds, tried, arena.answers(f.defence, m, tried), strict=True):
                     cells.append(Measurement(f.name, f.seed, m, kind, c, price, label_answers(test, said, judge)))
+                if graded and m != "text" and is_gated(f.defence.edit(price.strength, modality=m) or NO_EDIT):
+                    said = arena.answers(f.defence, m, [price.strength], roles=("harmful",), gate_open=True)[0]
+                    hit = label_answers(test.filter(role="harmful"), said, judge)
+                    oracle = on_harm(hit, plain[m])
+                    cells.append(Measurement(f.name, f.seed, m, "oracle", price.strength, price, oracle))
                 advance(1)
     return Measured(plain, powers, cells)
+
+
+def on_harm(harmful: Outcomes, plain: Outcomes) -> Outcomes:
+    """Outcomes of harmful prompts, and of all others as the model is: a defence whose gate is the true label."""
+    own = dict(zip((p.id for p in harmful.prompts), harmful.labels, strict=True))
+    found = (own.get(p.id, label) for p, label in zip(plain.prompts, plain.labels, strict=True))
+    return Outcomes(plain.prompts, tuple(found), plain.correct)

@@ -102,6 +102,8 @@ class Direction(Artefact):
         objective: what it was selected for ("causal", "defence" or "" if it was not selected).
         table: the whole selection table, one dict per candidate.
         provenance: model, template, data and package versions.
+        price: what its strength was priced at, see `at_price`: "target_kl", "tokens", and "kl" by modality; empty where
+            it was not.
     """
 
     FORMAT: ClassVar[str] = "refusal_plugin.direction.v1"
@@ -117,6 +119,7 @@ class Direction(Artefact):
     selection: str = ""
     table: tuple[Mapping[str, Any], ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    price: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def vector(self) -> Float[Tensor, "d_model"]:
@@ -189,7 +192,7 @@ class Direction(Artefact):
         name, chosen = self.provenance.get("model", "?"), f"selected for {self.objective}" if self.objective else "-"
         return (
             f"{name}, layer {self.layer} of {len(self.harmful)}, position {self.position}, "
-            f"norm {float(self.vector.norm()):.3g}, strength {self.strength:.3g}, {chosen}"
+            f"norm {float(self.vector.norm()):.3g}, strength {self.strength:.3g} ({self._priced()}), {chosen}"
         )
 
     def caveats(self) -> Sequence[str]:
@@ -199,6 +202,13 @@ class Direction(Artefact):
     def records(self) -> Iterable[Mapping[str, Any]]:
         """The selection table, one row per candidate."""
         return self.table
+
+    def _priced(self) -> str:
+        """What the strength costs, in words."""
+        if not self.price:
+            return "not priced"
+        costs = ", ".join(f"{modality} {nats:.2g}" for modality, nats in self.price["kl"].items())
+        return f"costs {costs} nats"
 
 
 def template_positions(model: Any, prompts: Iterable[Prompt]) -> tuple[int, ...]:

@@ -29,7 +29,8 @@ from ..prompts import Prompt, PromptSet
 from ..prompts.prompt import ROLES
 from ..report.shown import Shown
 from ..statistics import Estimate, mean_interval, paired_difference, rate, wilson
-from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers
+from .contract import Contract, warn_of_differences
+from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers, name_of
 from .text import normalise
 
 
@@ -41,11 +42,13 @@ class Outcomes(Shown):
         prompts: the prompts.
         labels: one per prompt.
         correct: exact answer given; None where the prompt has no known answer.
+        contract: what they were measured under; None where nobody said.
     """
 
     prompts: PromptSet
     labels: tuple[Label, ...]
     correct: tuple[bool | None, ...]
+    contract: Contract | None = None
 
     def __post_init__(self) -> None:
         if not len(self.prompts) == len(self.labels) == len(self.correct):
@@ -94,7 +97,7 @@ class Outcomes(Shown):
 
 @dataclass(frozen=True)
 class DefenceRates(Shown):
-    """Rates of one arm; `gain` and `over_refusal` only for an arm that is compared with the undefended one."""
+    """Rates of one arm; `gain` and `over_refusal` only for one that is compared with the undefended arm."""
 
     harmful_refusal: Estimate
     benign_refusal: Estimate
@@ -105,9 +108,10 @@ class DefenceRates(Shown):
     brr: Estimate | None = None
     attack_success: Estimate | None = None
     unknown: Estimate | None = None
+    contract: Contract | None = None
 
     def finding(self) -> str:
-        """One line a rate: what is gained stands beside what it costs."""
+        """One line a rate: what is gained stands beside what it costs, and under what it was measured."""
         return "\n".join(f"{name.replace('_', ' '):18} {value}" for name, value in vars(self).items() if value)
 
     def records(self) -> Iterable[Mapping[str, Any]]:
@@ -115,17 +119,25 @@ class DefenceRates(Shown):
         return ({"rate": name, **value} for name, value in self.to_json().items())
 
     def to_json(self) -> dict[str, dict[str, float | int | None]]:
-        """The form of `defences` in results.json."""
-        return {name: value.to_json() for name, value in vars(self).items() if value is not None}
+        """The form of `defences` in results.json, which holds the contract once for all of them."""
+        return {name: value.to_json() for name, value in vars(self).items() if isinstance(value, Estimate)}
 
 
-def label_answers(prompts: PromptSet, answers: Sequence[Answer], judge: Judge | None = None) -> Outcomes:
+def label_answers(
+    prompts: PromptSet,
+    answers: Sequence[Answer],
+    judge: Judge | None = None,
+    *,
+    max_new_tokens: int | None = None,
+    system: str | None = None,
+) -> Outcomes:
     """Label answers and compare them with the known ones.
 
     Args:
         prompts: what was asked.
         answers: one per prompt, in order.
         judge: who labels; the phrase judge by default.
+        max_new_tokens, system: what the answers were generated with, for the contract; None leaves them unstated.
 
     Warns where the judge could not tell what answers are.
 
@@ -134,12 +146,14 @@ def label_answers(prompts: PromptSet, answers: Sequence[Answer], judge: Judge | 
             `LABELS`.
     """
     match_answers(list(prompts), answers)
-    labels = (judge or PhraseJudge()).label(list(prompts), answers)
+    judge = judge or PhraseJudge()
+    labels = judge.label(list(prompts), answers)
     for label in labels:
         if label not in LABELS:
             raise DataError("label answers", f"the judge says {label!r}", f"let it say one of {', '.join(LABELS)}")
     correct = tuple(_exact(p, a) for p, a in zip(prompts, answers, strict=True))
-    found = Outcomes(prompts, tuple(labels), correct)
+    contract = Contract.of(prompts, name_of(judge), max_new_tokens=max_new_tokens, system=system)
+    found = Outcomes(prompts, tuple(labels), correct, contract)
     if unknown := labels.count("unknown"):
         first = answers[labels.index("unknown")]
         warnings.warn(
@@ -165,6 +179,7 @@ def refusal_rates(found: Outcomes, seed: int = 0) -> DefenceRates:
         brr=balanced(found.refused("harmful"), found.refused("near_miss"), seed),
         attack_success=estimate(found.labelled("compliance", "harmful")),
         unknown=estimate(found.labelled("unknown", *ROLES)) if "unknown" in found.labels else None,
+        contract=found.contract,
     )
 
 
@@ -234,11 +249,14 @@ def _exact(prompt: Prompt, answer: Answer) -> bool | None:
 def rate_changes(defended: Outcomes, undefended: Outcomes, seed: int = 0) -> DefenceRates:
     """Rates of a defended arm, with its paired change against the undefended arm on the same prompts.
 
+    Warns where the two were measured under different contracts (another judge, another token budget).
+
     Raises:
         DataError: the two arms answer different prompts.
     """
 
     same_prompts(defended, undefended)
+    warn_of_differences(defended.contract, undefended.contract, "change of rates")
 
     def change(*roles: str) -> Estimate:
         after, pairs = defended.refused(*roles)

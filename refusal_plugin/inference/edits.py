@@ -102,7 +102,7 @@ class Edit(Shown):
         sizes = {
             len(value)
             for part in self.parts
-            for key, value in _flat(part.tensors)
+            for key, value in flat(part.tensors)
             if key in BOUND and isinstance(value, Tensor) and value.ndim == 3
         }
         return max(sizes, default=1) if sizes - {1} else None
@@ -126,7 +126,7 @@ class Edit(Shown):
                     f"it has layers 0 to {facts.n_layers - 1}",
                     "choose one of these",
                 )
-            for key, value in _flat(part.tensors):
+            for key, value in flat(part.tensors):
                 if not isinstance(value, Tensor) or value.ndim == 0:
                     continue
                 if key in WIDE and value.shape[-1] != facts.d_model:
@@ -193,11 +193,11 @@ def _places(parts: Iterable[SiteEdit]) -> Iterator[tuple[str, str, tuple[str, ..
         yield "where", part.where, get_args(Where)
 
 
-def _flat(tensors: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def flat(tensors: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Names and values, those of nested mappings included."""
     for key, value in tensors.items():
         if isinstance(value, Mapping):
-            yield from _flat(value)
+            yield from flat(value)
         else:
             yield key, value
 

@@ -23,6 +23,7 @@ from ..directions.direction import Direction, fit_direction
 from ..directions.selection import rank_agreement, select_direction
 from ..errors import PromptError, RefusalPluginError
 from ..evaluation import (
+    Contract,
     Judge,
     Outcomes,
     PhraseJudge,
@@ -64,7 +65,7 @@ from .transfer import SECTIONS, training_pairs, transfer_sections
 from .twins import twins_section, twins_words
 
 SCHEMA_VERSION = 1
-TARGET_KL = 0.05
+TARGET_KL, PRICE_TOKENS = 0.05, 1
 POSITIONS = (-1,)  # the token that emits the first word of the answer: the one place every modality shares
 NEEDED = {"train": ("harmful", "benign"), "val": ("harmful", "benign"), "test": ("harmful",)}
 
@@ -210,6 +211,7 @@ def run_study(
             stages,
             seen["answers"],
             target_kl=TARGET_KL,
+            price_tokens=PRICE_TOKENS,
             seed=seed,
             max_new_tokens=max_new_tokens,
             token_budget=token_budget,
@@ -257,6 +259,9 @@ def run_study(
                 for name, part in (("train", train), ("val", val), ("test", prompts.filter(split="test")))
             },
         },
+        "contract": Contract.of(
+            prompts.filter(split="test"), name_of(judge), max_new_tokens=max_new_tokens, system=""
+        ).to_json(),
         "judge": {"name": name_of(judge), "guard": guard and name_of(guard), "agreement": agreement},
         "regime": regime(sections, direction.layer),
         "direction": direction_record(direction, tokens, price, facts.n_layers),
@@ -299,8 +304,9 @@ def the_direction(
         direction = select_direction(
             model, fit_direction(model, train, positions=POSITIONS), val, tokens, objective="defence"
         )
-        price = calibrate(direction.addition, model, harmless, target_kl=TARGET_KL, refusal_ids=tokens.ids)
-        replace(direction, strength=price.strength).save(path)
+        limits: dict[str, Any] = {"target_kl": TARGET_KL, "tokens": PRICE_TOKENS}
+        price = calibrate(direction.addition, model, harmless, refusal_ids=tokens.ids, **limits)
+        replace(direction, strength=price.strength, price={**limits, "kl": price.kl}).save(path)
         return {
             **vars(tokens),
             "ids": tokens.ids.tolist(),

@@ -1,5 +1,6 @@
 """The selection against the algorithm of the paper, re-created by plain hooks (`tests/support/reference.py`)."""
 
+import math
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def small(organism: Any) -> dict[str, Any]:
 
 
 def compare(model: Any, train: PromptSet, val: PromptSet, tokens: Any, reference: Reference) -> None:
-    """The same directions (1e-4), the same figures (1e-3), the same choice."""
+    """The same directions (1e-4), the same figures (1e-3), the same choice or one within its interval."""
     candidates = rp.fit_direction(model, train)
     streams = {role: reference.streams(tokens_of(model, train.filter(role=role))) for role in ("harmful", "benign")}
     directions = streams["harmful"].mean(0) - streams["benign"].mean(0)
@@ -48,10 +49,13 @@ def compare(model: Any, train: PromptSet, val: PromptSet, tokens: Any, reference
     asked = [tokens_of(model, val.filter(role=role)) for role in ("harmful", "benign")]
     found = [reference.figures(direction, layer, *asked) for layer, direction in enumerate(directions)]
     for row, theirs in zip(chosen.table, found, strict=True):
+        if math.isnan(row["bypass"]):  # ranked by gradients and not among the promising ones
+            continue
         assert row["bypass"] == pytest.approx(theirs.bypass, abs=1e-3, rel=1e-3)
         assert row["induce"] == pytest.approx(theirs.induce, abs=1e-3, rel=1e-3)
         assert row["kl_ablate"] == pytest.approx(theirs.kl, abs=1e-3, rel=1e-3)
-    assert chosen.layer == reference.choice(found)
+    best = found[reference.choice(found)]
+    assert found[chosen.layer].bypass <= best.bypass + 1.96 * best.error
 
 
 def test_the_embedded_model_gets_the_direction_of_the_papers_algorithm(organism: Any, small: dict[str, Any]) -> None:

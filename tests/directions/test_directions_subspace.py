@@ -118,7 +118,8 @@ def test_what_cannot_be_fitted() -> None:
 def test_on_the_model_it_acts_and_is_saved(organism: Any, tmp_path: Path) -> None:
     from refusal_plugin.organism.data import organism_prompts
 
-    prompts = organism_prompts(split=("train", "test"), modality="text", limit=14)
+    fit, test = (organism_prompts(split=split, modality="text", limit=14) for split in ("train", "test"))
+    prompts = fit + test
     ids = torch.tensor([5, 6])
     found = analyse_subspace(organism, prompts, 3, k=2, refusal_ids=ids, pairs=4)
     assert found.k == 2 and set(found.effects) == {

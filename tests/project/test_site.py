@@ -24,7 +24,16 @@ from refusal_plugin.defences import REGISTRY
 from tests.report.browser import FLAGS, WATCH, browser
 
 ROOT = Path(__file__).resolve().parents[2]
-MADE_OF = ("docs", "refusal_plugin", "tutorials", "mkdocs.yml", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+MADE_OF = (
+    "docs",
+    "refusal_plugin",
+    "tutorials",
+    "benchmarks/README.md",
+    "mkdocs.yml",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+)
 PARTS = ("Start", "Guides", "Methods", "Reference")
 LOADS = {
     "script": "src",
@@ -158,7 +167,7 @@ async function open(url, width) {
   fetch("/done");
 })();
 </script></body></html>"""
-SEEN_IN_A_BROWSER = ("/", "/start/", "/defences/", "/glossary/", "/errors/", "/api/heads/")
+SEEN_IN_A_BROWSER = ("/", "/start/", "/defences/", "/methods/mars/", "/glossary/", "/errors/", "/api/heads/")
 
 
 class Handler(SimpleHTTPRequestHandler):

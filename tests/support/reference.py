@@ -23,9 +23,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one candidate, in nats."""
+    """Of one candidate, in nats; `error` is the standard error of the bypass over prompts."""
 
     bypass: float
+    error: float
     induce: float
     kl: float
 
@@ -80,8 +81,10 @@ class Reference:
         removed += [(writer, "out", ablate) for some in self.writers for writer in some]
         added = [(self.blocks[layer], "out", lambda x: x + direction.to(x.dtype))]
         plain, without = self.next_tokens(harmless), self.next_tokens(harmless, removed)
+        bypassed = self.score(self.next_tokens(harmful, removed))
         return Figures(
-            float(self.score(self.next_tokens(harmful, removed)).mean()),
+            float(bypassed.mean()),
+            float(bypassed.std() / len(bypassed) ** 0.5),
             float(self.score(self.next_tokens(harmless, added)).mean()),
             float((plain.exp() * (plain - without)).sum(-1).mean()),
         )

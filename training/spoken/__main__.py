@@ -9,6 +9,7 @@ import argparse
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -62,8 +63,8 @@ def main() -> None:
     spoken = features.read(asked.out / "train")
 
     tokenizer = AutoTokenizer.from_pretrained(asked.decoder)
-    frozen = AutoModelForCausalLM.from_pretrained(asked.decoder, dtype=torch.float32).eval().requires_grad_(False)
-    decoder = Decoder(frozen, tokenizer)
+    frozen: Any = AutoModelForCausalLM.from_pretrained(asked.decoder, dtype=torch.float32)
+    decoder = Decoder(frozen.eval().requires_grad_(False), tokenizer)
     spelling = Spelling(tokenizer, decoder.embeddings, lambda: spoken)
 
     def spelt(step: int, loss: float) -> None:

@@ -4,9 +4,14 @@ Every frame is read as the token of the decoder whose embedding it lies nearest 
 
     p(k | frame) = softmax_k( s cos(x, e_k) ),    x = projector(frame),    e_blank = embedding of a line break
 
-and the loss is CTC (Graves et al. 2006) of a sentence's tokens, over the batch's tokens and some random others, with a
-small pull of |x| towards the length of an embedding, because the decoder is to read x as it stands. (By distance
-instead of cosine, x runs off to twenty times that length.) A line break is the blank because the decoder reads past
+and the loss is CTC (Graves et al. 2006) of a sentence's tokens, over the batch's tokens and some random others. The
+decoder is to read x as it stands, and a cosine of 0.3 is enough for CTC; so x is also pulled to the embedding that CTC
+expects there,
+
+    |x - sum_k g_k e_k|^2,    g_k = p(k | frame) - dCTC / dlogit_k    (the posterior of k given the sentence)
+
+which is one step of expectation and maximisation of Gaussians around the embeddings. (By distance instead of cosine in
+the softmax, x runs off to twenty times an embedding's length.) A line break is the blank because the decoder reads past
 line breaks: with one to five of them after every token of a sentence it repeats the sentence as well as without, which
 holds of no other candidate that was tried (the zero vector, the mean of all embeddings, the end of text, a comma).
 """
@@ -25,7 +30,7 @@ from .features import Spoken
 BATCH, NEGATIVES, RATE, SHARPNESS = 24, 400, 2e-3, 20.0
 BLANK = "\n"
 NOISE, LEFT_OUT = 0.25, 0.15
-LENGTH = 0.55
+PULL, LENGTH = 2.0, 0.55
 """About the length of an embedding."""
 
 
@@ -88,10 +93,13 @@ class Spelling:
         heard = self._roughened(heard)
         x = projector(heard)
         logits = self.sharpness.exp() * nearness(x, self.embeddings[torch.tensor(chosen)])
-        spelt = logits.log_softmax(-1).transpose(0, 1)
-        loss = ctc_loss(spelt, targets, lengths, counts, reduction="sum", zero_infinity=True) / counts.sum()
-        loss = loss + (x.norm(dim=-1) / LENGTH - 1).square().mean()
-        return torch.as_tensor(loss)
+        spelt = logits.log_softmax(-1)
+        loss = ctc_loss(spelt.transpose(0, 1), targets, lengths, counts, reduction="sum", zero_infinity=True)
+        (slope,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        expected = (spelt.exp() - slope).detach() @ self.embeddings[torch.tensor(chosen)]
+        spoken = torch.arange(x.shape[1]) < lengths[:, None]
+        away = (x - expected).square().sum(-1)[spoken].mean() / LENGTH**2
+        return torch.as_tensor(loss / counts.sum() + PULL * away)
 
     def _roughened(self, heard: Tensor) -> Tensor:
         """Frames with noise, a shift that a whole sentence shares as a voice would, and features left out."""
