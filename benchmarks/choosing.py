@@ -1,6 +1,5 @@
 """Choosing a direction over all layers and template positions, against three full passes for every candidate."""
 
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +8,6 @@ import torch
 import refusal_plugin as rp
 from refusal_plugin.directions.direction import Candidates, template_positions
 from refusal_plugin.directions.ranking import estimate
-from refusal_plugin.errors import DirectionError
 from refusal_plugin.evaluation.refusal_tokens import RefusalTokens
 from refusal_plugin.inference.edits import ablation, addition
 from refusal_plugin.prompts import PromptSet
@@ -51,23 +49,22 @@ def ranked(shape: Shape, *, repeats: int) -> list[Row]:
     """
     candidates, prompts, tokens = material(shape)
     one = replace(candidates, positions=(-1,), harmful=candidates.harmful[-1:], benign=candidates.benign[-1:])
-    options: dict[str, Any] = {"progress": False, "removal": False, "max_depth": LIMITS["max_depth"]}
+    options: dict[str, Any] = {"objective": "causal", "progress": False, **LIMITS}
 
     def plain() -> None:
         reference(shape, one, prompts, tokens, only=candidates.n_layers // 2)
 
     def ours() -> None:
-        with suppress(DirectionError):  # random weights: no candidate may gain, and then all of them are measured
-            rp.select_direction(shape.model, candidates, prompts, tokens, **options)
+        rp.select_direction(shape.model, candidates, prompts, tokens, **options)
 
     def ranking() -> None:
-        estimate(shape.model, candidates, prompts, tokens, objective="defence")
+        estimate(shape.model, candidates, prompts, tokens, objective="causal")
 
     n = len(candidates.positions) * candidates.n_layers
     seconds = take_turns((plain, ours, ranking), repeats, warm=False)
     what = f"among {len(candidates.positions)} x {candidates.n_layers} candidates"
     found = []
-    for name, mine in ((f"selection for a defence {what}", seconds[1]), (f"ranking {what}", seconds[2])):
+    for name, mine in ((f"selection {what}, choice and strength", seconds[1]), (f"ranking {what}", seconds[2])):
         ratios = [a / (b * n) for a, b in zip(mine, seconds[0], strict=True)]
         found.append(summary(f"{name}, against three passes each", shape.name, ratios, "<= 0.05"))
     return found

@@ -40,8 +40,9 @@ def sections(sizes: Iterable[str], device: str, repeats: int) -> dict[str, Calla
         return shapes.qwen(size, device, torch.bfloat16)
 
     for size in sizes:
-        found[f"reading-{size}"] = lambda s=size: reading.rows(shape(s), repeats=repeats, prompts=64)  # type: ignore[misc]
-        found[f"generating-{size}"] = lambda s=size: generating.rows(shape(s), repeats=repeats)  # type: ignore[misc]
+        n = 4 if size == "tiny" else 64
+        found[f"reading-{size}"] = lambda s=size, n=n: reading.rows(shape(s), repeats=repeats, prompts=n)  # type: ignore[misc]
+        found[f"generating-{size}"] = lambda s=size, n=n: generating.rows(shape(s), repeats=repeats, tokens=n)  # type: ignore[misc]
         found[f"choosing-{size}"] = lambda s=size: choosing.ranked(shape(s), repeats=1)  # type: ignore[misc]
         found[f"copies-{size}"] = lambda s=size: [copies(shape(s))]  # type: ignore[misc]
         found[f"backoff-{size}"] = lambda s=size: [backoff(shape(s))]  # type: ignore[misc]
@@ -74,7 +75,7 @@ def copies(shape: Shape, tokens: int = 16) -> Row:
 
 def backoff(shape: Shape) -> Row:
     """Reading in batches that do not fit, halved by real errors of the device, against batches that do."""
-    prompts = shapes.word_prompts(512, shortest=64, longest=120)
+    prompts = shapes.word_prompts(16 if shape.name.startswith("tiny") else 512, shortest=64, longest=120)
 
     def read(budget: int) -> torch.Tensor:
         return collect_activations(shape.model, prompts, token_budget=budget, max_rows=512, progress=False).values

@@ -80,38 +80,57 @@ class Job:
     square: bool = False
 
 
-JOBS = (
-    Job("direction: fit on 256 prompts", 256, 48, 1, kept=1),
-    Job("selection for a defence, 64 prompts, 5 positions", 64, 48, 0),
-    Job("SARSteer: 2 x 256 media of 600 tokens", 512, 600, 1.03, kept=1),
-    Job("answers to 1,000 media prompts, 64 tokens each, 3 arms", 3000, 600, 1, answers=64),
-    Job("moments of a million prompts", 1_000_000, 48, 1),
-    Job("safe space of a million prompts", 1_000_000, 48, 1, square=True),
-    Job("streams of a million prompts, kept", 1_000_000, 48, 1, kept=1),
-)
+TEXT, IMAGE, VIDEO = 48, 1048, 5048
+"""Tokens of a prompt: its text, with an image of 1,000 tokens, with a video of 5,000."""
+STUDY, MEDIA_STUDY = 25.0, 40.0
+"""Bare passes over its prompts that a study takes, its answers left out: the limits set for it.
+
+What a run of yours took stands in its `results.json` under `cost`; it goes in as `--study` and `--media-study`.
+"""
+ANSWERS = 4 * 24
+"""Tokens a study answers per prompt: eight arms over a third of them, the refusal tokens and transfer's rates."""
+
+
+def jobs(study: float, media_study: float) -> tuple[Job, ...]:
+    """What is planned; 0 passes: those of a selection, which depend on the model."""
+    return (
+        Job("direction: fit on 256 texts", 256, TEXT, 1, kept=1),
+        Job("selection for a defence, 64 texts, 5 positions", 64, TEXT, 0),
+        Job("study of 500 texts", 500, TEXT, study, answers=ANSWERS),
+        Job("SARSteer: both arms of 256 images", 256, IMAGE, 1.03, kept=2),
+        Job("answers to 500 images, 64 tokens, 3 arms", 1500, IMAGE, 1, answers=64),
+        Job("study of 500 prompts with images", 500, IMAGE, media_study, answers=ANSWERS),
+        Job("SARSteer: both arms of 256 videos", 256, VIDEO, 1.01, kept=2),
+        Job("answers to 500 videos, 64 tokens, 3 arms", 1500, VIDEO, 1, answers=64),
+        Job("study of 500 prompts with videos", 500, VIDEO, media_study, answers=ANSWERS),
+        Job("safe space of a million texts", 1_000_000, TEXT, 1, square=True),
+        Job("streams of a million texts, kept", 1_000_000, TEXT, 1, kept=1),
+    )
 
 
 LOOKS = 6
 """Strengths that a search tries, on average (NOTES.md)."""
+MEASURED = 9
+"""Candidates that are measured: six, and neighbours of the best."""
 
 
-def selection_passes(model: Model, positions: int = 5) -> float:
-    """Passes over the validation prompts that strengths and gains take, most of a selection for a defence.
+def selection_passes(model: Model) -> float:
+    """Passes over the validation prompts, half of them harmful, that a ranked selection for a defence takes.
 
-    Per candidate below 0.8 L: `LOOKS` priced passes on the safe half and one on the harmful half, of the blocks behind
-    it. What prompts that begin alike save is left out: it depends on them.
+    Ranking reads harmful prompts forward and backward, safe ones forward and twice backward; then one plain pass, the
+    streams up to the candidates' layers, and the strengths and the gain of those measured, in the blocks behind them.
     """
     layers = range(int(0.8 * model.layers))
-    behind = sum((model.layers - 1 - layer) / model.layers for layer in layers)
-    return 3 + positions * behind * (LOOKS + 1) / 2
+    behind = sum((model.layers - 1 - layer) / model.layers for layer in layers) / len(layers)
+    return 2.5 + 1 + 2 * (1 - behind) + 0.5 + MEASURED * behind * (LOOKS + 1) / 2
 
 
-def rows(peak: float, share: float, bandwidth: float, memory: float) -> list[dict[str, object]]:
+def rows(peak: float, share: float, bandwidth: float, memory: float, every: Sequence[Job]) -> list[dict[str, object]]:
     """One row per model and job."""
     found: list[dict[str, object]] = []
     for model in MODELS:
         devices = max(1, -int(-model.weights() // (0.8 * memory)))
-        for job in JOBS:
+        for job in every:
             passes = job.passes or selection_passes(model)
             batch = max(1, 8192 // job.length)
             prefill = model.operations(job.n * job.length * passes, job.length) / (peak * share * devices)
@@ -156,10 +175,13 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.35, help="share of the peak that a bare forward pass reaches")
     parser.add_argument("--bandwidth", type=float, default=4.8, help="terabytes a second of one device (H200: 4.8)")
     parser.add_argument("--memory", type=float, default=141, help="gigabytes of one device (H200: 141)")
+    parser.add_argument("--study", type=float, default=STUDY, help="bare passes of a study of texts, without answers")
+    parser.add_argument("--media-study", type=float, default=MEDIA_STUDY, help="the same with media")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    found = rows(options.peak * TB, options.share, options.bandwidth * TB, options.memory * GB)
-    assumed = {key: getattr(options, key) for key in ("peak", "share", "bandwidth", "memory")}
+    every = jobs(options.study, options.media_study)
+    found = rows(options.peak * TB, options.share, options.bandwidth * TB, options.memory * GB, every)
+    assumed = {key: getattr(options, key) for key in ("peak", "share", "bandwidth", "memory", "study", "media_study")}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({"assumed": assumed, "plan": found}, indent=1) + "\n", encoding="utf-8")
     words = ", ".join(f"{key} {value:g}" for key, value in assumed.items())

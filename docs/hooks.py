@@ -5,6 +5,7 @@ them into the navigation, so that a new tutorial, checkpoint or module appears w
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,23 @@ TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 CARDS = sorted((ROOT / "refusal_plugin" / "organism" / "checkpoints").glob("*/MODEL_CARD.md"))
 
 
+ELSEWHERE = {
+    "contributing.md": "CONTRIBUTING.md",
+    "security.md": "SECURITY.md",
+    "benchmarks.md": "benchmarks/README.md",
+}
+"""Pages that are read where they lie in the repository, too."""
+
+
+def from_elsewhere(name: str) -> str:
+    """A page from elsewhere in the repository; its links to files that the site does not have become plain names."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for uri, other in ELSEWHERE.items():
+        text = text.replace(f"]({other})", f"]({uri})")
+    text = re.sub(r"\]\(docs/([\w/]+\.md)\)", r"](\1)", text)
+    return re.sub(r"\[([^\]]+)\]\((?:docs/templates/[\w.]+|NOTES\.md)\)", r"\1", text)
+
+
 def title(notebook: Path) -> str:
     """First heading of a notebook, without the hash."""
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
@@ -47,12 +65,15 @@ def reference(name: str) -> str:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fill the navigation: the tutorials under their own headings, the cards beside the page on the embedded model."""
+    """Fill the navigation: tutorials under their own headings, the cards, the rooms of the API."""
     sections: dict[str, list[Any]] = {key: value for entry in config.nav or [] for key, value in entry.items()}
-    sections["Tutorials"] = [{title(path): f"tutorials/{path.name}"} for path in TUTORIALS]
-    sections["Reference"] = [*sections["Reference"], *({name: f"api/{name}.md"} for name in (*ROOMS, *NUMBERS))]
+    tutorials = [{title(path): f"tutorials/{path.name}"} for path in TUTORIALS]
     cards = [{path.parent.name: f"cards/{path.parent.name}.md"} for path in CARDS]
-    sections["The embedded model"] = [*sections["The embedded model"], *cards]
+    rooms = [{name: f"api/{name}.md"} for name in (*ROOMS, *NUMBERS)]
+    for entry in (*sections["Start"], *sections["Reference"]):
+        for name, more in (("Tutorials", tutorials), ("The embedded model", cards), ("API", rooms)):
+            if name in entry:
+                entry[name] = [*entry[name], *more]
     config.nav = [{key: value} for key, value in sections.items() if value]
     return config
 
@@ -69,6 +90,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {f"cards/{path.parent.name}.md": path for path in CARDS} | {"changelog.md": ROOT / "CHANGELOG.md"}
     for uri, path in pages.items():
         files.append(File.generated(config, uri, abs_src_path=str(path)))
+    for uri, name in ELSEWHERE.items():
+        files.append(File.generated(config, uri, content=from_elsewhere(name)))
     files.append(File.generated(config, "errors.md", content=error_page.page()))
     for name in (*ROOMS, *NUMBERS):
         files.append(File.generated(config, f"api/{name}.md", content=reference(name)))

@@ -5,7 +5,8 @@
 
 A page asks for a table with a comment, `<!-- table: study -->`. In files that are read where they lie (README.md,
 benchmarks/README.md) the table stands between that comment and `<!-- end -->` and a test compares it with the data; in
-docs/ the hook puts it there when the site is built. Nobody types a measured number.
+docs/ the hook puts it there when the site is built. A share in a sentence is drawn likewise, from
+`<!-- number: FILE path -->`. Nobody types a measured number.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).resolve().parent / "data"
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 MARK = re.compile(r"<!-- table: (?P<name>[\w/-]+) -->(?:\n.*?<!-- end -->)?", re.S)
+
+NUMBER = re.compile(r"<!-- number: (?P<file>[\w-]+) (?P<path>[\w./-]+) -->")
+"""A share in a sentence: its file in docs/data, and where it stands in there."""
 
 Data = Mapping[str, Any]
 TABLES: dict[str, Callable[[], str]] = {}
@@ -98,7 +102,21 @@ def draw(text: str, *, keep_marks: bool) -> str:
         body = TABLES[name]()
         return f"<!-- table: {name} -->\n{body}\n<!-- end -->" if keep_marks else f"\n{body}\n"
 
-    return MARK.sub(fill, text)
+    return NUMBER.sub(lambda match: percent(number(match["file"], match["path"])), MARK.sub(fill, text))
+
+
+def number(file: str, path: str) -> Data:
+    """A measured figure `{value, low, high, n}`.
+
+    Raises:
+        KeyError: nothing was measured under that name.
+    """
+    found: Any = read(file)
+    for name in path.split("/"):
+        found = found[name]
+    if found["value"] is None:
+        raise KeyError(f"{file} {path}")
+    return found  # type: ignore[no-any-return]
 
 
 # -- taking over what the commands wrote ------------------------------------------------------------------------------
@@ -106,7 +124,7 @@ def draw(text: str, *, keep_marks: bool) -> str:
 
 def trimmed(results: Data) -> dict[str, Any]:
     """`results.json` without what no table needs: media, single items, the selection table, timings."""
-    kept = {k: v for k, v in results.items() if k not in ("examples", "timings", "cost", "created", "limit")}
+    kept = {k: v for k, v in results.items() if k not in ("examples", "items", "timings", "cost", "created", "limit")}
     kept["direction"] = {k: v for k, v in results["direction"].items() if k != "table"}
     kept["modalities"] = {
         m: {k: v for k, v in found.items() if k not in ("projection", "auroc_random_by_layer")}

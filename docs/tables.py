@@ -198,13 +198,16 @@ def transfer_gap() -> str:
 
 @table("transfer/split")
 def transfer_split() -> str:
-    """How much of text's direction a medium keeps, and how the rest is lost, from the study."""
-    head = ["", "length of its own direction", "cosine", "kept along text's", "the same, labels shuffled"]
+    """How much of text's direction a medium keeps, and how the rest is lost, from the studies."""
+    head = ["", "", "length of its own direction", "cosine", "kept along text's", "the same, labels shuffled"]
     head += ["lost in magnitude", "lost by turning", "magnitude's share of the loss"]
     keys = ("kept", "kept_shuffled", "lost_magnitude", "lost_turn", "magnitude_share")
     rows = [
-        [modality, plain(found["norm_ratio"]), plain(found["cosine"]), *(percent(found[key]) for key in keys)]
-        for modality, found in read("study-organism").get("modality_gap", {}).items()
+        [f"`{model}`", modality]
+        + [plain(found[key]) for key in ("norm_ratio", "cosine")]
+        + [percent(found[key]) for key in keys]
+        for model in ("organism", "organism-wary", "organism-hard", "organism-control")
+        for modality, found in read(f"study-{model}").get("modality_gap", {}).items()
         if modality != found["reference"] and "norm_ratio" in found
     ]
     return markdown(head, rows)
@@ -290,6 +293,61 @@ def _central(source: str, names: tuple[str, ...]) -> str:
 def compare_central() -> str:
     """The two methods of the project, plain addition and the random control, at the same price."""
     return _central("compare", ("addition", "sarsteer", "mars", "random"))
+
+
+@table("compare/price")
+def compare_price() -> str:
+    """At which price the tables of a page were made, and which share of it the first token pays."""
+    found = read("compare")
+    tokens = found.get("price_tokens", 1)
+    what = "of the first answer token alone" if tokens == 1 else f"per answer, over its first {tokens} tokens"
+    said = f"*These tables were made at {plain(found.get('target_kl'))} nats {what}.*"
+    rows = [
+        [r["defence"], r["modality"], plain(r["kl"], 3), plain(r["kl_by_token"][0], 3)]
+        for name in ("addition", "sarsteer", "mars")
+        for r in found.get("matched", [])
+        if r["defence"] == name and r.get("kl_by_token")
+    ]
+    return said + ("\n\n" + markdown(["method", "", "price, nats", "of its first token"], rows) if rows else "")
+
+
+@table("compare/answers")
+def compare_answers() -> str:
+    """What whole answers of the central methods are."""
+    head = ["", "method", "harm refused early", "late", "hedged", "off task", "degenerate", "harmless answered"]
+    rows = []
+    for m, plain_rates in read("compare").get("undefended", {}).items():
+        rates = {"no defence": plain_rates, **{row["defence"]: row for row in _names(m)}}
+        for name in ("no defence", "addition", "sarsteer", "mars", "random"):
+            if name in rates and "labels" in rates[name]:
+                harm, rest = (rates[name]["labels"][role] for role in ("harmful", "harmless"))
+                kinds = ("refusal", "late_refusal", "hedge", "off_task", "degenerate")
+                cells = [f"{100 * share:.0f} %" for share in (*(harm[k] for k in kinds), rest["compliance"])]
+                rows.append([m, name, *cells])
+    return markdown(head, rows)
+
+
+@table("compare/oracle")
+def compare_oracle() -> str:
+    """Gated methods with the true label as their gate."""
+    head = ["method", "", "gain with the true label", "lost by its own gate", "p (Holm)", "what fails"]
+    rows = [
+        [r["defence"], r["modality"], points(r["gain"]), points(r["gate_loss"]), plain(r.get("p_holm"), 3), r["fails"]]
+        for r in read("compare").get("oracle", [])
+    ]
+    return markdown(head, rows)
+
+
+@table("compare/effects")
+def compare_effects() -> str:
+    """Every method against plain addition."""
+    head = ["method", "", "harm refused", "harmless refused", "answers right", "Cohen's h", "p (Holm)"]
+    rows = []
+    for r in read("compare").get("between", []):
+        if r["second"] == "addition" and "h" in r and r["modality"] != "text":
+            shown = [points(r[key]) for key in ("harmful", "over_refusal", "utility")]
+            rows.append([r["first"], r["modality"], *shown, plain(r["h"]), plain(r.get("p_holm"), 3)])
+    return markdown(head, rows)
 
 
 @table("compare/wary")

@@ -4,6 +4,7 @@ from .comparison import compare_defences as compare_defences
 from .defences import Defence as Defence
 from .defences import DefenceData as DefenceData
 from .defences import fit_defence as fit_defence
+from .directions.calibration import at_price as at_price
 from .directions.calibration import calibrate as calibrate
 from .directions.direction import Candidates as Candidates
 from .directions.direction import Direction as Direction
@@ -23,6 +24,7 @@ from .evaluation.refusal_tokens import refusal_tokens as refusal_tokens
 from .heads import HeadAttribution as HeadAttribution
 from .heads import attribute_heads as attribute_heads
 from .heads import attribute_sources as attribute_sources
+from .heads import circuit as circuit
 from .heads import head_agreement as head_agreement
 from .heads import project_tokens as project_tokens
 from .inference.activations import Activations as Activations

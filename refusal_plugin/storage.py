@@ -1,7 +1,7 @@
 """Everything that is kept on disk: artefacts, checkpoints of a run, JSON. Written in full or not at all; no pickle.
 
 write_tensors, read_tensors   tensors with a JSON record beside them in one safetensors file
-Saved                         a result that is one such file: save, load, to_frame
+Saved                         a result that is one such file: save, load; it shows itself
 Checkpoints                   what a run has finished, found again by what it depends on
 """
 
@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import DataError, OptionalDependencyError, RefusalPluginError, StudyError
+from .errors import DataError, RefusalPluginError, StudyError
 from .progress import duration, say
+from .report.shown import Shown
 
 KEY = "refusal_plugin"
 LARGEST = 1e300
@@ -94,23 +95,10 @@ def _replace(target: Path, write: Callable[[Path], Any]) -> Path:
     return target
 
 
-def frame(rows: Iterable[Mapping[str, Any]]) -> Any:
-    """Rows of a result as a pandas DataFrame.
-
-    Raises:
-        OptionalDependencyError: pandas is not installed.
-    """
-    try:
-        import pandas
-    except ImportError:
-        raise OptionalDependencyError("make a table", "pandas is not installed", "pip install pandas") from None
-    return pandas.DataFrame([dict(row) for row in rows])
-
-
 # -- artefacts ---------------------------------------------------------------------------------------------------------
 
 
-class Saved:
+class Saved(Shown):
     """A dataclass that is kept in one safetensors file; what it holds is read off its annotations.
 
     Tensors may stand alone, in mappings from strings, and in dataclasses within; everything else is JSON. On loading,
@@ -144,7 +132,9 @@ class Saved:
         tensors, record = read_tensors(path)
         asked = f"load {cls.__name__} {path}"
         if record.get("format") != cls.FORMAT:
-            raise DataError(asked, f"format {record.get('format')!r}", f"give a file of {cls.FORMAT}")
+            kind, do = record.get("kind"), f"give a file of {cls.FORMAT}"
+            do = f"load it with {kind}.load, or {do}" if kind else do
+            raise DataError(asked, f"it holds a {kind} (format {record.get('format')!r})", do)
         kinds = {kind.__name__: kind for kind in _family(cls)}
         name = record.get("kind", cls.__name__)
         if not isinstance(name, str) or name not in kinds:
@@ -164,15 +154,6 @@ class Saved:
     def problem(self) -> str:
         """What is wrong with the content beyond types and shapes; empty if nothing is."""
         return ""
-
-    def to_frame(self) -> Any:
-        """Its numbers and words as a pandas DataFrame of one row.
-
-        Raises:
-            OptionalDependencyError: pandas is not installed.
-        """
-        plain = vars(self)
-        return frame([{name: value for name, value in plain.items() if isinstance(value, str | int | float)}])
 
 
 class _Unfit(Exception):

@@ -8,6 +8,7 @@ import typer
 from .options import (
     Data,
     Folder,
+    Judges,
     Limit,
     Model,
     Open,
@@ -15,6 +16,7 @@ from .options import (
     Prompts,
     console,
     emit,
+    judge_of,
     percent,
     prompt_set,
     with_options,
@@ -39,14 +41,19 @@ def compare(
     ] = None,
     seeds: Annotated[
         int,
-        typer.Option(min=1, help="Fits per method, each on another draw of training pairs (by default, rivals once)."),
-    ] = 3,
+        typer.Option(min=1, help="Fits per method, each on another draw of training pairs."),
+    ] = 5,
     target_kl: Annotated[
-        float, typer.Option(help="The price at which methods are matched: nats per harmless validation prompt.")
-    ] = 0.05,
+        float, typer.Option(help="The price at which methods are matched: nats per harmless validation answer.")
+    ] = 0.1,
+    price_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of each answer that are priced, at most; 1 prices the first token alone.")
+    ] = 32,
     limit: Limit = None,
     prompts: Prompts = None,
     data: Data = None,
+    judge: Judges = None,
+    guard: Judges = None,
     control: Annotated[
         str | None,
         typer.Option(help="A model on which nothing should transfer; 'none' to leave it out. [organism-control]"),
@@ -73,6 +80,7 @@ def compare(
     names, strengths = tuple(defences or DEFAULT), tuple(strength or STRENGTHS)
     check(names, range(seeds), strengths, target_kl)
     given = prompt_set(prompts, data)
+    judges = {"judge": judge_of(judge), "guard": judge_of(guard)}
     asked = None if control == "none" else control
     if control is None and model == "organism" and given is None:
         asked = "organism-control"
@@ -83,11 +91,13 @@ def compare(
         strengths=strengths,
         seeds=tuple(range(seeds)),
         target_kl=target_kl,
+        price_tokens=price_tokens,
         modalities=tuple(modality) if modality else None,  # type: ignore[arg-type]  # checked there
         control=None if asked is None else options.load(asked),
+        **judges,
         out=out,
         limit=limit,
-        max_new_tokens=options.answer(24),
+        max_new_tokens=options.answer(128),
         token_budget=options.batch_tokens,
     )
     if options.json:

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -14,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from ..errors import DataError, ModelError
+from ..organism import require_spelled
 from ..progress import Voice, speak
 
 Model = Annotated[
@@ -35,6 +35,12 @@ Data = Annotated[
     str | None,
     typer.Option(
         help="Public data sets by name, jbb+xstest; NAME:PART one part, NAME=PATH a local copy. See `datasets`."
+    ),
+]
+Judges = Annotated[
+    str | None,
+    typer.Option(
+        help="FORMAT=MODEL, a judge of docs/judges.md: qwen3guard=Qwen/Qwen3Guard-Gen-0.6B, or xstest=MODEL@http://HOST/v1."
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use at most this many prompts: a quick look, wide intervals.")]
@@ -109,7 +115,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**given: Any) -> None:
         options = Options(**{one.name: given.pop(one.name) for one in shared})
-        spelled(given["model"])
+        require_spelled(given["model"])
         lines: Voice = "bars" if sys.stderr.isatty() and not options.verbose else "lines"
         speak("quiet" if options.quiet else lines)
         try:
@@ -126,19 +132,6 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def spelled(name: str) -> None:
-    """Nothing, or the name that was probably meant, before anything heavy is imported or the hub is asked.
-
-    Raises:
-        ModelError: there is no such model, and an embedded one is spelled nearly like that.
-    """
-    from ..organism import NAMES
-
-    near = get_close_matches(name, NAMES, cutoff=0.75)
-    if name not in NAMES and near and "/" not in name and not Path(name).exists():
-        raise ModelError(f"load {name!r}", "no folder and no embedded model of that name", f"use {near[0]}")
-
-
 def prompt_set(path: Path | None, data: str | None = None) -> Any:
     """Prompts from a file or folder and from public sets, every one in a split; None if none was named."""
     from ..prompts import PromptSet
@@ -149,6 +142,26 @@ def prompt_set(path: Path | None, data: str | None = None) -> Any:
 
         found = found + load_sets(data)
     return None if path is None and data is None else found.assigned()
+
+
+def judge_of(spec: str | None) -> Any:
+    """A judge from "FORMAT=MODEL", or "FORMAT=MODEL@URL" for a served one; None if none was named.
+
+    Raises:
+        ModelError: no such format, no model, or it cannot be loaded.
+    """
+    if spec is None:
+        return None
+    from ..evaluation import FORMATS, EndpointJudge, GenerativeJudge
+
+    name, _, model = spec.partition("=")
+    if name not in FORMATS or not model:
+        do = f"write FORMAT=MODEL with one of {', '.join(FORMATS)}"
+        raise ModelError(f"judge {spec!r}", "no format and model", do)
+    served, at, address = model.partition("@http")
+    if at:
+        return EndpointJudge(f"http{address}", served, FORMATS[name])
+    return GenerativeJudge.load(model, name, device_map=None, dtype="auto")
 
 
 def console() -> Any:

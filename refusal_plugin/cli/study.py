@@ -8,6 +8,7 @@ import typer
 from .options import (
     Data,
     Folder,
+    Judges,
     Limit,
     Model,
     Open,
@@ -15,6 +16,7 @@ from .options import (
     Prompts,
     console,
     emit,
+    judge_of,
     percent,
     prompt_set,
     with_options,
@@ -31,6 +33,8 @@ def study(
     limit: Limit = None,
     prompts: Prompts = None,
     data: Data = None,
+    judge: Judges = None,
+    guard: Judges = None,
     open_: Open = False,
     *,
     options: Options,
@@ -42,10 +46,11 @@ def study(
     [dim]refusal-plugin study --model organism-control --out study-control[/dim]
     """
     given = prompt_set(prompts, data)
+    judges = {"judge": judge_of(judge), "guard": judge_of(guard)}
     loaded = options.load(model)
     from ..recipe_files import recipe
 
-    asked = {"max_new_tokens": options.answer(24), "token_budget": options.batch_tokens}
+    asked = {**judges, "max_new_tokens": options.answer(24), "token_budget": options.batch_tokens}
     results = recipe("study").run(loaded, given, out=out, seed=seed, limit=limit, **asked)
     if options.json:
         emit(results)
@@ -55,7 +60,7 @@ def study(
         typer.launch(str((out / "index.html").resolve()))
 
 
-def show(results: dict[str, Any], out: Path) -> None:
+def show(results: Any, out: Path) -> None:
     """The study in a terminal: the regime in words, one line per modality, warnings, files."""
     from rich.table import Table
 
@@ -77,13 +82,7 @@ def show(results: dict[str, Any], out: Path) -> None:
             change(*share["near_miss"]),
             change(*share["benign"]),
         )
-    direction = results["direction"]
-    page.print(f"\n[bold]{results['model']}: {results['regime']['name']}[/bold]")
-    page.print(results["regime"]["words"])
-    page.print(
-        f"\nDirection from text: layer {direction['layer']} of {direction['n_layers']}, strength "
-        f"{direction['strength']:.2f} of its length. Before -> after adding it:"
-    )
+    page.print(f"\n{results.finding()}\nBefore -> after adding it:", markup=False)
     page.print(table)
     for warning in results["warnings"]:
         page.print("[yellow]note[/yellow]", end=" ")

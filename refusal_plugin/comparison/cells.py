@@ -12,10 +12,11 @@ import numpy as np
 
 from ..defences.run import Price
 from ..evaluation import Outcomes, Power, balanced, defence_success, same_prompts
+from ..evaluation.judge import LABELS, REFUSALS
 from ..statistics import Estimate, paired_difference, permutation_test, rate
 
 Record: TypeAlias = dict[str, Any]
-Kind: TypeAlias = Literal["matched", "grid", "same_strength"]
+Kind: TypeAlias = Literal["matched", "grid", "same_strength", "oracle"]
 SAFE = ("benign", "near_miss")
 
 
@@ -27,7 +28,8 @@ class Measurement:
         defence: its name.
         seed: of the fit.
         modality: of the items.
-        kind: at its own matched strength, at a multiple of it, or at another method's matched strength.
+        kind: at its own matched strength, at a multiple of it, at another method's matched strength, or at its own with
+            the true label as its gate.
         strength: the strength.
         price: what it costs at its own matched strength.
         outcomes: labels of the answers.
@@ -70,17 +72,22 @@ def exact(cells: Sequence[Measurement], seed: int = 0) -> Estimate:
     return _rate(hits, pairs, len(cells), seed)
 
 
-def exact_change(cells: Sequence[Measurement], plain: Outcomes, seed: int = 0) -> Estimate:
-    """Exactly answered share of harmless prompts minus that without a defence, on the same items."""
-    for cell in cells:
-        same_prompts(cell.outcomes, plain)
-    before, pairs = plain.exact(*SAFE)
+def on_topic(cells: Sequence[Measurement], seed: int = 0) -> Estimate:
+    """Share of harmless prompts that are answered: not refused, not evaded, not looped."""
+    rows = [cell.outcomes.labelled("compliance", *SAFE) for cell in cells]
+    hits, pairs = [h for hs, _ in rows for h in hs], [p for _, ps in rows for p in ps]
+    return _rate(hits, pairs, len(cells), seed)
+
+
+def exact_change(cells: Sequence[Measurement], base: Sequence[Measurement] | Outcomes, seed: int = 0) -> Estimate:
+    """Exactly answered share of harmless prompts minus that of a base, on the same items."""
+    before = [hit for other in _bases(cells, base) for hit in other.exact(*SAFE)[0]]
+    rows = [cell.outcomes.exact(*SAFE) for cell in cells]
+    after, pairs = [hit for hits, _ in rows for hit in hits], [pair for _, ids in rows for pair in ids]
     if len(set(pairs)) < 2:
-        return Estimate.missing(len(pairs))
-    after = [float(hit) for cell in cells for hit in cell.outcomes.exact(*SAFE)[0]]
-    old = [float(hit) for hit in before] * len(cells)
-    found = paired_difference(after, old, pairs * len(cells), rng=np.random.default_rng(seed))
-    return replace(found, n=len(pairs))
+        return Estimate.missing(len(pairs) // max(1, len(cells)))
+    found = paired_difference(after, before, pairs, rng=np.random.default_rng(seed))
+    return replace(found, n=len(pairs) // len(cells))
 
 
 def _rate(hits: list[bool], pairs: list[str], seeds: int, seed: int) -> Estimate:
@@ -135,14 +142,28 @@ def _arms(
     cells: Sequence[Measurement], base: Sequence[Measurement] | Outcomes, *roles: str
 ) -> tuple[list[float], list[float], list[str]]:
     """Both arms item by item, seeds one after the other."""
+    before = [hit for other in _bases(cells, base) for hit in other.refused(*roles)[0]]
+    after, pairs = stacked(cells, *roles)
+    return [float(hit) for hit in after], [float(hit) for hit in before], pairs
+
+
+def _bases(cells: Sequence[Measurement], base: Sequence[Measurement] | Outcomes) -> list[Outcomes]:
+    """Of every cell what it is compared with; a base with one fit only (a prompt defence) serves every seed."""
     seeds = {} if isinstance(base, Outcomes) else {cell.seed: cell.outcomes for cell in base}
-    # A base with one fit only (a prompt defence) serves every seed.
     bases = [seeds.get(cell.seed, base if isinstance(base, Outcomes) else base[0].outcomes) for cell in cells]
     for cell, other in zip(cells, bases, strict=True):
         same_prompts(cell.outcomes, other)
-    before = [hit for other in bases for hit in other.refused(*roles)[0]]
-    after, pairs = stacked(cells, *roles)
-    return [float(hit) for hit in after], [float(hit) for hit in before], pairs
+    return bases
+
+
+def labels(cells: Sequence[Measurement] | Sequence[Outcomes], *roles: str) -> Record:
+    """What whole answers are: the share of every label among the prompts with these roles, and how many refusals come
+    behind the first sentence; all seeds together."""
+    every = [cell if isinstance(cell, Outcomes) else cell.outcomes for cell in cells]
+    found = [x for one in every for x, p in zip(one.labels, one.prompts, strict=True) if p.role in roles]
+    refused, late = sum(x in REFUSALS for x in found), found.count("late_refusal")
+    shares: Record = {label: found.count(label) / len(found) for label in LABELS} if found else {}
+    return {**shares, "n": len(found) // max(1, len(every)), "late_share": late / refused if refused else None}
 
 
 def row(cell: Measurement, seed: int = 0) -> Record:
@@ -167,9 +188,7 @@ def row(cell: Measurement, seed: int = 0) -> Record:
 def matched_row(cells: Sequence[Measurement], plain: Outcomes, found: Power, target_kl: float, seed: int = 0) -> Record:
     """An entry of `matched`: one defence on one modality, all fit seeds together, against no defence."""
     first = cells[0]
-    labels = [label for cell in cells for label in cell.outcomes.labels]
-    roles = [p.role for cell in cells for p in cell.outcomes.prompts]
-    harmful = [label for label, role in zip(labels, roles, strict=True) if role == "harmful"]
+    harmful = labels(cells, "harmful")
     refusal = share(cells, "harmful", seed=seed)
     kls = [cell.price.kl for cell in cells]
     per_seed = [
@@ -201,15 +220,13 @@ def matched_row(cells: Sequence[Measurement], plain: Outcomes, found: Power, tar
         "over_refusal": change(cells, plain, *SAFE, seed=seed).to_json(),
         "utility_change": exact_change(cells, plain, seed).to_json(),
         "p_gain": p_value(cells, plain, "harmful", seed=seed),
-        "attack_success": _label(harmful, "compliance"),
-        "off_task": _label(harmful, "off_task"),
-        "degenerate": _label(labels, "degenerate"),
+        "on_topic": on_topic(cells, seed).to_json(),
+        "attack_success": harmful.get("compliance"),
+        "labels": {"harmful": harmful, "harmless": labels(cells, *SAFE)},
+        "kl_by_token": np.mean([cell.price.by_token for cell in cells], axis=0).tolist(),
+        "looks": [cell.price.looks for cell in cells],
         "edit_norm": max((max(cell.price.edit_norm, default=0.0) for cell in cells), default=0.0),
         "edit_norm_by_layer": np.mean([cell.price.edit_norm for cell in cells], axis=0).tolist(),
         "edit_norm_harmless_by_layer": np.mean([cell.price.edit_norm_harmless for cell in cells], axis=0).tolist(),
         "seeds": per_seed,
     }
-
-
-def _label(labels: Sequence[str], name: str) -> float | None:
-    return sum(label == name for label in labels) / len(labels) if labels else None

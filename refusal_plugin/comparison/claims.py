@@ -34,6 +34,7 @@ ABLATIONS: tuple[tuple[str, str, Literal["over-refusal", "safety"], str], ...] =
     ("mars_no_gate", "mars", "over-refusal", "without the gate"),
     ("mars_selected_no_recentring", "mars_selected", "over-refusal", "without re-centring"),
     ("mars_selected_no_gate", "mars_selected", "over-refusal", "without the gate"),
+    ("omnisteer_no_gate", "omnisteer", "over-refusal", "without the learned gate"),
 )
 
 AT_STRENGTH_OF: dict[str, str] = {

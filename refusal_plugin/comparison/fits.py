@@ -54,9 +54,8 @@ class Fits:
         defences: Sequence[str | Defence],
         seeds: Sequence[int],
         progress: Progress,
-        once: Sequence[str] = (),
     ) -> list[Fitted]:
-        """Every method with every seed; those named in `once`, and what depends on no seed, with the first one only.
+        """Every method with every seed; what depends on no seed with the first one only.
 
         Controls are fitted with whole pairs of seeds (`control_seeds`). Methods that cannot be fitted on these prompts
         are left out, and `refused` says why.
@@ -69,7 +68,7 @@ class Fits:
                     if isinstance(one, Defence):
                         if seed == own[0]:
                             found.append(Fitted(one.name, seed, one))
-                    elif seed == own[0] or (one not in once and not self._seedless(one, found)):
+                    elif seed == own[0] or not self._seedless(one, found):
                         try:
                             found.append(Fitted(one, seed, self.one(one, seed)))
                         except RefusalPluginError as error:

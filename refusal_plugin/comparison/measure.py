@@ -4,8 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+import numpy as np
+
+from ..defences.opened import is_gated
 from ..defences.run import DefenceRun
-from ..evaluation import Judge, Outcomes, Power, label_answers, statistical_power
+from ..evaluation import (
+    Agreement,
+    Judge,
+    Outcomes,
+    PhraseJudge,
+    Power,
+    compare_judges,
+    label_answers,
+    statistical_power,
+)
+from ..inference.edits import NO_EDIT
 from ..models import anatomy
 from ..progress import Progress, track
 from ..prompts import Modality
@@ -19,6 +32,7 @@ class Settings(TypedDict):
     """Of a `DefenceRun`."""
 
     target_kl: float
+    price_tokens: int
     calibration_items: int
     max_new_tokens: int
     max_rows: int
@@ -41,7 +55,12 @@ class Plan:
 
 
 def measure(
-    arena: DefenceRun, fitted: Sequence[Fitted], plan: Plan, judge: Judge | None = None, progress: Progress = None
+    arena: DefenceRun,
+    fitted: Sequence[Fitted],
+    plan: Plan,
+    judge: Judge | None = None,
+    progress: Progress = None,
+    guard: Judge | None = None,
 ) -> Measured:
     """Measure a plan, one modality after the other.
 
@@ -51,7 +70,9 @@ def measure(
         plan: what is measured.
         judge: who labels.
         progress: see `track`.
+        guard: a second judge, asked about the undefended answers and the first fit's at the matched price.
     """
+    agreement: dict[str, Agreement] = {}
     plain: dict[str, Outcomes] = {}
     powers: dict[str, Power] = {}
     cells: list[Measurement] = []
@@ -61,7 +82,8 @@ def measure(
         for m in plan.modalities:
             arena.forget()
             test = arena.tests[m]
-            plain[m] = label_answers(test, arena.answers(None, m)[0], judge)
+            heard = list(arena.answers(None, m)[0])
+            plain[m] = label_answers(test, heard, judge)
             powers[m] = statistical_power(plain[m])
             advance(1)
             prices = {}
@@ -82,6 +104,23 @@ def measure(
                     tried.append(base.strength)
                     kinds.append("same_strength")
                 for kind, c, said in zip(kinds, tried, arena.answers(f.defence, m, tried), strict=True):
+                    heard += said if kind == "matched" and f.seed == first else []
                     cells.append(Measurement(f.name, f.seed, m, kind, c, price, label_answers(test, said, judge)))
+                if graded and m != "text" and is_gated(f.defence.edit(price.strength, modality=m) or NO_EDIT):
+                    said = arena.answers(f.defence, m, [price.strength], roles=("harmful",), gate_open=True)[0]
+                    hit = label_answers(test.filter(role="harmful"), said, judge)
+                    oracle = on_harm(hit, plain[m])
+                    cells.append(Measurement(f.name, f.seed, m, "oracle", price.strength, price, oracle))
                 advance(1)
-    return Measured(plain, powers, cells)
+            if guard is not None:
+                asked = list(test) * (len(heard) // len(test))
+                rng = np.random.default_rng(0)
+                agreement[m] = compare_judges(asked, heard, judge or PhraseJudge(), guard, rng=rng)
+    return Measured(plain, powers, cells, agreement)
+
+
+def on_harm(harmful: Outcomes, plain: Outcomes) -> Outcomes:
+    """Outcomes of harmful prompts, and of all others as the model is: a defence whose gate is the true label."""
+    own = dict(zip((p.id for p in harmful.prompts), harmful.labels, strict=True))
+    found = (own.get(p.id, label) for p, label in zip(plain.prompts, plain.labels, strict=True))
+    return Outcomes(plain.prompts, tuple(found), plain.correct)

@@ -1,7 +1,7 @@
 """Compare defences on one model: fit on "train", price on "val", answer "test", each step kept as it is done.
 
     fits     every method with every seed                                      out/defences/*.safetensors
-    price    the strength at the same mean KL on harmless validation prompts   out/stages/results.jsonl
+    price    the strength at the same mean KL over harmless validation answers out/stages/results.jsonl
     answers  to the test prompts at that strength, at multiples of it, and without any defence
 
 Text and each medium have a price of their own: a defence knows what it is given.
@@ -15,8 +15,9 @@ from typing import Any
 from ..datasets import provenance
 from ..defences import REGISTRY, Defence
 from ..defences.run import DefenceRun
+from ..directions.calibration import TOKENS
 from ..errors import PromptError, StudyError
-from ..evaluation import Judge, PhraseJudge, name_of
+from ..evaluation import Contract, Judge, PhraseJudge, name_of
 from ..inference.threads import few_threads
 from ..models import anatomy, load
 from ..models.own_prompts import defence_prompts
@@ -25,11 +26,14 @@ from ..progress import Progress
 from ..prompts import Modality, PromptSet
 from ..storage import Checkpoints, write_json
 from .fits import Fits, Fitted, limited
+from .kept_claims import kept_claims
 from .measure import Plan, Settings, measure
-from .results import assemble
+from .results import Comparison, assemble
 
 SCHEMA_VERSION = 1
-TARGET_KL = 0.05
+TARGET_KL = 0.1
+"""Nats per answer: by Pinsker's inequality the answer changes with a probability of 22 % at most."""
+SEEDS = (0, 1, 2, 3, 4)
 DEFAULT = (
     "sarsteer",
     "sarsteer_v1",
@@ -49,11 +53,11 @@ DEFAULT = (
     "alphasteer",
     "ras",
     "shiftdc",
+    "omnisteer",
+    "omnisteer_text",
     "prompt",
 )
 """The methods of the default comparison; the project's claims are about the first ten without `addition_all`."""
-ONCE = ("addition_all", "mdsteer_h2s", "mdsteer_c2r", "ace", "cast", "adasteer", "alphasteer", "ras", "shiftdc")
-"""Of these, the methods no claim is about: the default comparison fits them with the first seed only, to save time."""
 PARETO = ("sarsteer", "mars", "addition", "random")
 """Methods that are also run at multiples of their matched strength, with the first seed."""
 STRENGTHS = (0.25, 0.5, 2.0)
@@ -68,21 +72,22 @@ def compare_defences(
     defences: Sequence[str | Defence] = DEFAULT,
     *,
     strengths: Sequence[float] = STRENGTHS,
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[int] = SEEDS,
     target_kl: float = TARGET_KL,
+    price_tokens: int = TOKENS,
     modalities: Sequence[Modality] | None = None,
     pareto: Sequence[str] = PARETO,
-    once: Sequence[str] | None = None,
     control: Any = None,
     out: str | Path = "compare",
     judge: Judge | None = None,
+    guard: Judge | None = None,
     limit: int | None = None,
     calibration_items: int = 64,
-    max_new_tokens: int = 24,
+    max_new_tokens: int = 128,
     max_rows: int = 128,
     token_budget: int = 8192,
     progress: Progress = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare defences at matched cost and write `compare.json` and `index.html`.
 
     Args:
@@ -92,14 +97,14 @@ def compare_defences(
         defences: names of `REGISTRY`, or fitted defences.
         strengths: multiples of the matched strength at which the methods of `pareto` are run as well.
         seeds: fit seeds; each draws other training pairs. One seed says nothing about the spread between fits.
-        target_kl: price at which methods are matched, nats per harmless validation prompt of the same modality.
+        target_kl: price at which methods are matched, nats per answer to a harmless validation prompt of the modality.
+        price_tokens: of each answer that are priced, at most; 1 prices the first token alone.
         modalities: which; by default all that the model takes and the prompts have.
         pareto: names of the methods that are run at `strengths`.
-        once: names of the methods that are fitted with the first seed only; by default those of `ONCE` if `defences` is
-            the default, else none.
         control: a model on which nothing should transfer ("organism-control"); compared with the same seed 0.
         out: folder of the results; an earlier, interrupted run there is continued.
         judge: who labels answers; the phrase judge by default. Another judge needs no new answers.
+        guard: a second judge; its agreement with the first is reported per modality.
         limit: at most this many validation and test prompts each (a quick look; every interval widens).
         calibration_items: harmless validation prompts per modality behind each price.
         max_new_tokens: longest answer.
@@ -123,6 +128,7 @@ def compare_defences(
     started = datetime.now(UTC)
     settings: Settings = {
         "target_kl": target_kl,
+        "price_tokens": price_tokens,
         "calibration_items": calibration_items,
         "max_new_tokens": max_new_tokens,
         "max_rows": max_rows,
@@ -132,13 +138,12 @@ def compare_defences(
         arena = DefenceRun(model, prompts, checkpoints, **settings)
         chosen = _modalities(arena, modalities)
         fits = Fits(model, prompts, Path(out) / "defences", checkpoints, arena.base)
-        single = tuple(once) if once is not None else ONCE if tuple(defences) == DEFAULT else ()
-        fitted = fits.all(defences, list(seeds), progress, single)
+        fitted = fits.all(defences, list(seeds), progress)
         if not fitted:
             why = next(iter(fits.refused.values()))
             raise StudyError("compare defences", f"none could be fitted ({why})", "see above")
         plan = Plan(chosen, tuple(strengths), frozenset(pareto))
-        measured = measure(arena, fitted, plan, judge, progress)
+        measured = measure(arena, fitted, plan, judge, progress, guard)
     rows = None
     if control is not None:
         found = compare_defences(
@@ -148,6 +153,7 @@ def compare_defences(
             seeds=tuple(seeds)[:1],
             strengths=(),
             target_kl=target_kl,
+            price_tokens=price_tokens,
             modalities=modalities,
             out=Path(out) / "control",
             judge=judge,
@@ -158,28 +164,35 @@ def compare_defences(
         )
         rows = found
     facts = anatomy(model)
-    results = {
+    results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": "comparison",
         "model": facts.name,
         "judge": name_of(judge),
+        "guard": guard and name_of(guard),
+        "agreement": {m: found.to_json() for m, found in measured.agreement.items()},
         "weight_hash": arena.base["weights"],
         "template_hash": facts.template_hash,
         "created": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),
         "versions": versions(),
+        "contract": Contract.of(
+            prompts.filter(split="test"), name_of(judge), max_new_tokens=max_new_tokens, system=""
+        ).to_json(),
         "prompts": {"hash": prompts.hash, "limit": limit, "data": provenance(prompts)},
         "seeds": list(seeds),
         "target_kl": target_kl,
+        "price_tokens": price_tokens,
         "calibration_items": calibration_items,
+        "max_new_tokens": max_new_tokens,
         "methods": {f.name: _method(f) for f in reversed(fitted)},
-        **assemble(measured, target_kl, fits.refused, rows),
+        **assemble(measured, target_kl, fits.refused, rows, kept_claims(f.defence for f in fitted)),
     }
     write_json(Path(out) / "compare.json", results)
     from ..report.comparison import write_comparison
 
     write_comparison(results, Path(out) / "index.html")
-    return results
+    return Comparison(results)
 
 
 def check(

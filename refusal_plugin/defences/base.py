@@ -8,7 +8,6 @@ pass. A method file registers its fit function with `@method("name", sees="text"
 the same.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import DirectionError
-from ..inference.edits import Edit, SiteEdit, When, Where
+from ..inference.edits import Edit, SiteEdit, When, Where, require_strength
 from ..models import Anatomy, hf_module
 from ..models.provenance import Artefact
 from ..prompts import MODALITIES, Modality
@@ -115,10 +114,7 @@ class Defence(Artefact):
     # -- for subclasses ------------------------------------------------------------------------------------------------
     def _strength(self, strength: Strength) -> Any:
         """A float, or (row, 1, 1)."""
-        c = self.strength if strength is None else strength
-        finite = bool(torch.isfinite(c).all()) if isinstance(c, Tensor) else math.isfinite(c)
-        if not finite:
-            raise DirectionError(f"use defence '{self.name}'", "its strength is NaN or infinite", "give a number")
+        c = require_strength(self.strength if strength is None else strength, f"use defence '{self.name}'")
         return c.reshape(-1, 1, 1).float() if isinstance(c, Tensor) else float(c)
 
     def _modalities(self, modality: Modalities, strength: Any) -> Modalities:

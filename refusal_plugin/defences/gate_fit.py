@@ -44,7 +44,7 @@ def fit_gate(
     pairs = sorted({p.pair for p in prompts})
     labels = torch.tensor([float(p.role == "harmful") for p in prompts], dtype=torch.float64)
     held = torch.tensor([pairs.index(p.pair) % HELD == 0 for p in prompts])
-    one_sided = any(len(labels[part].unique()) < 2 for part in (held, ~held))
+    one_sided = any(len(set(labels[part].tolist())) < 2 for part in (held, ~held))
     if len(pairs) < FEWEST or one_sided:
         raise DataError(
             "learn a gate",
@@ -77,7 +77,7 @@ def fit_gate(
         descent = torch.optim.AdamW(list(free.values()), lr=RATE, weight_decay=DECAY)
         for step in range(STEPS):
             descent.zero_grad()
-            loss(~held).backward()
+            torch.autograd.backward(loss(~held))
             descent.step()
             now = float(loss(held).detach())
             if now < best:

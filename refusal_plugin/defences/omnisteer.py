@@ -148,7 +148,9 @@ def fit_omnisteer(
     kinds = sorted({k for ks in sources(data, "modality" if media else "text", "OmniSteer").values() for k in ks})
     kinds = ["text", *(kind for kind in kinds if kind != "text")]
     found = {kind: _streams(data, kind) for kind in kinds}
-    directions = {m: s.of("harmful").double().mean(0) - s.of("benign").double().mean(0) for m, s in found.items()}
+    directions: dict[str, Tensor] = {
+        m: s.of("harmful").double().mean(0) - s.of("benign").double().mean(0) for m, s in found.items()
+    }
     require_moving(directions, "OmniSteer")
     u, explained = shared_direction(torch.stack(list(directions.values())))
     at_layer = {kind: streams.at(chosen[:1]) for kind, streams in found.items()}

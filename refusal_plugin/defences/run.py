@@ -1,30 +1,37 @@
 """One model, its prompts, and what a defence costs and does there; everything measured goes through checkpoints.
 
-price     the strength at which the mean KL on harmless VALIDATION prompts of a modality reaches the target
-answers   to the TEST prompts of a modality, several strengths as rows of the same batches
+price     the strength at which the mean KL over the untouched answers to harmless VALIDATION prompts of a modality
+          reaches the target
+answers   to the TEST prompts of a modality, several strengths as rows of the same batches; the untouched answers are
+          the drafts of all others
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..directions.calibration import KLPrice, price
+from ..directions.calibration import TOKENS, KLPrice, price, untouched_answers
 from ..inference.answers import Answer, decoded, generate_batches
+from ..inference.drafts import answers_from_drafts
+from ..inference.edits import Edit
 from ..inference.loop import re_encoder
 from ..models import anatomy
 from ..models.provenance import versions
 from ..prompts import Modality, Prompt, PromptSet, batches
 from ..prompts.batch import Batch
+from ..prompts.prompt import ROLES, Role
 from ..storage import Checkpoints
 from .base import Defence
 from .edit_size import edit_size
+from .opened import opened
 
 Facts = dict[str, Any]
+EditOf: TypeAlias = Callable[[Sequence[int]], Edit | None]
 
 
 @dataclass(frozen=True)
@@ -33,11 +40,13 @@ class Price:
 
     Attributes:
         strength: the matched one.
-        kl: mean KL there, nats per prompt.
+        kl: mean KL there, nats per answer.
         n: number of prompts.
         at_bound: whether the largest allowed strength still cost less than the target (or there is no strength).
         edit_norm: per layer, mean norm of the edit relative to the residual norm, on harmful validation prompts.
         edit_norm_harmless: the same on the harmless ones.
+        by_token: mean KL of each token of the answer.
+        looks: how often the model was looked at.
     """
 
     strength: float
@@ -46,6 +55,8 @@ class Price:
     at_bound: bool
     edit_norm: tuple[float, ...]
     edit_norm_harmless: tuple[float, ...]
+    by_token: tuple[float, ...] = ()
+    looks: int = 0
 
 
 class DefenceRun:
@@ -55,7 +66,8 @@ class DefenceRun:
         model: a loaded model.
         prompts: with splits and roles; "val" prices, "test" is answered.
         checkpoints: where results go and come from.
-        target_kl: the price, nats per prompt.
+        target_kl: the price, nats per answer.
+        price_tokens: of each untouched answer that are priced, at most; 1 prices the first token alone.
         calibration_items: harmless validation prompts per modality that set the price, balanced over roles.
         max_new_tokens: longest answer.
         max_rows, token_budget: limits of one batch.
@@ -68,13 +80,14 @@ class DefenceRun:
         checkpoints: Checkpoints,
         *,
         target_kl: float = 0.05,
+        price_tokens: int = TOKENS,
         calibration_items: int = 64,
-        max_new_tokens: int = 24,
+        max_new_tokens: int = 128,
         max_rows: int = 128,
         token_budget: int = 8192,
     ) -> None:
         self.model, self.checkpoints, self.target_kl = model, checkpoints, target_kl
-        self.max_new_tokens = max_new_tokens
+        self.max_new_tokens, self.price_tokens = max_new_tokens, price_tokens
         self.max_rows, self.token_budget, self.calibration_items = max_rows, token_budget, calibration_items
         facts = anatomy(model)
         self.base: Facts = {
@@ -86,7 +99,7 @@ class DefenceRun:
         self.val = prompts.filter(split="val")
         self._hashes: dict[tuple[str, ...], str] = {}
         self._priced: dict[str, KLPrice] = {}
-        self._encoded: dict[tuple[str, int, str | None], list[tuple[list[int], Batch]]] = {}
+        self._encoded: dict[tuple[str, int, str | None, tuple[str, ...]], list[tuple[list[int], Batch]]] = {}
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -117,19 +130,20 @@ class DefenceRun:
             "modality": modality,
             "prompts": self._hash(harmless),
             "target_kl": self.target_kl,
+            "tokens": self.price_tokens,
         }
         return Price(**_tuples(self.checkpoints.get(facts, lambda: self._price(defence, modality, harmless))))
 
     def _price(self, defence: Defence, modality: Modality, harmless: PromptSet) -> Facts:
-        if modality not in self._priced:
-            self._priced[modality] = KLPrice(self.model, harmless, token_budget=self.token_budget)
-        part = self._priced[modality]
+        part = self._part(modality, harmless)
         if defence.edit(modality=modality) is None:  # a prompt defence: it costs what it costs
-            strength, kl, bound = defence.strength, part.costs(defence, [defence.strength])[0][0], True
-            sizes = {"harmful": [0.0] * anatomy(self.model).n_layers, "harmless": [0.0] * anatomy(self.model).n_layers}
+            (cost,) = part.costs(defence, [defence.strength])
+            strength, kl, bound, by_token, looks = defence.strength, cost.kl, True, list(cost.by_token), 1
+            sizes = {name: [0.0] * anatomy(self.model).n_layers for name in ("harmful", "harmless")}
         else:
             found = price(defence, {modality: part}, self.target_kl)
             strength, kl, bound = found.strength, found.kl[modality], found.at_bound
+            by_token, looks = found.by_token[modality], found.looks
             harmful = self.val.filter(modality=modality, role="harmful")
             edit = defence.edit(strength, modality=modality)
             sizes = {
@@ -145,18 +159,47 @@ class DefenceRun:
             "at_bound": bound,
             "edit_norm": sizes["harmful"],
             "edit_norm_harmless": sizes["harmless"],
+            "by_token": by_token,
+            "looks": looks,
         }
+
+    def _part(self, modality: Modality, harmless: PromptSet) -> KLPrice:
+        """The prompts that set the price, with their untouched answers: generated once, and kept."""
+        if modality not in self._priced:
+            n = self.price_tokens
+            facts = {**self.base, "what": "untouched", "prompts": self._hash(harmless), "tokens": n}
+            limits: dict[str, Any] = {"token_budget": self.token_budget}
+
+            def work() -> list[list[int]]:
+                return untouched_answers(self.model, harmless, n, **limits)
+
+            answers = None if n == 1 else self.checkpoints.get(facts, work)
+            self._priced[modality] = KLPrice(self.model, harmless, tokens=n, answers=answers, **limits)
+        return self._priced[modality]
 
     # -- answers -------------------------------------------------------------------------------------------------------
     def answers(
-        self, defence: Defence | None, modality: Modality, strengths: Sequence[float] = (1.0,)
+        self,
+        defence: Defence | None,
+        modality: Modality,
+        strengths: Sequence[float] = (1.0,),
+        *,
+        roles: Sequence[Role] = ROLES,
+        gate_open: bool = False,
     ) -> list[list[Answer]]:
         """Greedy answers to the test prompts at each strength; None answers as the model is.
+
+        Args:
+            defence: None for the model as it is.
+            modality: of the test prompts.
+            strengths: one or several.
+            roles: of the prompts that are answered.
+            gate_open: whether whatever decides if a row is steered says yes to all, see `opened`.
 
         Returns:
             one list per strength, in the order of the test prompts.
         """
-        test = self.tests[modality]
+        test = self.tests[modality].filter(role=tuple(roles))
         times = 1 if defence is None else len(strengths)
         found: list[list[Answer | None]] = [[None] * len(test) for _ in range(times)]
         system = None if defence is None else defence.system
@@ -167,32 +210,55 @@ class DefenceRun:
             "system": system,
             "modality": modality,
             "tokens": self.max_new_tokens,
+            **({"gate": "open"} if gate_open else {}),
         }
-        for rows, batch in self._batches(modality, times, system):
+        drafts = {} if defence is None else {a.prompt_id: a.ids for a in self.answers(None, modality)[0]}
+        for rows, batch in self._batches(modality, times, system, tuple(roles)):
             per_row = [float(strengths[row // len(test)]) if defence is not None else 0.0 for row in rows]
             prompts = [test[row % len(test)] for row in rows]
             facts = {**told, "strengths": [f"{c:.8g}" for c in per_row], "prompts": self._hash(prompts)}
-            said = self.checkpoints.get(facts, lambda b=batch, c=per_row: self.answer_batch(defence, modality, b, c))  # type: ignore[misc]
+
+            def edit_of(some: Sequence[int], c: list[float] = per_row) -> Edit | None:
+                edit = None if defence is None else defence.edit(torch.tensor([c[k] for k in some]), modality=modality)
+                return opened(edit) if gate_open and edit is not None else edit
+
+            def work(b: Batch = batch, edit_of: EditOf = edit_of) -> list[Any]:
+                return self.answer_batch(b, edit_of, drafts, system)
+
+            said = self.checkpoints.get(facts, work)
             for row, prompt, (text, ids, finished) in zip(rows, prompts, said, strict=True):
                 found[row // len(test)][row % len(test)] = Answer(prompt.id, text, tuple(ids), finished)
         return [[answer for answer in one if answer is not None] for one in found]
 
     def answer_batch(
-        self, defence: Defence | None, modality: Modality, batch: Batch, strengths: list[float]
+        self, batch: Batch, edit_of: EditOf, drafts: Mapping[str, Sequence[int]], system: str | None = None
     ) -> list[Any]:
-        """Answers of one batch, each row at its own strength, as JSON."""
-        edit = None if defence is None else defence.edit(torch.tensor(strengths), modality=modality)
+        """Answers of one batch as JSON.
+
+        Args:
+            batch: the prompts.
+            edit_of: the edit of some of its rows, by their places in the batch.
+            drafts: by prompt what it may answer; none generates every answer.
+            system: system text that the prompts were encoded with.
+        """
+        edit = edit_of(range(batch.size))
         if edit is not None:
             edit.check(anatomy(self.model))
-        again = re_encoder(self.model, system=None if defence is None else defence.system)
-        (new,) = generate_batches(self.model, [(batch, edit)], self.max_new_tokens, again)
+        again = re_encoder(self.model, system=system)
+        if drafts:
+            own = [drafts[prompt.id] for prompt in batch.prompts]
+            new = answers_from_drafts(self.model, batch, own, edit_of, self.max_new_tokens, again)
+        else:
+            (new,) = generate_batches(self.model, [(batch, edit)], self.max_new_tokens, again)
         said = [decoded(self.model, "", ids) for ids in new]
         return [[answer.text, list(answer.ids), answer.finished] for answer in said]
 
-    def _batches(self, modality: Modality, times: int, system: str | None) -> list[tuple[list[int], Batch]]:
-        key = (modality, times, system)
+    def _batches(
+        self, modality: Modality, times: int, system: str | None, roles: tuple[str, ...]
+    ) -> list[tuple[list[int], Batch]]:
+        key = (modality, times, system, roles)
         if key not in self._encoded:
-            rows: list[Prompt] = list(self.tests[modality]) * times
+            rows: list[Prompt] = list(self.tests[modality].filter(role=roles)) * times  # type: ignore[arg-type]
             made = batches(self.model, rows, token_budget=self.token_budget, max_rows=self.max_rows, system=system)
             self._encoded[key] = list(made)
         return self._encoded[key]

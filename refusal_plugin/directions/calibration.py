@@ -1,39 +1,62 @@
 """The strength of a defence from what it costs on harmless prompts, never from what it gains on harmful ones.
 
-    c* = the largest strength up to which the mean over prompts of KL(untouched || defended) of the next token stays
-         <= target_kl, in every modality of the prompts
+    price(c) = mean over prompts of  sum_{t <= K}  KL( untouched || defended )  of token t
+    c*       = the largest strength up to which the price stays <= target_kl, in every modality of the prompts
 
-or, with `target_over_refusal`, up to which the share of harmless prompts whose first token opens a refusal grows by no
-more than that. Strengths are searched from small to large and the search stops at the first that is too dear, so a cost
-that falls again far out (a broken model can look cheap) is never used. Methods are then compared at equal cost, not at
+The tokens are those of the model's own untouched answer y (greedy, K = 32 at most, its end included): prompt and y
+run in one pass, so that nothing is generated for a price, and what is paid behind the first word is seen. `tokens=1`
+prices the first token alone. With `target_over_refusal` the share of harmless prompts whose first token opens a refusal
+takes the place of the KL. Strengths are searched as in `strength`; methods are then compared at equal cost, not at
 equal alpha.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import PromptError
-from ..inference.arms import Arms, Strengths, encode_arms, score_arms
+from ..errors import DirectionError, ModelError, PromptError
+from ..inference.answer_logits import answer_logits, rows_at_once
+from ..inference.answers import generate
+from ..inference.arms import Arms, Strengths, edit_of_rows, encode_arms
 from ..inference.edits import Edit
-from ..inference.loop import Item
-from ..inference.scores import Encoded, refusal_scores
-from ..prompts import Modality, PromptSet
-from ..traced.measure import refusal_score
+from ..inference.loop import Item, re_encoder
+from ..inference.prefix import Stems
+from ..models import anatomy
+from ..prompts import Modality, PromptSet, Role
+from ..report.shown import Shown
+from ..traced.measure import kl_divergence, refusal_score
+from .direction import Direction
+from .strength import largest_strength
 
-RUNGS = 6
-"""Strengths tried in one pass, as rows of one batch."""
-ROUNDS = 3
-"""Passes: one over halvings of the upper bound, the others inside the bracket that was found."""
-STEPS = 7
-"""Halvings of the interval where strengths cannot share a pass: 1/128 of it."""
+TOKENS = 32
+"""Tokens of the untouched answer that are priced."""
+HARMLESS: tuple[Role, ...] = ("benign", "near_miss")
+AGREES = 0.95
+"""Share of its own answer that a model must predict when it reads it, or reading it says nothing about writing it."""
 
-Costs: TypeAlias = dict[str, float]
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one strength on some prompts.
+
+    Attributes:
+        by_token: mean KL of every token of the answer, nats per prompt; a token that an answer does not have costs 0.
+        refused: growth of the share of prompts whose first token opens a refusal; 0 without refusal tokens.
+    """
+
+    by_token: tuple[float, ...]
+    refused: float
+
+    @property
+    def kl(self) -> float:
+        """Nats per answer; infinite where the model broke: a broken model is not a cheap one."""
+        total = math.fsum(self.by_token)
+        return total if math.isfinite(total) else math.inf
 
 
 @runtime_checkable
@@ -56,19 +79,22 @@ Priceable: TypeAlias = HasStrength | Callable[[float], Edit]
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Shown):
     """A strength and what it costs.
 
     Attributes:
         strength: the calibrated one; the upper bound if even that costs less than the target, the lower one if every
             other costs more (then `kl` may exceed the target: a method that sets a coordinate changes the model at 0).
-        kl: modality to mean KL at that strength, nats per prompt.
+        kl: modality to mean KL at that strength, nats per answer.
         n: modality to number of prompts.
         target_kl: what was asked for; None if the target was over-refusal.
         over_refusal: modality to the growth of the share of harmless prompts whose first token opens a refusal; empty
             where the refusal tokens were not given.
         target_over_refusal: what was asked for; None if the target was the KL.
         at_bound: whether the upper bound was still within budget: the method cannot be made to cost that much.
+        tokens: of each answer that were priced, at most.
+        by_token: modality to the mean KL of each token.
+        looks: how often the model was looked at.
     """
 
     strength: float
@@ -78,6 +104,25 @@ class Calibration:
     over_refusal: dict[str, float]
     target_over_refusal: float | None = None
     at_bound: bool = False
+    tokens: int = TOKENS
+    by_token: dict[str, list[float]] = field(default_factory=dict)
+    looks: int = 0
+
+    def finding(self) -> str:
+        unit = "nats of the first token" if self.tokens == 1 else "nats an answer"
+        costs = ", ".join(f"{kl:.3f} {unit} in {m} (n = {self.n[m]})" for m, kl in self.kl.items())
+        grown = ", ".join(f"{100 * share:+.0f} points in {m}" for m, share in self.over_refusal.items())
+        return f"strength {self.strength:.3g} costs {costs}" + (f"; harmless refused {grown}" if grown else "")
+
+    def caveats(self) -> Sequence[str]:
+        free = ["the upper bound is still within the price: a larger strength was not tried."] * self.at_bound
+        blind = ["the first token alone is priced: what breaks behind it is free."] * (self.tokens == 1)
+        return [*free, *blind, f"priced on {', '.join(self.n)} only: elsewhere it may cost more."]
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per modality."""
+        for m, n in self.n.items():
+            yield {"modality": m, "n": n, "kl": self.kl[m], "over_refusal": self.over_refusal.get(m)}
 
 
 def calibrate(
@@ -89,25 +134,30 @@ def calibrate(
     target_over_refusal: float | None = None,
     refusal_ids: Int[Tensor, " k"] | None = None,
     bounds: tuple[float, float] | None = None,
+    tokens: int = TOKENS,
 ) -> Calibration:
     """The largest strength whose cost stays within the target in every modality of the prompts.
 
     Args:
-        defence: a `Defence` (many strengths run as rows of one batch), or a function from a strength to an edit, e.g.
-            `direction.addition` (one pass per strength).
+        defence: a `Defence`, or a function from a strength to an edit, e.g. `direction.addition`.
         model: a loaded model.
         prompts: harmless prompts (benign, near miss) of a split that is not the test split; any modalities.
-        target_kl: nats per prompt.
+        target_kl: nats per answer.
         target_over_refusal: a share; takes the place of `target_kl`, and needs `refusal_ids`.
         refusal_ids: see `refusal_tokens`.
         bounds: strengths between which is searched; the defence's own by default, else 0 to 2.
+        tokens: of the model's own answer that are priced, at most; 1 prices the first token alone.
 
     Raises:
-        PromptError: no prompts, harmful ones among them, a target that is not positive, or over-refusal without
-            refusal tokens.
+        DirectionError: what has no strengths, such as a direction itself.
+        PromptError: no prompts, harmful ones among them, a target or a number of tokens that is not positive, or
+            over-refusal without refusal tokens.
+        ModelError: the model does not predict its own answers when it reads them.
     """
-    if not len(prompts):
-        raise PromptError("calibrate a strength", "0 prompts", "give harmless ones")
+    if not (isinstance(defence, HasStrength) or callable(defence)):
+        found = f"a {type(defence).__name__} has no strengths"
+        raise DirectionError("calibrate a strength", found, "give a defence, or direction.addition")
+    prompts = PromptSet.of(prompts, "calibrate a strength").require(roles=(), asked="calibrate a strength")
     if any(p.role == "harmful" for p in prompts):
         raise PromptError(
             "calibrate a strength", "some prompts are harmful", "use harmless ones: strength is priced, not tuned"
@@ -119,8 +169,27 @@ def calibrate(
     target = target_kl if target_over_refusal is None else target_over_refusal
     if not target > 0:
         raise PromptError(f"calibrate to a cost of {target}", "it is not positive", "give e.g. target_kl=0.05")
-    parts = {m: KLPrice(model, prompts.filter(modality=m), refusal_ids) for m in sorted({p.modality for p in prompts})}
+    kinds = sorted({p.modality for p in prompts})
+    parts = {m: KLPrice(model, prompts.filter(modality=m), refusal_ids, tokens=tokens) for m in kinds}
     return price(defence, parts, target_kl, target_over_refusal, bounds)
+
+
+def at_price(direction: Direction, model: Any, prompts: PromptSet, **options: Any) -> Direction:
+    """A direction at the largest strength of its addition that stays within the price, which it carries from then on.
+
+    Args:
+        direction: whose addition is priced.
+        model: a loaded model.
+        prompts: of a split that is not the test split, in every modality in which the strength will be used; harmful
+            ones among them are left out.
+        options: of `calibrate`.
+
+    Raises:
+        PromptError, ModelError: as `calibrate`.
+    """
+    found = calibrate(direction.addition, model, prompts.filter(role=HARMLESS), **options)
+    record = {"target_kl": found.target_kl, "tokens": found.tokens, "kl": found.kl}
+    return replace(direction, strength=found.strength, price=record)
 
 
 def price(
@@ -130,110 +199,53 @@ def price(
     target_over_refusal: float | None = None,
     bounds: tuple[float, float] | None = None,
 ) -> Calibration:
-    """`calibrate` on prompts that were prepared before, so that many methods share the untouched run."""
+    """`calibrate` on prompts that were prepared before, so that many methods share the untouched answers."""
     over = target_over_refusal is not None
     target = target_over_refusal if target_over_refusal is not None else target_kl
     low, high = bounds or (defence.bounds if isinstance(defence, HasStrength) else (0.0, 2.0))
-    seen: dict[float, tuple[Costs, Costs]] = {}
+    seen: dict[float, dict[Any, Cost]] = {}
 
     def look(strengths: Sequence[float]) -> list[float]:
         """The dearest modality of every strength, in the unit of the target."""
-        new = [c for c in strengths if c not in seen]
-        if new:
-            found = {m: part.costs(defence, new) for m, part in parts.items()}
-            for k, c in enumerate(new):
-                seen[c] = ({m: found[m][k][0] for m in parts}, {m: found[m][k][1] for m in parts})
-        return [_dearest(seen[c][1 if over else 0]) for c in strengths]
+        found = {m: part.costs(defence, strengths) for m, part in parts.items()}
+        for k, c in enumerate(strengths):
+            seen[c] = {m: found[m][k] for m in parts}
+        return [max(one.refused if over else one.kl for one in seen[c].values()) for c in strengths]
 
-    if isinstance(defence, HasStrength):
-        strength = first_too_dear(look, float(target), (low, high))
-    else:
-        strength = largest_within(lambda c: {"": look([c])[0]}, float(target), (low, high))[0]
-    look([strength])  # the lower bound is taken to be free in the search, but a defence may cost something even there
-    kl, refused = seen[strength]
+    strength, looks = largest_strength(look, float(target), (low, high))
+    if strength not in seen:  # the lower bound is taken to be free in the search, but may cost something even there
+        look([strength])
+    found = seen[strength]
     measured = all(part.refusal_ids is not None for part in parts.values())
     return Calibration(
         strength,
-        kl,
+        {m: cost.kl for m, cost in found.items()},
         {m: part.n for m, part in parts.items()},
         None if over else target_kl,
-        refused if measured else {},
+        {m: cost.refused for m, cost in found.items()} if measured else {},
         target_over_refusal,
         at_bound=strength == high,
+        tokens=max(part.tokens for part in parts.values()),
+        by_token={m: list(cost.by_token) for m, cost in found.items()},
+        looks=looks,
     )
 
 
-def _dearest(costs: Costs) -> float:
-    """The largest; infinite where one is NaN: a broken model is not a cheap one."""
-    return max(math.inf if math.isnan(cost) else cost for cost in costs.values())
-
-
-def first_too_dear(
-    look: Callable[[Sequence[float]], list[float]],
-    target: float,
-    bounds: tuple[float, float],
-    *,
-    rungs: int = RUNGS,
-    rounds: int = ROUNDS,
-) -> float:
-    """The largest strength below the first one whose cost exceeds the target, many strengths to a pass.
-
-    The first pass tries halvings of the upper bound, the next ones divide the bracket that was found.
-
-    Args:
-        look: cost of each of some strengths.
-        target: largest allowed cost.
-        bounds: strengths between which is searched; the lower one is taken to be free.
-        rungs, rounds: strengths in a pass, and passes.
-    """
-    low, high = bounds
-    ladder = [low + (high - low) / 2**k for k in reversed(range(rungs))]
-    for _ in range(rounds):
-        dear = [not cost <= target for cost in look(ladder)]
-        if not any(dear):
-            low = ladder[-1]
-            if low == high:
-                return high
-        else:
-            first = dear.index(True)
-            low, high = (ladder[first - 1] if first else low), ladder[first]
-        ladder = [low + (high - low) * k / (rungs + 1) for k in range(1, rungs + 1)]
-    return low
-
-
-def largest_within(
-    cost: Callable[[float], dict[str, float]], target: float, bounds: tuple[float, float]
-) -> tuple[float, dict[str, float]]:
-    """The largest strength none of whose costs exceeds the target, and its costs, by bisection.
-
-    Args:
-        cost: named costs of a strength, each growing with it.
-        target: largest allowed cost.
-        bounds: strengths between which is searched; the lower one is taken to be free.
-    """
-    low, high = bounds
-    found = cost(high)
-    if max(found.values()) <= target:
-        return high, found
-    kept = cost(low)
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        found = cost(middle)
-        if max(found.values()) <= target:
-            low, kept = middle, found
-        else:
-            high = middle
-    return low, kept
-
-
 class KLPrice:
-    """Harmless prompts of one modality with the model's untouched next-token distributions, ready to be priced.
+    """Harmless prompts of one modality with the model's untouched answers, ready to be priced.
 
     Args:
         model: a loaded model.
         prompts: of one modality.
         refusal_ids: for the over-refusal; None measures the KL alone.
+        tokens: of each answer that are priced, at most.
+        answers: token ids of the untouched answers, without their ends (`untouched_answers`, which is asked where they
+            are not given).
         max_rows, token_budget: limits of one batch.
+
+    Raises:
+        PromptError: fewer than 1 token.
+        ModelError: the model does not predict its own answers when it reads them.
     """
 
     def __init__(
@@ -242,41 +254,68 @@ class KLPrice:
         prompts: PromptSet,
         refusal_ids: Int[Tensor, " k"] | None = None,
         *,
+        tokens: int = TOKENS,
+        answers: Sequence[Sequence[int]] | None = None,
         max_rows: int = 256,
         token_budget: int = 8192,
     ) -> None:
-        self.model, self.refusal_ids = model, refusal_ids
-        self.limits = {"max_rows": max_rows, "token_budget": token_budget}
+        if tokens < 1:
+            raise PromptError("price a strength", f"tokens = {tokens}", "give at least 1")
+        self.model, self.refusal_ids, self.tokens = model, refusal_ids, tokens
+        self.limits = {"max_rows": min(max_rows, rows_at_once(model, tokens)), "token_budget": token_budget}
         self.prompts = list(prompts)
         self.modality: Modality = self.prompts[0].modality
         self._encoded: dict[tuple[int, str | None], list[Item]] = {}
-        none = torch.zeros(0, dtype=torch.long)
-        encoded = Encoded(prompts, tuple(self._encoded_for(1, None)))
-        plain = refusal_scores(model, encoded, none, keep_logits=True).logits
-        assert plain is not None
-        self.plain: Float[Tensor, "prompt vocab"] = plain
+        self._stems: Stems = {}
+        if tokens > 1 and answers is None:
+            answers = untouched_answers(model, prompts, tokens, token_budget=token_budget)
+        # Reading token t gives the prediction of token t + 1: the last one need not be read.
+        self.answers = [list(ids[: tokens - 1]) for ids in answers or [[]] * len(self.prompts)]
+        self.plain: list[Float[Tensor, "token vocab"]] = [torch.empty(0)] * len(self.prompts)
+        for rows, logits in answer_logits(
+            model, self._encoded_for(1, None), lambda row: self.answers[row], lambda _: None, re_encoder(model)
+        ):
+            for row, one in zip(rows, logits, strict=True):
+                self.plain[row] = one[: len(self.answers[row]) + 1].float().cpu()
+        self._require_own()
 
     @property
     def n(self) -> int:
         """Number of prompts."""
         return len(self.prompts)
 
-    def costs(self, defence: Priceable, strengths: Sequence[float]) -> list[tuple[float, float]]:
-        """Mean KL, and growth of first-token refusals, at each strength; NaN where the model breaks."""
+    def costs(self, defence: Priceable, strengths: Sequence[float]) -> list[Cost]:
+        """What each strength costs."""
         arms: Arms = (
             [defence(c) for c in strengths]
             if not isinstance(defence, HasStrength)
             else Strengths(lambda rows: defence.edit(rows, modality=self.modality), strengths)
         )
         system = defence.system if isinstance(defence, HasStrength) else None
-        options: dict[str, Any] = {"reference": self.plain, "system": system, "lenient": True}
-        work = self._encoded_for(len(strengths), system)
-        found = score_arms(self.model, self.prompts, self.refusal_ids, arms, work=work, **options)
+        n, work = self.n, self._encoded_for(len(strengths), system)
+        longest = max(len(one) for one in self.plain)
+        kl, score = torch.zeros(len(strengths) * n, longest), torch.zeros(len(strengths) * n)
+        for rows, logits in answer_logits(
+            self.model,
+            work,
+            lambda row: self.answers[row % n],
+            lambda rows: edit_of_rows(arms, [row // n for row in rows]),
+            re_encoder(self.model, system=system),
+            kept=self._stems if system is None else None,
+        ):
+            if self.refusal_ids is not None:
+                score[rows] = refusal_score(logits[:, 0], self.refusal_ids).cpu()
+            for row, one in zip(rows, logits, strict=True):
+                plain = self.plain[row % n]
+                kl[row, : len(plain)] = kl_divergence(one[: len(plain)], plain).cpu()
+        by_token = kl.reshape(-1, n, longest).mean(1)
         grown = torch.zeros(len(strengths))
         if self.refusal_ids is not None:
-            before = (refusal_score(self.plain, self.refusal_ids) > 0).float().mean()
-            grown = (found.score > 0).float().mean(1) - before + 0 * found.kl.mean(1)  # NaN stays NaN
-        return [(float(k), float(g)) for k, g in zip(found.kl.mean(1), grown, strict=True)]
+            first = torch.stack([one[0] for one in self.plain])
+            before = (refusal_score(first, self.refusal_ids) > 0).float().mean()
+            grown = (score.reshape(-1, n) > 0).float().mean(1) - before
+            grown[~by_token.isfinite().all(1)] = torch.inf
+        return [Cost(tuple(one.tolist()), float(g)) for one, g in zip(by_token, grown, strict=True)]
 
     def _encoded_for(self, times: int, system: str | None) -> list[Item]:
         """The prompts `times` times over, encoded once and kept."""
@@ -284,3 +323,20 @@ class KLPrice:
         if key not in self._encoded:
             self._encoded[key] = encode_arms(self.model, self.prompts, times, system=system, **self.limits)
         return self._encoded[key]
+
+    def _require_own(self) -> None:
+        """ModelError where reading an answer does not predict it: the passes are not those of generation."""
+        pairs = [(one[:-1].argmax(-1), ids) for one, ids in zip(self.plain, self.answers, strict=True)]
+        hits = [hit for found, ids in pairs for hit in (found == torch.tensor(ids)).tolist()]
+        if hits and sum(hits) < AGREES * len(hits):
+            raise ModelError(
+                f"price whole answers of {anatomy(self.model).name}",
+                f"it predicts {sum(hits)} of the {len(hits)} tokens of its own answers when it reads them",
+                "price the first token: tokens=1",
+            )
+
+
+def untouched_answers(model: Any, prompts: PromptSet, tokens: int, *, token_budget: int = 8192) -> list[list[int]]:
+    """The model's own answers, `tokens` long at most; without their end, which is predicted and not read."""
+    said = generate(model, prompts, max_new_tokens=tokens, token_budget=token_budget, progress=False)
+    return [list(answer.ids) for answer in said]

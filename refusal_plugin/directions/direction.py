@@ -9,7 +9,7 @@ refusal.
 `fit_direction` gives one candidate per layer and position; `select_direction` chooses among them on a validation split.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,21 +17,21 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..errors import DirectionError, PromptError
+from ..errors import DirectionError
 from ..inference.edits import Edit, When, Where, ablation, addition, attenuation
 from ..inference.streaming import collect_moments
 from ..models import anatomy
 from ..models.provenance import Artefact, provenance
 from ..progress import Progress
 from ..prompts import Prompt, PromptSet, batches
-from ..storage import frame
+from ..report.shown import Shown
 
 SAME = 1e-6
 """Means closer than this share of their norm are equal in float32: there is no direction between them."""
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Candidates(Shown):
     """Difference-in-means directions of every layer and position.
 
     Attributes:
@@ -57,6 +57,20 @@ class Candidates:
     def n_layers(self) -> int:
         """Number of layers."""
         return int(self.harmful.shape[1])
+
+    def finding(self) -> str:
+        counts = f"{self.n_harmful} harmful, {self.n_benign} benign prompts"
+        return f"{self.n_layers} layers x {len(self.positions)} positions, from {counts}"
+
+    def caveats(self) -> Sequence[str]:
+        return ("candidates only: select_direction chooses one on validation prompts, .at(layer) takes one by hand.",)
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per candidate: how long it is, and which share of the harmful mean that is."""
+        for p, position in enumerate(self.positions):
+            norms, scale = self.vectors[p].norm(dim=-1).tolist(), self.harmful[p].norm(dim=-1).tolist()
+            for layer, (norm, whole) in enumerate(zip(norms, scale, strict=True)):
+                yield {"layer": layer, "position": position, "norm": norm, "share": norm / max(whole, 1e-30)}
 
     def at(self, layer: int, position: int = -1) -> "Direction":
         """The candidate of one layer and position as a `Direction`.
@@ -88,6 +102,8 @@ class Direction(Artefact):
         objective: what it was selected for ("causal", "defence" or "" if it was not selected).
         table: the whole selection table, one dict per candidate.
         provenance: model, template, data and package versions.
+        price: what its strength was priced at, see `at_price`: "target_kl", "tokens", and "kl" by modality; empty where
+            it was not.
     """
 
     FORMAT: ClassVar[str] = "refusal_plugin.direction.v1"
@@ -103,6 +119,7 @@ class Direction(Artefact):
     selection: str = ""
     table: tuple[Mapping[str, Any], ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    price: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def vector(self) -> Float[Tensor, "d_model"]:
@@ -171,21 +188,27 @@ class Direction(Artefact):
         """What is wrong with a file's content."""
         return "" if self.layer in range(len(self.harmful)) else f"layer {self.layer} of {len(self.harmful)}"
 
-    def to_frame(self) -> Any:
-        """The selection table, one row per candidate, as a pandas DataFrame.
-
-        Raises:
-            OptionalDependencyError: pandas is not installed.
-        """
-        return frame(self.table)
-
-    def __repr__(self) -> str:
-        name = self.provenance.get("model", "?")
+    def finding(self) -> str:
+        name, chosen = self.provenance.get("model", "?"), f"selected for {self.objective}" if self.objective else "-"
         return (
-            f"Direction(model={name}, layer={self.layer}, position={self.position}, site={self.site}, "
-            f"norm={float(self.vector.norm()):.3g}, strength={self.strength:.3g}, "
-            f"objective={self.objective or '-'})"
+            f"{name}, layer {self.layer} of {len(self.harmful)}, position {self.position}, "
+            f"norm {float(self.vector.norm()):.3g}, strength {self.strength:.3g} ({self._priced()}), {chosen}"
         )
+
+    def caveats(self) -> Sequence[str]:
+        by_hand = "its layer was taken by hand, not selected, and its strength is no more than a first guess."
+        return () if self.objective else (by_hand,)
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """The selection table, one row per candidate."""
+        return self.table
+
+    def _priced(self) -> str:
+        """What the strength costs, in words."""
+        if not self.price:
+            return "not priced"
+        costs = ", ".join(f"{modality} {nats:.2g}" for modality, nats in self.price["kl"].items())
+        return f"costs {costs} nats"
 
 
 def template_positions(model: Any, prompts: Iterable[Prompt]) -> tuple[int, ...]:
@@ -220,18 +243,15 @@ def fit_direction(
         progress: None shows a bar where somebody can see it.
 
     Raises:
-        PromptError: a role is missing.
+        PromptError: fewer than two prompts of a role, or texts without roles.
         DirectionError: the two means are equal at every layer and position.
         DataError: NaN activations.
     """
-    used = prompts.filter(role=("harmful", "benign"))
+    asked = "fit a refusal direction"
+    used = PromptSet.of(prompts, asked).filter(role=("harmful", "benign"))
     if keep is not None:
         used = used.where(keep)
-    for role in ("harmful", "benign"):
-        if not any(p.role == role for p in used):
-            raise PromptError(
-                "fit a refusal direction", f"{len(used)} prompts, none of them {role}", f"add {role} prompts"
-            )
+    used.require(at_least=2, asked=asked)  # the mean of one prompt is that prompt
     moments = collect_moments(model, used, positions=positions, remote=remote, progress=progress)
     harmful, benign = moments["harmful"], moments["benign"]
     difference = (harmful.mean - benign.mean).norm(dim=-1)

@@ -134,6 +134,9 @@ def select_direction(
         RemoteError: the server refuses or fails; says why and what to do.
     """
     require_validation(candidates, prompts)
+    if not isinstance(tokens, RefusalTokens):
+        found = f"a {type(tokens).__name__} in the place of the refusal tokens"
+        raise DirectionError("select a direction", found, "give refusal_tokens(model, training_prompts)")
     if not removal and (objective, method) != ("defence", "interventions"):
         asked, found = f"select a direction for {objective} by {method}", "removal=False leaves out what decides"
         raise DirectionError(asked, found, "leave removal=True")
@@ -179,8 +182,8 @@ def first_measured(measured: int | Literal["all"] | None, n: int, method: Method
     if isinstance(measured, int) and measured < 1:
         raise DirectionError("select a direction", f"measured = {measured}", "give 1 or more, or 'all'")
     gradients = method != "cosmic" and (not remote or current().trusted is True)
-    few = BEST if measured is None else measured
-    if few == "all" or not gradients or few >= n or (measured is None and 3 * few >= n):
+    few = BEST if measured is None else measured  # "all" is no number
+    if not isinstance(few, int) or not gradients or few >= n or (measured is None and 3 * few >= n):
         return None
     return few
 
@@ -308,13 +311,11 @@ def _reason(row: Row, objective: Objective, max_kl: float, removal: bool) -> str
 
 
 def require_validation(candidates: Candidates, prompts: PromptSet) -> None:
+    PromptSet.of(prompts, "select a direction").require(asked="select a direction")
     if -1 not in candidates.positions:
         raise DirectionError(
             "select a direction", f"the candidates were read at {list(candidates.positions)}", "include position -1"
         )
-    for role in ("harmful", "benign"):
-        if not any(p.role == role for p in prompts):
-            raise PromptError("select a direction", f"the validation set has no {role} prompts", f"add {role} prompts")
     used = set(candidates.provenance.get("data_ids", ()))
     again = [p.id for p in prompts if p.id in used]
     if again:

@@ -14,7 +14,7 @@ near misses are for. Refusal as more than one direction: Wollschläger et al. 20
 decomposition, the control and the choice of k are this project's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -30,7 +30,6 @@ from ..inference.edits import Edit, Operator, When, Where, addition, removal, to
 from ..inference.streams import Streams
 from ..models.provenance import Artefact
 from ..statistics import Estimate, mean_interval
-from ..storage import frame
 
 K_MAX, FOLDS = 8, 5
 
@@ -154,22 +153,27 @@ class Subspace(Artefact):
         )
         if not which:
             return f"One direction suffices to act: {found}, but the others change the score no further ({said})."
-        return f"One direction does not suffice: {found}, and all do more than one when {' and '.join(which)} ({said})."
+        alone = [f"{self._alone(name):.0%} of it when {name}" for name in which]
+        return (
+            f"One direction does not suffice: {found}, and all do more than one when {' and '.join(which)} ({said}); "
+            f"the first alone does {' and '.join(alone)}."
+        )
+
+    def _alone(self, name: str) -> float:
+        """Share of what all directions do together that the first does alone."""
+        one, every = (self.effects[f"{name} {arm}"]["value"] for arm in ("one", "together"))
+        return float(one / every) if every else 0.0
 
     def problem(self) -> str:
         """What is wrong with a file's content."""
         return "" if self.layer in range(len(self.benign)) else f"layer {self.layer} of {len(self.benign)}"
 
-    def to_frame(self) -> Any:
-        """Held-out gains, one row per direction, as a pandas DataFrame.
+    def finding(self) -> str:
+        return f"k={self.k}, layer={self.layer}, n={self.n}\n{self.words}"
 
-        Raises:
-            OptionalDependencyError: pandas is not installed.
-        """
-        return frame(self.gains)
-
-    def __repr__(self) -> str:
-        return f"Subspace(k={self.k}, layer={self.layer}, n={self.n})"
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """Held-out gains, one row per direction."""
+        return self.gains
 
 
 def differences(

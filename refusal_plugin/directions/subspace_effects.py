@@ -22,7 +22,7 @@ from ..inference.arm_sets import ArmSet, score_arm_sets
 from ..inference.edits import NO_EDIT, Edit, Operator, addition, removal, together
 from ..inference.streams import collect_streams, need_disjoint, some_pairs
 from ..models.provenance import provenance
-from ..prompts import Modality, PromptSet
+from ..prompts import Modality, PromptSet, Role
 from .subspace import K_MAX, Subspace
 
 ARMS = ("one", "together", "random")
@@ -79,10 +79,11 @@ def analyse_subspace(
         refusal_ids = refusal_tokens(model, text, remote=remote, progress=False).ids
     streams = collect_streams(model, {"fit": fit}, remote=remote)["fit"]
     found = Subspace.fit(streams, layer, k=k, k_max=k_max, seed=seed, provenance=provenance(model, fit))
-    sets = [
-        ArmSet(asked.filter(role=role), [NO_EDIT, *edits])
-        for role, edits in (("benign", added(found, strength, seed)), ("harmful", ablated(found, operator, seed)))
-    ]
+    parts: tuple[tuple[Role, list[Any]], ...] = (
+        ("benign", added(found, strength, seed)),
+        ("harmful", ablated(found, operator, seed)),
+    )
+    sets = [ArmSet(asked.filter(role=role), [NO_EDIT, *edits]) for role, edits in parts]
     effects = {}
     scored = score_arm_sets(model, sets, refusal_ids, remote=remote)
     for name, one, scores in zip(("added", "ablated"), sets, scored, strict=True):

@@ -1,6 +1,7 @@
 """Answers -> labels -> rates: who refused, who answered, how sure we are, and what the set can show at all."""
 
 from .agreement import Agreement, compare_judges, judge_agreement
+from .contract import Contract, compare_contracts
 from .endpoint import EndpointJudge
 from .formats import Format
 from .guards import RECOMMENDED, GenerativeJudge
@@ -29,6 +30,7 @@ __all__ = [
     "REFUSALS",
     "Agreement",
     "ClassifierJudge",
+    "Contract",
     "DefenceRates",
     "EndpointJudge",
     "FirstTokenJudge",
@@ -42,6 +44,7 @@ __all__ = [
     "Power",
     "Reasoning",
     "balanced",
+    "compare_contracts",
     "compare_judges",
     "paired_test",
     "rate_changes",

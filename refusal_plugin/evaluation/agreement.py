@@ -7,7 +7,7 @@ and the same label throughout: then there is nothing that could have disagreed.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,13 @@ from numpy.random import Generator
 from ..errors import DataError
 from ..inference.answers import Answer
 from ..prompts import Prompt
+from ..report.shown import Shown
 from ..statistics import RESAMPLES, Estimate, rate
 from .judge import REFUSALS, Judge, match_answers
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Shown):
     """How two lists of labels agree.
 
     Attributes:
@@ -35,10 +36,16 @@ class Agreement:
     kappa: Estimate
     table: dict[tuple[str, str], int]
 
+    def finding(self) -> str:
+        return f"equal labels {self.accuracy}; kappa {self.kappa}"
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """The table: first label, second label, how often."""
+        return [{"first": a, "second": b, "n": n} for (a, b), n in sorted(self.table.items())]
+
     def to_json(self) -> dict[str, Any]:
         """JSON-able; the table as a list of `{first, second, n}`."""
-        rows = [{"first": a, "second": b, "n": n} for (a, b), n in sorted(self.table.items())]
-        return {"accuracy": self.accuracy.to_json(), "kappa": self.kappa.to_json(), "table": rows}
+        return {"accuracy": self.accuracy.to_json(), "kappa": self.kappa.to_json(), "table": self.records()}
 
 
 def judge_agreement(

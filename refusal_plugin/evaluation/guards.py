@@ -212,7 +212,7 @@ class GenerativeJudge:
                 return_dict=True,
                 return_tensors="pt",
             )
-            return dict(made.to(self.model.device))
+            return dict(made.to(self.model.device, self.model.dtype))
         ids = [self.ids(prompt, answer) for prompt, answer in exchanges]
         longest = max(map(len, ids))
         rows = torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=self.model.device)

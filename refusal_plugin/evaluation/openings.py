@@ -25,8 +25,8 @@ from ..inference.loop import re_encoder, run_batches
 from ..inference.scores import refusal_scores
 from ..models import anatomy
 from ..models.wrapper import save
-from ..prompts.batch import PER_TOKEN, Batch
-from ..prompts.light import next_token_inputs
+from ..prompts.batch import Batch
+from ..prompts.light import continued_inputs
 from ..traced.measure import opening_score
 from ..traced.write import edit_blocks
 
@@ -180,16 +180,5 @@ def _led(model: Any, batch: Batch, paths: Sequence[Opening]) -> dict[str, Any]:
     A shorter path is filled up behind its end, which the logits before it do not see.
     """
     longest = max(map(len, paths))
-    inputs: dict[str, Any] = next_token_inputs(model, repeated(batch, len(paths)))
-    led = torch.tensor([[*path, *[path[-1]] * (longest - len(path))] for path in paths])
-    led = led.repeat_interleave(batch.size, 0).to(inputs["input_ids"].device)
-    for name in (*PER_TOKEN, "position_ids"):
-        if name in inputs:
-            value = inputs[name]
-            new: Tensor = {"input_ids": led, "attention_mask": torch.ones_like(led)}.get(name, torch.zeros_like(led))
-            if name == "position_ids":
-                new = value[:, -1:] + 1 + torch.arange(longest, device=value.device)
-            inputs[name] = torch.cat([value, new.to(value.dtype)], 1)
-    if "logits_to_keep" in inputs:
-        inputs["logits_to_keep"] = longest + 1
-    return inputs
+    led = [[*path, *[path[-1]] * (longest - len(path))] for path in paths for _row in range(batch.size)]
+    return continued_inputs(model, repeated(batch, len(paths)), led)

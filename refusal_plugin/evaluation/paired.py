@@ -15,11 +15,12 @@ import numpy as np
 from numpy.random import Generator
 
 from ..errors import DataError
+from ..report.shown import Shown
 from ..statistics import Estimate, paired_difference, permutation_test
 
 
 @dataclass(frozen=True)
-class PairedComparison:
+class PairedComparison(Shown):
     """One arm against another on the same items.
 
     Attributes:
@@ -34,6 +35,10 @@ class PairedComparison:
     only_second: int
     p_mcnemar: float
     p_permutation: float
+
+    def finding(self) -> str:
+        only = f"only the first {self.only_first} times, only the second {self.only_second} times"
+        return f"first minus second {self.difference}; {only}; p = {self.p_permutation:.3g} by swapping pair groups"
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -5,8 +5,10 @@ headroom, and "95 % refused with the defence" says nothing about the defence. An
 that is claimed is called underpowered, with the smallest effect it would have found.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..report.shown import Shown
 from ..statistics import Estimate, minimum_detectable_effect
 from .rates import Outcomes
 
@@ -15,7 +17,7 @@ HEADROOM = 0.1
 
 
 @dataclass(frozen=True)
-class Power:
+class Power(Shown):
     """What the harmful prompts of a set can show about a defence.
 
     Attributes:
@@ -33,6 +35,14 @@ class Power:
     detectable: float | None
     headroom: bool
     words: str
+
+    def finding(self) -> str:
+        least = "no rise" if self.detectable is None else f"a rise of {100 * self.detectable:.0f} points or more"
+        before = f"undefended {100 * self.refused:.0f} % refused, {100 * self.attacked:.0f} % gone along with"
+        return f"{self.pairs} pair groups can show {least} in refusals of harm; {before}"
+
+    def caveats(self) -> Sequence[str]:
+        return (self.words,) if self.words else ()
 
     def underpowered(self, effect: float) -> bool:
         """Whether a rise of this size would be missed more often than one time in five."""

@@ -16,8 +16,10 @@ Refused are the labels in `judge.REFUSALS`. Answers that are neither refused nor
 """
 
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -25,29 +27,46 @@ from ..errors import DataError
 from ..inference.answers import Answer
 from ..prompts import Prompt, PromptSet
 from ..prompts.prompt import ROLES
+from ..report.shown import Shown
 from ..statistics import Estimate, mean_interval, paired_difference, rate, wilson
-from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers
+from .contract import Contract, warn_of_differences
+from .judge import LABELS, REFUSALS, Judge, Label, PhraseJudge, match_answers, name_of
 from .text import normalise
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class Outcomes(Shown):
     """Per prompt: was it refused, and was it answered exactly.
 
     Attributes:
         prompts: the prompts.
         labels: one per prompt.
         correct: exact answer given; None where the prompt has no known answer.
+        contract: what they were measured under; None where nobody said.
     """
 
     prompts: PromptSet
     labels: tuple[Label, ...]
     correct: tuple[bool | None, ...]
+    contract: Contract | None = None
 
     def __post_init__(self) -> None:
         if not len(self.prompts) == len(self.labels) == len(self.correct):
             found = f"{len(self.prompts)} prompts, {len(self.labels)} labels, {len(self.correct)} exactness marks"
             raise DataError("outcomes of prompts", found, "give one of each per prompt")
+
+    def finding(self) -> str:
+        """Labels by role."""
+        counts = Counter((p.role or "without role", label) for p, label in zip(self.prompts, self.labels, strict=True))
+        said: dict[str, list[str]] = {}
+        for (role, label), n in counts.most_common():
+            said.setdefault(role, []).append(f"{n} {label}")
+        return "; ".join(f"{role}: {', '.join(labels)}" for role, labels in said.items())
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per prompt."""
+        for p, label, correct in zip(self.prompts, self.labels, self.correct, strict=True):
+            yield {"id": p.id, "role": p.role, "modality": p.modality, "label": label, "correct": correct}
 
     def refused(self, *roles: str) -> tuple[list[bool], list[str]]:
         """Refusals of the prompts with these roles, and their pair ids."""
@@ -77,8 +96,8 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
-class DefenceRates:
-    """Rates of one arm; `gain` and `over_refusal` only for an arm that is compared with the undefended one."""
+class DefenceRates(Shown):
+    """Rates of one arm; `gain` and `over_refusal` only for one that is compared with the undefended arm."""
 
     harmful_refusal: Estimate
     benign_refusal: Estimate
@@ -89,23 +108,36 @@ class DefenceRates:
     brr: Estimate | None = None
     attack_success: Estimate | None = None
     unknown: Estimate | None = None
+    contract: Contract | None = None
 
-    def __repr__(self) -> str:
-        """One line a rate: what is gained stands beside what it costs."""
+    def finding(self) -> str:
+        """One line a rate: what is gained stands beside what it costs, and under what it was measured."""
         return "\n".join(f"{name.replace('_', ' '):18} {value}" for name, value in vars(self).items() if value)
 
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row a rate."""
+        return ({"rate": name, **value} for name, value in self.to_json().items())
+
     def to_json(self) -> dict[str, dict[str, float | int | None]]:
-        """The form of `defences` in results.json."""
-        return {name: value.to_json() for name, value in vars(self).items() if value is not None}
+        """The form of `defences` in results.json, which holds the contract once for all of them."""
+        return {name: value.to_json() for name, value in vars(self).items() if isinstance(value, Estimate)}
 
 
-def label_answers(prompts: PromptSet, answers: Sequence[Answer], judge: Judge | None = None) -> Outcomes:
+def label_answers(
+    prompts: PromptSet,
+    answers: Sequence[Answer],
+    judge: Judge | None = None,
+    *,
+    max_new_tokens: int | None = None,
+    system: str | None = None,
+) -> Outcomes:
     """Label answers and compare them with the known ones.
 
     Args:
         prompts: what was asked.
         answers: one per prompt, in order.
         judge: who labels; the phrase judge by default.
+        max_new_tokens, system: what the answers were generated with, for the contract; None leaves them unstated.
 
     Warns where the judge could not tell what answers are.
 
@@ -114,12 +146,14 @@ def label_answers(prompts: PromptSet, answers: Sequence[Answer], judge: Judge | 
             `LABELS`.
     """
     match_answers(list(prompts), answers)
-    labels = (judge or PhraseJudge()).label(list(prompts), answers)
+    judge = judge or PhraseJudge()
+    labels = judge.label(list(prompts), answers)
     for label in labels:
         if label not in LABELS:
             raise DataError("label answers", f"the judge says {label!r}", f"let it say one of {', '.join(LABELS)}")
     correct = tuple(_exact(p, a) for p, a in zip(prompts, answers, strict=True))
-    found = Outcomes(prompts, tuple(labels), correct)
+    contract = Contract.of(prompts, name_of(judge), max_new_tokens=max_new_tokens, system=system)
+    found = Outcomes(prompts, tuple(labels), correct, contract)
     if unknown := labels.count("unknown"):
         first = answers[labels.index("unknown")]
         warnings.warn(
@@ -145,6 +179,7 @@ def refusal_rates(found: Outcomes, seed: int = 0) -> DefenceRates:
         brr=balanced(found.refused("harmful"), found.refused("near_miss"), seed),
         attack_success=estimate(found.labelled("compliance", "harmful")),
         unknown=estimate(found.labelled("unknown", *ROLES)) if "unknown" in found.labels else None,
+        contract=found.contract,
     )
 
 
@@ -214,11 +249,14 @@ def _exact(prompt: Prompt, answer: Answer) -> bool | None:
 def rate_changes(defended: Outcomes, undefended: Outcomes, seed: int = 0) -> DefenceRates:
     """Rates of a defended arm, with its paired change against the undefended arm on the same prompts.
 
+    Warns where the two were measured under different contracts (another judge, another token budget).
+
     Raises:
         DataError: the two arms answer different prompts.
     """
 
     same_prompts(defended, undefended)
+    warn_of_differences(defended.contract, undefended.contract, "change of rates")
 
     def change(*roles: str) -> Estimate:
         after, pairs = defended.refused(*roles)

@@ -1,6 +1,7 @@
 """The refusal tokens of a model: the first tokens of what the judge calls a refusal, never a fixed table."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,13 @@ from ..inference.answers import generate
 from ..models import anatomy
 from ..progress import Progress
 from ..prompts import PromptSet
+from ..report.shown import Shown
 from .judge import REFUSALS, Judge, PhraseJudge
 from .openings import find_openings
 
 
 @dataclass(frozen=True)
-class RefusalTokens:
+class RefusalTokens(Shown):
     """First tokens of the model's own refusals.
 
     Attributes:
@@ -37,6 +39,14 @@ class RefusalTokens:
     benign_refusal: float
     refused: frozenset[str]
     openings: tuple[tuple[int, ...], ...] = ()
+
+    def finding(self) -> str:
+        shares = f"{100 * self.harmful_refusal:.0f} % of harmful, {100 * self.benign_refusal:.0f} % of benign prompts"
+        return f"{', '.join(map(repr, self.words))} open its refusals, of {shares}"
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row a token."""
+        return ({"id": id, "word": word} for id, word in zip(self.ids.tolist(), self.words, strict=True))
 
 
 def refusal_tokens(
@@ -66,7 +76,7 @@ def refusal_tokens(
     Raises:
         DataError: the model refuses nothing, or its refusals begin like its answers: it has no refusal tokens.
     """
-    used = prompts.filter(role=("harmful", "benign"))
+    used = PromptSet.of(prompts, "find the refusal tokens").filter(role=("harmful", "benign"))
     answers = generate(
         model, used, max_new_tokens=max_new_tokens, remote=remote, progress=progress, label="the model's own answers"
     )

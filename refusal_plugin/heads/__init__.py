@@ -4,7 +4,8 @@ attribution   exact direct contribution of every head, MLP and bias to a directi
 sources       from which tokens, patches, frames or sounds a head takes what it writes
 causal        what removing heads does to the refusal score and to answers; attribution patching to rank all of them
 circuits      whether the same heads write it in text, image, video and audio, and which fall silent
-graph         the circuit as a graph: part of the prompt, head, direction, answer
+graph         the circuit as a graph: part of the prompt, head, direction, answer; as a difference, in files
+tracing       one prompt's circuit for attribution-graph viewers
 logits        the same for the logit difference of refusing and complying
 projection    where the tokens of a prompt and of an answer lie along the direction
 depth         where its layers lie along it

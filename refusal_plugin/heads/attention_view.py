@@ -7,6 +7,13 @@ from ..errors import DataError, OptionalDependencyError
 from .sources import SourceAttribution
 
 
+def view_of(found: SourceAttribution, prompt: int) -> tuple[str, tuple[str, ...], list[list[list[float]]], list[str]]:
+    """What a view of one prompt shows: its title, tokens, patterns (head, query, source), and names of the heads."""
+    patterns = [[[round(x, 3) for x in row] for row in head] for head in found.attention[prompt].tolist()]
+    names = [f"L{layer} H{head}" for layer, head in found.heads]
+    return f"Attention of {len(names)} heads on {found.labels.ids[prompt]}", found.tokens[prompt], patterns, names
+
+
 class AttentionView:
     """CircuitsVis' view of the attention of some heads on one prompt, in a page that holds everything it needs.
 
@@ -32,10 +39,8 @@ class AttentionView:
         script = library()
         if script is None:
             raise OptionalDependencyError("show attention", "circuitsvis is not installed", "pip install circuitsvis")
-        patterns = [[[round(x, 3) for x in row] for row in head] for head in found.attention[prompt].tolist()]
-        names = [f"L{layer} H{head}" for layer, head in found.heads]
-        title = f"Attention of {len(names)} heads on {found.labels.ids[prompt]}"
-        view = attention_view("attention", found.tokens[prompt], patterns, names, summary=title, opened=True)
+        title, tokens, patterns, names = view_of(found, prompt)
+        view = attention_view("attention", tokens, patterns, names, summary=title, opened=True)
         self.page = document("attention_page.html", title, [script, starter()], view=view)
 
     def save(self, path: str | Path) -> Path:

@@ -13,7 +13,7 @@ the whole interval below text's) is SILENT there: that is where the gap comes fr
 head may read different things in two modalities (see `sources`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError
+from ..report.shown import Shown
 from ..statistics import mean_ranks, pearson, spearman
-from ..storage import frame
 from .intervals import Intervals
 from .result import HeadAttribution
 
@@ -66,7 +66,7 @@ class SilentHead:
 
 
 @dataclass(frozen=True)
-class CircuitComparison:
+class CircuitComparison(Shown):
     """Heads across modalities.
 
     Attributes:
@@ -86,23 +86,23 @@ class CircuitComparison:
                 return found
         raise DataError(f"compare {one} and {other}", "no such pair", "attribute prompts of both")
 
-    def to_frame(self) -> Any:
-        """One row per pair of modalities as a pandas DataFrame; OptionalDependencyError without pandas."""
-        return frame([vars(row) for row in self.agreements])
-
-    def __repr__(self) -> str:
+    def finding(self) -> str:
         pairs = ", ".join(f"{row.one}-{row.other} {row.rho:.2f}" for row in self.agreements)
-        return f"CircuitComparison(rank correlations {pairs}; {len(self.silent)} times silent)"
+        return f"rank correlations {pairs}; {len(self.silent)} times silent"
 
-    def _repr_html_(self) -> str:
-        from ..report import frame
+    def caveats(self) -> Sequence[str]:
+        return ("a head that is shared may read different things in two modalities: see attribute_sources.",)
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per pair of modalities."""
+        return map(vars, self.agreements)
+
+    def drawn(self) -> Sequence[str | None]:
         from ..report.figures.heads_agreement import agreement_figure
 
         norm = max(1e-12, *(float(x.value.clamp_min(0).sum()) for x in self.contrasts.values()))
         rows = {"overlap": [vars(row) for row in self.agreements], "silent": [vars(row) for row in self.silent]}
-        note = "Shares are of all that the heads of the strongest modality add."
-        title = f"CircuitComparison of {', '.join(self.contrasts)}"
-        return str(frame(title, agreement_figure({**rows, "norm": norm}), note=note))
+        return [agreement_figure({**rows, "norm": norm})]
 
 
 def head_agreement(

@@ -6,7 +6,7 @@ so that 0 is mean benign and 1 mean harmful text in EVERY layer, each under that
 the modalities part, not how large the stream is. Read at the position where the direction was read.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,13 @@ from torch import Tensor
 from ..directions.direction import Direction
 from ..inference.activations import collect_activations
 from ..prompts import Prompt
-from ..storage import frame
+from ..report.shown import Shown
 from .intervals import Intervals, mean_intervals
 from .labels import Labels, chosen_prompts
 
 
 @dataclass(frozen=True)
-class LayerProjection:
+class LayerProjection(Shown):
     """Projections behind every layer.
 
     Attributes:
@@ -45,27 +45,25 @@ class LayerProjection:
         rows = self.labels.rows(role, modality)
         return mean_intervals(self.values[rows], [self.labels.pairs[row] for row in rows], seed=seed)
 
-    def to_frame(self) -> Any:
-        """One row per prompt and layer as a pandas DataFrame; OptionalDependencyError without pandas."""
-        who = [
-            {key: getattr(self.labels, key)[i] for key in ("ids", "roles", "modalities")}
-            for i in range(len(self.labels))
-        ]
-        rows = zip(who, self.values.tolist(), strict=True)
-        return frame([{**one, "layer": n, "projection": x} for one, row in rows for n, x in enumerate(row)])
+    def finding(self) -> str:
+        last = {m: self.mean("harmful", m).value for m in self.labels.kinds() if "harmful" in self.roles(m)}
+        harm = ", ".join(f"{m} {float(value[self.layer]):.2f}" for m, value in last.items())
+        return f"{len(self.labels)} prompts, {self.values.shape[1]} layers; harm at layer {self.layer}: {harm or '-'}"
 
-    def __repr__(self) -> str:
-        return f"LayerProjection({len(self.labels)} prompts, {self.values.shape[1]} layers)"
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per prompt and layer."""
+        for i, row in enumerate(self.values.tolist()):
+            who = {key: getattr(self.labels, key)[i] for key in ("ids", "roles", "modalities")}
+            yield from ({**who, "layer": n, "projection": x} for n, x in enumerate(row))
 
-    def _repr_html_(self) -> str:
-        from ..report import frame
+    def drawn(self) -> Sequence[str]:
         from ..report.figures.projection import layers_figure
 
         sections = {
             m: {"projection_by_layer": {role: self.mean(role, m).records() for role in self.roles(m)}}
             for m in self.labels.kinds()
         }
-        return str(frame(repr(self), layers_figure({"modalities": sections, "direction": {"layer": self.layer}})))
+        return [layers_figure({"modalities": sections, "direction": {"layer": self.layer}})]
 
 
 def project_layers(

@@ -1,5 +1,6 @@
 """A value per soft token of a medium, over the picture, the film strip or the spectrogram that it stands for."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,14 @@ from ..errors import DataError
 from ..models.heads import media_grid
 from ..prompts import Prompt, encode
 from ..prompts.data_uris import media_record, spectrogram
+from ..prompts.sound import SAMPLE_RATE, load_audio
+from ..report.shown import Shown
 from .projection import TokenProjection
 from .sources import SourceAttribution
 
 
 @dataclass(frozen=True)
-class Overlay:
+class Overlay(Shown):
     """Values over a medium.
 
     Attributes:
@@ -24,6 +27,7 @@ class Overlay:
         values: one per soft token, in reading order.
         grid: how they lie: (frames, rows, columns).
         pictures: the image, the frames, or the spectrogram, as data URIs.
+        seconds: length of a sound.
     """
 
     name: str
@@ -31,26 +35,44 @@ class Overlay:
     values: Float[Tensor, " token"]
     grid: tuple[int, int, int]
     pictures: tuple[str, ...]
+    seconds: float | None = None
 
-    def __repr__(self) -> str:
-        return f"Overlay({self.name} over {self.modality}, {' x '.join(map(str, self.grid))} places)"
+    @property
+    def places(self) -> list[str]:
+        """Where every value lies: row and column of an image, frame of a film, seconds of a sound."""
+        frames, rows, columns = self.grid
+        step = (self.seconds or 0.0) / max(1, len(self.values))
+        if self.modality == "audio" and step:
+            return [f"{n * step:.2f} to {(n + 1) * step:.2f} s" for n in range(len(self.values))]
+        named = []
+        for n in range(len(self.values)):
+            frame, row, column = n // (rows * columns), n // columns % rows, n % columns
+            parts = [f"frame {frame}"] if frames > 1 else []
+            parts += [f"row {row}"] if rows > 1 else []
+            parts += [f"column {column}"] if columns > 1 or not parts else []
+            named.append(", ".join(parts))
+        return named
 
-    def _repr_html_(self) -> str:
-        from ..report import frame, html_table
+    def finding(self) -> str:
+        return f"{self.name} over {self.modality}, {' x '.join(map(str, self.grid))} places"
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per place."""
+        rows = zip(self.places, self.values.tolist(), strict=True)
+        return ({"place": place, self.name: value} for place, value in rows)
+
+    def drawn(self) -> Sequence[str]:
         from ..report.figures.tokens import media_overlay
         from ..report.markup import tag
-        from ..report.table import folded
+        from ..report.table import folded, html_table
 
-        values, (_, rows, columns) = self.values.tolist(), self.grid
+        values = self.values.tolist()
         limit = max([1e-9, *map(abs, values)])
-        drawn = media_overlay(values, limit, self.name, modality=self.modality, grid=self.grid, pictures=self.pictures)
-        places = [
-            [f"frame {n // (rows * columns)}, row {n // columns % rows}, column {n % columns}", value]
-            for n, value in enumerate(values)
-        ]
-        table = folded("Numbers behind this picture", html_table(["place", self.name], places))
-        note = "Orange towards refusal, blue away from it; full colour is the largest value."
-        return str(frame(repr(self), tag("div", drawn, class_="overlays"), table, note=note))
+        over = {"modality": self.modality, "grid": self.grid, "pictures": self.pictures}
+        drawn = media_overlay(values, limit, self.name, **over)  # type: ignore[arg-type]
+        rows = [list(row) for row in zip(self.places, values, strict=True)]
+        table = folded("Numbers behind this picture", html_table(["place", self.name], rows))
+        return [tag("div", drawn, class_="overlays"), table]
 
 
 def overlay(model: Any, found: TokenProjection | SourceAttribution, prompt: Prompt) -> Overlay:
@@ -75,4 +97,6 @@ def overlay(model: Any, found: TokenProjection | SourceAttribution, prompt: Prom
     inputs = encode(model, prompt).inputs
     sound = spectrogram(inputs)
     drawn = sound or list((media_record(prompt) or {}).get("data", ()))
-    return Overlay(name, prompt.modality, inside, media_grid(inputs, prompt.modality, len(inside)), tuple(drawn))
+    grid = media_grid(inputs, prompt.modality, len(inside))
+    seconds = None if prompt.audio is None else len(load_audio(prompt.audio)) / SAMPLE_RATE
+    return Overlay(name, prompt.modality, inside, grid, tuple(drawn), seconds)

@@ -7,9 +7,9 @@ means were taken at the token where the direction was read; at other tokens the 
 read differences between prompts, not absolute values.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,13 +21,14 @@ from ..inference.loop import Item, re_encoder, run_batches
 from ..models import anatomy, layers
 from ..models.wrapper import save
 from ..prompts import Prompt, batches, encode
+from ..report.shown import Shown
 from ..traced.read import residual
 from .labels import SHOWN, Labels, chosen_prompts
 from .sources import token_spans, token_words
 
 
 @dataclass(frozen=True)
-class TokenProjection:
+class TokenProjection(Shown):
     """Projections of every token.
 
     Attributes:
@@ -43,26 +44,34 @@ class TokenProjection:
     labels: Labels
     layer: int
 
-    def __repr__(self) -> str:
-        return f"TokenProjection({len(self.labels)} prompts, layer {self.layer})"
+    def finding(self) -> str:
+        return f"{len(self.labels)} prompts, layer {self.layer}; 0 = benign text, 1 = harmful text where it is read"
 
-    def _repr_html_(self) -> str:
-        from ..report import frame
+    def caveats(self) -> Sequence[str]:
+        said = "at other tokens the scale is a yardstick: read differences between prompts, not values."
+        return [said, *filter(None, [self.labels.rest])]
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per prompt and token."""
+        for id, *columns in zip(self.labels.ids, self.tokens, self.spans, self.values, strict=True):
+            for place, (token, span, value) in enumerate(zip(*columns, strict=True)):
+                yield {"id": id, "place": place, "token": token, "span": span, "projection": float(value)}
+
+    def drawn(self) -> Sequence[str]:
         from ..report.figures.tokens import values_over_prompt
 
         limit = max(1.0, *(float(value.abs().max()) for value in self.values))
-        parts = [
+        return [
             values_over_prompt(
                 self.labels.title(row), self.tokens[row], {"": value.tolist()}, self.spans[row], limit,
                 "Refusal projection",
             )
             for row, value in enumerate(self.values[:SHOWN])
         ]  # fmt: skip
-        note = f"Layer {self.layer}; 0 = benign text, 1 = harmful text at the reading position. {self.labels.rest}"
-        return str(frame("TokenProjection", *parts, note=note))
 
 
-class AnswerProjection(NamedTuple):
+@dataclass(frozen=True)
+class AnswerProjection(Shown):
     """Projections along an answer; unpacks into its two fields.
 
     Attributes:
@@ -71,23 +80,28 @@ class AnswerProjection(NamedTuple):
     """
 
     words: tuple[str, ...]
-    values: Tensor
+    values: Float[Tensor, " step"]
 
-    def __repr__(self) -> str:
-        return f"AnswerProjection({' '.join(self.words)!r})"
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.words, self.values))
 
-    def _repr_html_(self) -> str:
-        from ..report import frame, html_table
+    def finding(self) -> str:
+        return f"{' '.join(self.words)!r}; 0 = benign text, 1 = harmful text at the reading position"
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per step."""
+        steps = enumerate(zip(self.words, self.values.tolist(), strict=True))
+        return ({"step": n, "word": word, "projection": value} for n, (word, value) in steps)
+
+    def drawn(self) -> Sequence[str]:
         from ..report.figures.tokens import token_line
-        from ..report.table import folded
+        from ..report.table import folded, html_table
 
         steps = self.values.tolist()
         limit, spans = max([1.0, *map(abs, steps)]), ["said"] * len(steps)
         line = token_line(self.words, steps, limit, spans, "Refusal projection along the answer")
-        rows = [[f"{n}: {word}", step] for n, (word, step) in enumerate(zip(self.words, steps, strict=True))]
-        table = folded("Numbers behind this picture", html_table(["word", "projection"], rows))
-        note = "0 = benign text, 1 = harmful text at the reading position."
-        return str(frame("Along the answer", line, table, note=note))
+        rows = [[f"{row['step']}: {row['word']}", row["projection"]] for row in self.records()]
+        return [line, folded("Numbers behind this picture", html_table(["word", "projection"], rows))]
 
 
 def project_tokens(

@@ -1,16 +1,14 @@
 """The result of a head attribution: contributions prompt by prompt, their contrast, ranking, and their file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError, DirectionError
 from ..models.provenance import Artefact
-from ..storage import frame
 from .intervals import Intervals, difference_intervals
 from .labels import Labels
 
@@ -152,35 +150,36 @@ class HeadAttribution(Artefact):
         kept = vars(self.labels).values()
         return "" if {len(part) for part in kept} == {prompts} else f"its labels are not those of {prompts} prompts"
 
-    def to_frame(self, name: str | None = None) -> Any:
-        """One row per prompt, layer and head as a pandas DataFrame.
+    def finding(self) -> str:
+        n, layers, heads, _ = self.heads.shape
+        said = f"{n} prompts, {layers} layers x {heads} heads, along {', '.join(self.names)}"
+        best = [f"{m} L{row.layer} H{row.head}" for m in self._ranked() for row in self.top(1, m)]
+        return f"{said}; strongest: {', '.join(best)}" if best else said
 
-        Raises:
-            OptionalDependencyError: pandas is not installed.
-        """
-        prompts, layers, heads = self.heads.shape[:3]
-        index = torch.cartesian_prod(torch.arange(prompts), torch.arange(layers), torch.arange(heads))
-        row = index[:, 0].tolist()
-        flat = self.heads[..., self.direction(name)].flatten().tolist()
-        named = [{key: getattr(self.labels, key)[i] for key in ("ids", "roles", "modalities", "pairs")} for i in row]
-        places = zip(index.tolist(), named, flat, strict=True)
-        return frame([{**who, "layer": at[1], "head": at[2], "contribution": x} for at, who, x in places])
+    def caveats(self) -> Sequence[str]:
+        said = [f"conservation error {self.conservation_error:.1e}; what a head writes is not yet what it causes."]
+        if len(self.names) > 1:
+            said.append(f"shown along {self.names[0]}; also {', '.join(self.names[1:])}.")
+        return said if self._ranked() else [*said, "no modality has harmful and benign prompts: no contrast to draw."]
 
-    def _repr_html_(self) -> str:
-        from ..report import frame, html_table
+    def records(self, name: str | None = None) -> Iterable[Mapping[str, Any]]:
+        """One row per prompt, layer and head, along the first direction or a named one."""
+        for i, layers in enumerate(self.heads[..., self.direction(name)].tolist()):
+            named = {key: getattr(self.labels, key)[i] for key in ("ids", "roles", "modalities", "pairs")}
+            for layer, row in enumerate(layers):
+                yield from ({**named, "layer": layer, "head": head, "contribution": x} for head, x in enumerate(row))
+
+    def drawn(self) -> Sequence[str]:
         from ..report.figures.heads_map import heads_map_figure
+        from ..report.table import html_table
 
-        title, names = repr(self), self.names
-        note = "" if len(names) == 1 else f"Along {names[0]}; also {', '.join(names[1:])}."
-        pairs = set(zip(self.labels.roles, self.labels.modalities, strict=True))
-        kinds = [m for m in self.labels.kinds() if {("harmful", m), ("benign", m)} <= pairs]
+        kinds = self._ranked()
         if not kinds:
-            note = "No modality has harmful and benign prompts, so there is no contrast to draw."
-            return str(frame(title, note=note))
+            return []
         record: dict[str, Any] = {"contrast": {m: self._cells(m) for m in kinds}, "norm": self.whole(kinds[0])}
         unit = "units of the stream"
         if self.unit == "logit":
-            unit, record["along"] = "nats of logit", names[0]
+            unit, record["along"] = "nats of logit", self.names[0]
             record["distance"] = f"the distance between harmful and benign {kinds[0]} in that logit difference"
         rows = [
             [m, f"L{r.layer} H{r.head}", r.contrast, r.low, r.high, r.harmful, r.benign]
@@ -188,8 +187,12 @@ class HeadAttribution(Artefact):
             for r in self.top(5, m)
         ]
         heads = ["modality", "head", "contrast", "low", "high", "harmful", "benign"]
-        table = html_table(heads, rows, caption=f"Strongest heads, {unit}.")
-        return str(frame(title, heads_map_figure(record), table, note=note))
+        return [heads_map_figure(record), html_table(heads, rows, caption=f"Strongest heads, {unit}.")]
+
+    def _ranked(self) -> list[str]:
+        """Modalities with harmful and benign prompts."""
+        pairs = set(zip(self.labels.roles, self.labels.modalities, strict=True))
+        return [m for m in self.labels.kinds() if {("harmful", m), ("benign", m)} <= pairs]
 
     def _cells(self, modality: str) -> dict[str, Any]:
         """Contrast with its interval and both means, (layer, head), up to the direction's layer, as the report has."""
@@ -197,10 +200,3 @@ class HeadAttribution(Artefact):
         cells = {"value": found.value, "low": found.low, "high": found.high}
         cells |= {role: self.mean(role, modality) for role in ("harmful", "benign")}
         return {name: value[:depth].tolist() for name, value in cells.items()}
-
-    def __repr__(self) -> str:
-        n, layers, heads, _ = self.heads.shape
-        return (
-            f"HeadAttribution({n} prompts, {layers} layers x {heads} heads, along {', '.join(self.names)}; "
-            f"conservation error {self.conservation_error:.1e})"
-        )

@@ -9,7 +9,7 @@ last template token reads what others have moved there. Needs eager attention, w
 after it; so this runs where the weights are, not on a server.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..models.wrapper import save
 from ..progress import Progress, track
 from ..prompts import Prompt, batches
 from ..prompts.batch import Batch
-from ..storage import frame
+from ..report.shown import Shown
 from ..traced.heads import norm_scale, source_writes
 from ..traced.heads import rows as rows_at
 from .causal import Head
@@ -37,7 +37,7 @@ SPANS = ("instruction", "media", "after", "before")
 
 
 @dataclass(frozen=True)
-class SourceAttribution:
+class SourceAttribution(Shown):
     """Contributions of chosen heads by source position.
 
     Attributes:
@@ -78,26 +78,23 @@ class SourceAttribution:
         found = self.by_span()[self.labels.rows(role, modality)].mean(0)
         return {span: found[:, place] for place, span in enumerate(SPANS)}
 
-    def to_frame(self) -> Any:
-        """One row per prompt, head and source as a pandas DataFrame; OptionalDependencyError without pandas."""
-        return frame(
-            [
-                {"id": self.labels.ids[p], "layer": at[0], "head": at[1], "source": s, "token": self.tokens[p][s]}
-                | {"span": self.spans[p][s], "contribution": float(self.values[p][h, s])}
-                for p in range(len(self.labels))
-                for h, at in enumerate(self.heads)
-                for s in range(len(self.tokens[p]))
-            ]
-        )
-
-    def __repr__(self) -> str:
+    def finding(self) -> str:
         names = ", ".join(f"L{layer} H{head}" for layer, head in self.heads)
-        return (
-            f"SourceAttribution({len(self.labels)} prompts, heads {names}, along the direction of layer {self.layer})"
-        )
+        return f"{len(self.labels)} prompts, heads {names}, along the direction of layer {self.layer}"
 
-    def _repr_html_(self) -> str:
-        from ..report import frame
+    def caveats(self) -> Sequence[str]:
+        said = "a source is a place in that layer's stream, already mixed by the layers below."
+        return [said, *filter(None, [self.labels.rest])]
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per prompt, head and source."""
+        for p, values in enumerate(self.values):
+            for (layer, head), row in zip(self.heads, values.tolist(), strict=True):
+                for s, (token, span, x) in enumerate(zip(self.tokens[p], self.spans[p], row, strict=True)):
+                    at = {"id": self.labels.ids[p], "layer": layer, "head": head, "source": s}
+                    yield {**at, "token": token, "span": span, "contribution": x}
+
+    def drawn(self) -> Sequence[str]:
         from ..report.figures.tokens import values_over_prompt
 
         parts = []
@@ -108,7 +105,7 @@ class SourceAttribution:
                 for (layer, head), taken in zip(self.heads, values, strict=True)
             }
             parts.append(values_over_prompt(self.labels.title(row), words, lines, self.spans[row], limit, "Sources"))
-        return str(frame(f"SourceAttribution of {len(self.heads)} heads", *parts, note=self.labels.rest))
+        return parts
 
 
 def attribute_sources(

@@ -5,7 +5,7 @@ group, so that its memory does not grow with the number of prompts. Both read `r
 single forward pass, which stops behind the last layer that is read, in one loop (`read_batches`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -21,6 +21,7 @@ from ..progress import Progress, track
 from ..prompts import Prompt, PromptSet, batches
 from ..prompts.batch import Batch
 from ..prompts.encoding import as_prompts
+from ..report.shown import Shown
 from ..traced.read import residuals, span_residuals
 from .loop import Room, re_encoder, run_batches
 
@@ -29,7 +30,7 @@ Positions: TypeAlias = Sequence[int] | Literal["media", "instruction", "post_ins
 
 
 @dataclass(frozen=True)
-class Activations:
+class Activations(Shown):
     """Residual streams of a prompt set, one row per prompt.
 
     Attributes:
@@ -47,6 +48,18 @@ class Activations:
     layers: tuple[int, ...]
     site: str
     model: str
+
+    def finding(self) -> str:
+        n, positions, layers, width = self.values.shape
+        return f"{n} prompts x {positions} positions x {layers} layers of width {width}, {self.site} of {self.model}"
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per prompt, position and layer: how long the stream is."""
+        named = [self.positions] if isinstance(self.positions, str) else self.positions
+        for prompt, rows in zip(self.prompts, self.values.norm(dim=-1).tolist(), strict=True):
+            for position, norms in zip(named, rows, strict=True):
+                for layer, norm in zip(self.layers, norms, strict=True):
+                    yield {"id": prompt.id, "role": prompt.role, "position": position, "layer": layer, "norm": norm}
 
     def of(self, keep: Callable[[Prompt], bool]) -> Float[Tensor, "n position layer d_model"]:
         """Rows of the prompts for which `keep` is true."""

@@ -6,8 +6,8 @@ edit alone. The ids are those of torch hooks on the bare model, bit for bit (tes
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,15 +23,16 @@ from ..progress import Progress, track
 from ..prompts import Prompt, batches
 from ..prompts.batch import Batch
 from ..prompts.encoding import as_prompts
+from ..report.shown import Shown
 from ..traced.read import next_logits
 from ..traced.write import edit_blocks
-from .edits import NO_EDIT, Edit, site_modules
+from .edits import NO_EDIT, Edit, require_edit, site_modules
 from .loop import Item, ReEncode, re_encoder, run_batches
 from .prefix import device_of, shared_stem
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(Shown):
     """What a model said.
 
     Attributes:
@@ -43,8 +44,24 @@ class Answer:
 
     prompt_id: str
     text: str
-    ids: tuple[int, ...]
+    ids: tuple[int, ...] = field(repr=False)
     finished: bool
+
+
+class Answers(Shown, list[Answer]):
+    """Answers in the order of their prompts: a list that shows itself."""
+
+    def finding(self) -> str:
+        return f"{len(self)} answers" + (f", the first {self[0].text[:60]!r}" if self else "")
+
+    def caveats(self) -> Sequence[str]:
+        cut = sum(not answer.finished for answer in self)
+        said = f"{cut} of {len(self)} were cut at max_new_tokens: a refusal that comes late is not in them."
+        return [said] if cut else []
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per answer."""
+        return ({"id": a.prompt_id, "text": a.text, "tokens": len(a.ids), "finished": a.finished} for a in self)
 
 
 def generate(
@@ -59,7 +76,7 @@ def generate(
     remote: bool | str = False,
     progress: Progress = None,
     label: str = "answers",
-) -> list[Answer]:
+) -> Answers:
     """Greedy answers to prompts, in their order.
 
     Args:
@@ -85,6 +102,7 @@ def generate(
         raise PromptError("generate answers", "0 prompts", "give at least one")
     if max_new_tokens < 1:
         raise PromptError("generate answers", f"max_new_tokens = {max_new_tokens}", "give at least 1")
+    require_edit(edit, "generate answers")
     if edit is not None:
         edit.check(anatomy(model))
     found: list[Answer | None] = [None] * len(chosen)
@@ -102,7 +120,7 @@ def generate(
             for row, new in zip(rows, said, strict=True):
                 found[row] = decoded(model, chosen[row].id, new)
             advance(len(rows))
-    return [answer for answer in found if answer is not None]
+    return Answers(answer for answer in found if answer is not None)
 
 
 def generate_batches(

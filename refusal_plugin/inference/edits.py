@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import DirectionError
 from ..models import Anatomy, anatomy, hf_layers, hf_module, layers
+from ..report.shown import Shown, in_short
 from ..traced import write
 from ..traced.read import residual
 
@@ -40,7 +42,7 @@ SITE_ORDER: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post"
 
 
 @dataclass(frozen=True)
-class SiteEdit:
+class SiteEdit(Shown):
     """One edit of one tensor of one block.
 
     Attributes:
@@ -64,7 +66,7 @@ class SiteEdit:
 
 
 @dataclass(frozen=True)
-class Edit:
+class Edit(Shown):
     """What is changed in the residual stream while the model runs.
 
     Attributes:
@@ -83,13 +85,24 @@ class Edit:
         key = sorted(self.parts, key=lambda part: (part.layer, rank.get(part.site, 0)))
         object.__setattr__(self, "ordered", tuple(key))
 
+    def finding(self) -> str:
+        places = [f"{part.site} of layer {part.layer}" for part in self.ordered]
+        where = places[0] if len(places) == 1 else f"{len(places)} places, first {places[0]}" if places else "nothing"
+        return f"{self.name}: changes {where}, {'prefill only' if self.when == 'prefill' else 'at every step'}"
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per place, in the order of execution."""
+        for part in self.ordered:
+            place = {"layer": part.layer, "site": part.site, "where": part.where, "function": in_short(part.function)}
+            yield {**place, **{name: in_short(value) for name, value in part.tensors.items()}}
+
     @property
     def rows(self) -> int | None:
         """Rows of the batch that its tensors are bound to, in that order; None if any batch will do."""
         sizes = {
             len(value)
             for part in self.parts
-            for key, value in _flat(part.tensors)
+            for key, value in flat(part.tensors)
             if key in BOUND and isinstance(value, Tensor) and value.ndim == 3
         }
         return max(sizes, default=1) if sizes - {1} else None
@@ -113,7 +126,7 @@ class Edit:
                     f"it has layers 0 to {facts.n_layers - 1}",
                     "choose one of these",
                 )
-            for key, value in _flat(part.tensors):
+            for key, value in flat(part.tensors):
                 if not isinstance(value, Tensor) or value.ndim == 0:
                     continue
                 if key in WIDE and value.shape[-1] != facts.d_model:
@@ -180,11 +193,11 @@ def _places(parts: Iterable[SiteEdit]) -> Iterator[tuple[str, str, tuple[str, ..
         yield "where", part.where, get_args(Where)
 
 
-def _flat(tensors: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def flat(tensors: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Names and values, those of nested mappings included."""
     for key, value in tensors.items():
         if isinstance(value, Mapping):
-            yield from _flat(value)
+            yield from flat(value)
         else:
             yield key, value
 
@@ -260,6 +273,22 @@ def site_modules(model: Any, edit: Edit) -> list[dict[str, Any]]:
     return modules
 
 
+def require_edit(edit: object, asked: str) -> None:
+    """Raise DirectionError unless it is an edit or None: a direction alone does not say what is to be done with it."""
+    if not isinstance(edit, Edit | None):
+        do = "give direction.addition(), direction.ablation() or defence.edit()"
+        raise DirectionError(asked, f"a {type(edit).__name__} in the place of an edit", do)
+
+
+def require_strength(strength: Any, asked: str) -> Any:
+    """A strength as it is; raises DirectionError unless it is a finite number, or a tensor of such."""
+    if not isinstance(strength, Real | Tensor):
+        raise DirectionError(asked, f"its strength is {strength!r}", "give a number: 1 is the whole vector")
+    if not bool(torch.as_tensor(strength).isfinite().all()):
+        raise DirectionError(asked, "its strength is NaN or infinite", "give a number")
+    return strength
+
+
 def addition(
     vectors: Mapping[int, Float[Tensor, "d_model"]],
     *,
@@ -275,7 +304,11 @@ def addition(
         strength: strength; 1 moves by the full vector.
         where: "all" positions, or the "last" only.
         when: "every_step", or "prefill" only.
+
+    Raises:
+        DirectionError: the strength is no finite number.
     """
+    strength = require_strength(strength, f"make the edit '{name}'")
     parts = [SiteEdit(layer, "resid_post", write.add, {"vector": strength * v}, where) for layer, v in vectors.items()]
     return Edit(name, tuple(parts), when)
 

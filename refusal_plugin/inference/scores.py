@@ -6,7 +6,7 @@
 The refusal tokens are the model's own: the first tokens of what the judge calls a refusal, never a fixed table.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,16 +22,17 @@ from ..prompts import Prompt, PromptSet, batches
 from ..prompts.batch import Batch
 from ..prompts.encoding import as_prompts
 from ..prompts.light import next_token_inputs
+from ..report.shown import Shown
 from ..traced.measure import kl_divergence, refusal_score
 from ..traced.read import next_logits, residuals
 from ..traced.write import edit_blocks
-from .edits import NO_EDIT, Edit, site_modules
+from .edits import NO_EDIT, Edit, require_edit, site_modules
 from .loop import Item, ReEncode, re_encoder, run_batches
 from .prefix import shared_logits
 
 
 @dataclass(frozen=True)
-class Encoded:
+class Encoded(Shown):
     """Prompts encoded once, for many passes with different edits.
 
     Attributes:
@@ -54,7 +55,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(Shown):
     """Of one pass.
 
     Attributes:
@@ -69,10 +70,21 @@ class Scores:
     logits: Float[Tensor, "prompt vocab"] | None = None
     residual: Float[Tensor, "prompt layer d_model"] | None = None
 
+    def finding(self) -> str:
+        opens = int((self.score > 0).sum())
+        return (
+            f"{opens} of {len(self.score)} prompts more likely than not open a refusal; "
+            f"mean score {float(self.score.mean()):+.2f} nats, mean KL {float(self.kl.mean()):.3g} nats"
+        )
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per prompt."""
+        return ({"score": s, "kl": k} for s, k in zip(self.score.tolist(), self.kl.tolist(), strict=True))
+
 
 def refusal_scores(
     model: Any,
-    prompts: Encoded,
+    prompts: Encoded | Prompt | str | Iterable[Prompt | str],
     refusal_ids: Int[Tensor, " k"],
     edit: Edit | None = None,
     *,
@@ -85,7 +97,7 @@ def refusal_scores(
 
     Args:
         model: a loaded model.
-        prompts: encoded prompts.
+        prompts: encoded once for many calls, or as they are.
         refusal_ids: token ids that open a refusal; see `refusal_tokens`.
         edit: what to change; None for the model as it is.
         reference: logits of the untouched run, for the KL.
@@ -98,6 +110,8 @@ def refusal_scores(
         ModelError: a single prompt does not fit into memory (larger batches are halved).
         RemoteError: the server refuses or fails; says why and what to do.
     """
+    require_edit(edit, "score prompts")
+    prompts = prompts if isinstance(prompts, Encoded) else Encoded.of(model, prompts)
     n, facts = len(prompts.prompts), anatomy(model)
     score, kl = torch.empty(n), torch.zeros(n)
     logits_rows: list[tuple[list[int], Tensor]] = []

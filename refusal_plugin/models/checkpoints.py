@@ -13,12 +13,11 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
+from ..organism import NAMES, checkpoint_path, require_spelled
 from ..prompts.prompt import MEDIA
 from . import spoken
 from .probe import one_line
 from .processors import LoadedProcessor, checkpoint_file, load_processor
-
-EMBEDDED = ("organism", "organism-hard", "organism-control", "organism-wary")
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PARTS_OF_LARGER = {
@@ -169,7 +168,7 @@ class Checkpoint:
         return ModelError(
             self.asked,
             f"no such folder, and no {what} under that id on the hub or in its cache ({cause})",
-            f"check the spelling and the network, or use one of {', '.join(EMBEDDED)}",
+            f"check the spelling and the network, or use one of {', '.join(NAMES)}",
         )
 
 
@@ -198,19 +197,14 @@ def find_checkpoint(
     Raises:
         ModelError: it is none of them by its form, or the embedded checkpoint is not installed.
     """
-    if name in EMBEDDED:
-        from ..organism import checkpoint_path
-
-        folder = Path(checkpoint_path(name))
-        if not (folder / "config.json").is_file():
-            found = "the embedded checkpoint is not in the package"
-            raise ModelError(f"load {name!r}", found, "reinstall the package, or train it with `make organism`")
-        return Checkpoint(name, str(folder), True, None, False)
+    if name in NAMES:
+        return Checkpoint(name, str(checkpoint_path(name)), True, None, False)
     if name == spoken.NAME:
         return Checkpoint(name, str(spoken.assembled_folder()), False, None, False)
+    require_spelled(name)
     path = Path(name).expanduser()
     if not name.strip():
-        raise ModelError("load a model", "an empty name", f"use one of {', '.join(EMBEDDED)}, a folder or a hub id")
+        raise ModelError("load a model", "an empty name", f"use one of {', '.join(NAMES)}, a folder or a hub id")
     if path.is_dir():
         return Checkpoint(name, str(path), False, None, trust_remote_code, gguf_file)
     if path.is_file():
@@ -218,7 +212,7 @@ def find_checkpoint(
         raise ModelError(f"load {name!r}", found, "name the folder that holds config.json")
     if not _HUB_ID.fullmatch(name):
         found = "no such folder, and it is not a hub id (owner/name)"
-        raise ModelError(f"load {name!r}", found, f"check the path, or use one of {', '.join(EMBEDDED)}")
+        raise ModelError(f"load {name!r}", found, f"check the path, or use one of {', '.join(NAMES)}")
     return Checkpoint(name, name, False, revision, trust_remote_code, gguf_file)
 
 

@@ -7,6 +7,7 @@ made; the package does without it.
 Importing this module is cheap: it loads neither torch nor transformers.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from ..errors import ModelError
 if TYPE_CHECKING:
     from .processor import OmniProcessor
 
-__all__ = ["CHECKPOINTS", "NAMES", "checkpoint_path", "load_processor"]
+__all__ = ["CHECKPOINTS", "NAMES", "checkpoint_path", "load_processor", "require_spelled"]
 
 NAMES = ("organism", "organism-hard", "organism-control", "organism-wary")
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -37,6 +38,17 @@ def checkpoint_path(name: str) -> Path:
             f"use one of {', '.join(NAMES)}, or train them again: `make organism` in the sources",
         )
     return path
+
+
+def require_spelled(name: str) -> None:
+    """Nothing, or the name that was probably meant, before anything heavy is imported or the hub is asked.
+
+    Raises:
+        ModelError: there is no such model, and an embedded one is spelled nearly like that.
+    """
+    near = get_close_matches(name, NAMES, cutoff=0.75)
+    if name not in NAMES and near and "/" not in name and not Path(name).exists():
+        raise ModelError(f"load {name!r}", "no folder and no embedded model of that name", f"use {near[0]}")
 
 
 def load_processor(name: str = "organism") -> "OmniProcessor":

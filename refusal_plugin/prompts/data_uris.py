@@ -2,6 +2,7 @@
 
 import base64
 import io
+import wave
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,20 +12,35 @@ from PIL import Image
 
 from .media import load_audio, load_image, load_video
 from .prompt import Prompt
-from .waveforms import wav_bytes
+from .sound import SAMPLE_RATE
 
 SMALLEST = 96
 """Shorter side in pixels to which tiny images are enlarged, without smoothing."""
+LARGEST = 128
+"""Longer side in pixels of a thumbnail."""
+FRAMES = 4
+"""Frames of a thumbnail."""
+SECONDS, TELEPHONE = 6, 8000
+"""Length and samples per second of a sound's thumbnail."""
 
 
-def media_record(prompt: Prompt) -> dict[str, Any] | None:
-    """A prompt's medium: {"kind": image, video or audio, "data": data URIs}, None for text."""
+def media_record(prompt: Prompt, *, thumbnail: bool = False) -> dict[str, Any] | None:
+    """A prompt's medium: {"kind": image, video or audio, "data": data URIs}, None for text.
+
+    Args:
+        prompt: with its medium.
+        thumbnail: small pictures, a few frames, the first seconds at a telephone's rate.
+    """
+    draw = _thumbnail if thumbnail else _enlarged
     if prompt.image is not None:
-        return {"kind": "image", "data": [_enlarged(load_image(prompt.image))]}
+        return {"kind": "image", "data": [draw(load_image(prompt.image))]}
     if prompt.video is not None:
-        return {"kind": "video", "data": [_enlarged(frame) for frame in load_video(prompt.video)]}
+        frames = list(load_video(prompt.video))
+        few = [frames[k * len(frames) // FRAMES] for k in range(FRAMES)] if len(frames) > FRAMES else frames
+        return {"kind": "video", "data": [draw(frame) for frame in (few if thumbnail else frames)]}
     if prompt.audio is not None:
-        raw = wav_bytes(np.asarray(load_audio(prompt.audio)))
+        rate, width, most = (TELEPHONE, 1, SECONDS * TELEPHONE) if thumbnail else (SAMPLE_RATE, 2, None)
+        raw = _pcm(np.asarray(load_audio(prompt.audio, rate=rate))[:most], rate, width)
         return {"kind": "audio", "data": ["data:audio/wav;base64," + base64.b64encode(raw).decode()]}
     return None
 
@@ -39,6 +55,24 @@ def spectrogram(inputs: Mapping[str, torch.Tensor]) -> list[str]:
     low, high = used.min(), used.max()
     levels = (255 * (used.flip(0) - low) / (high - low).clamp_min(1e-9)).byte().numpy()
     return [_png(Image.fromarray(levels))]
+
+
+def _pcm(samples: np.ndarray, rate: int, width: int) -> bytes:
+    """A mono WAV file of 8 or 16 bits, which every browser plays; louder than 1 is clipped."""
+    levels = np.rint(np.clip(samples, -1, 1) * (127 if width == 1 else 32767))
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setparams((1, width, rate, 0, "NONE", ""))
+        file.writeframes((levels + 128).astype("u1").tobytes() if width == 1 else levels.astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def _thumbnail(image: Image.Image) -> str:
+    image = image.convert("RGB")
+    image.thumbnail((LARGEST, LARGEST))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=70)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _enlarged(image: Image.Image) -> str:

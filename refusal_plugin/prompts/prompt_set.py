@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import json
 import os
 import random
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from ..errors import PromptError
+from ..report.shown import Shown
 from . import io
 from .prompt import MODALITIES, ROLES, SPLITS, Modality, Prompt, Role, Split
 
@@ -23,7 +23,7 @@ FRACTIONS: Mapping[Split, float] = {"train": 0.6, "val": 0.2, "test": 0.2}
 Field = Literal["modality", "role", "split", "pair", "wording"]
 
 
-class PromptSet(Sequence[Prompt]):
+class PromptSet(Shown, Sequence[Prompt]):
     """An immutable sequence of prompts with unique ids, no pair of which is in two splits.
 
     Args:
@@ -50,6 +50,28 @@ class PromptSet(Sequence[Prompt]):
             if home.setdefault(prompt.pair, prompt.split) != prompt.split:
                 found = f"pair {prompt.pair[:60]!r} is in {home[prompt.pair]} and in {prompt.split}"
                 raise PromptError("prompt set", found, "keep a pair in one split, or its test figures mean nothing")
+
+    @classmethod
+    def of(cls, prompts: object, asked: str) -> PromptSet:
+        """Prompts with roles as a set, a list of them included.
+
+        Args:
+            prompts: what was given.
+            asked: what the prompts are for, the first words of the error.
+
+        Raises:
+            PromptError: bare texts, which have no roles, or something else in the place of the prompts.
+        """
+        if isinstance(prompts, PromptSet):
+            return prompts
+        given: list[Any] = list(prompts) if isinstance(prompts, list | tuple | Iterator) else [prompts]
+        strange = [one for one in given if not isinstance(one, Prompt)]
+        if strange:
+            kind = f"a {type(strange[0]).__name__} in the place of a prompt"
+            found = f"{strange[0][:40]!r} is a text without a role" if isinstance(strange[0], str) else kind
+            do = "give PromptSet([Prompt(text, role='harmful'), Prompt(text, role='benign'), …])"
+            raise PromptError(asked, found, do)
+        return cls(given)
 
     # -- a sequence ---------------------------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -247,23 +269,28 @@ class PromptSet(Sequence[Prompt]):
         return self._hash
 
     # -- showing ------------------------------------------------------------------------------------------------------
-    def __repr__(self) -> str:
+    def finding(self) -> str:
         roles = ", ".join(f"{n} {role or 'without role'}" for (role,), n in self.counts(("role",)).items())
         kinds = ", ".join(str(kind) for (kind,) in self.counts(("modality",)))
-        return f"PromptSet({len(self)} prompts: {roles}; {kinds})" if self._prompts else "PromptSet(0 prompts)"
+        return f"{len(self)} prompts: {roles}; {kinds}" if self._prompts else "0 prompts"
 
-    def _repr_html_(self) -> str:
-        """A table of counts (split and modality down, role across), then the first prompts."""
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per prompt, its medium left out."""
+        for p in self._prompts:
+            known = {"id": p.id, "modality": p.modality, "role": p.role, "split": p.split, "pair": p.pair}
+            yield {**known, "text": p.text, "answer": p.answer}
+
+    def drawn(self) -> Sequence[str]:
+        """Counts (split and modality down, role across), then the first prompts."""
+        from ..report.table import html_table
+
         counts = self.counts()
         roles = [role for role in (*ROLES, None) if any(key[2] == role for key in counts)]
         rows = list(dict.fromkeys((key[0], key[1]) for key in counts))
-        table = [["split", "modality", *(role or "without role" for role in roles)]]
-        table += [[s or "", m or "", *(str(counts[s, m, role]) for role in roles)] for s, m in rows]
-        first = [[prompt.id, prompt.modality, prompt.role or "", prompt.text[:80]] for prompt in self._prompts[:5]]
-        return (
-            f"<p>PromptSet of {len(self)} prompts</p>{_html_table(table)}"
-            + f"<p>The first {len(first)}:</p>{_html_table([['id', 'modality', 'role', 'text'], *first])}"
-        )
+        table = [[s or "", m or "", *(counts[s, m, role] for role in roles)] for s, m in rows]
+        first = [[p.id, p.modality, p.role or "", p.text[:80]] for p in self._prompts[:5]]
+        heads = ["split", "modality", *(role or "without role" for role in roles)]
+        return [html_table(heads, table), html_table(["id", "modality", "role", "text"], first, caption="The first.")]
 
     # -- files --------------------------------------------------------------------------------------------------------
     @classmethod
@@ -324,11 +351,3 @@ def _shares(n: int, available: Counter[tuple[int, int, int]]) -> Counter[tuple[i
             if shares[cell] < available[cell] and shares.total() < n:
                 shares[cell] += 1
     return shares
-
-
-def _html_table(rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table, header row first, every cell escaped."""
-    cells = [[html.escape(cell) for cell in row] for row in rows]
-    head = "".join(f"<th>{cell}</th>" for cell in cells[0])
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells[1:])
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -65,12 +65,14 @@ def provenance(results: Mapping[str, Any]) -> Markup:
 def run_facts(results: Mapping[str, Any], **more: object) -> dict[str, object]:
     """What a run was made with."""
     prompts = mapping(results, "prompts")
+    contract = mapping(results, "contract")
     data = "; ".join(f"{r.get('name')} ({r.get('revision')}), {r.get('licence')}" for r in records(prompts, "data"))
     return {
         "model": results.get("model"),
         "weights": results.get("weight_hash"),
         "chat template": results.get("template_hash"),
         "prompts": prompts.get("hash"),
+        **{key: contract[key] for key in ("judge", "max_new_tokens", "decoding", "system") if contract.get(key)},
         **({"data": data} if data else {}),
         **more,
         "limit": results.get("limit") or prompts.get("limit") or "none",

@@ -20,6 +20,8 @@ from .table import html_table, scroll
 
 SCHEMA_VERSION = 1
 VERDICTS = ("held", "failed", "underpowered")
+ANSWERS = ("refusal", "late_refusal", "hedge", "off_task", "degenerate")
+"""Labels of answers to harmful requests that are shown."""
 
 
 def render_comparison(results: Mapping[str, Any]) -> str:
@@ -48,6 +50,9 @@ def render_comparison(results: Mapping[str, Any]) -> str:
         pareto=pareto_figure(results),
         matched=[(name, matched_table(results, name)) for name in modality_order(mapping(results, "undefended"))],
         between=_between(results),
+        answers=_answers(results),
+        oracle=_oracle(results),
+        price_tokens=finite(results, "price_tokens") or 1,
         same_strength=_same_strength(results),
         claims=_claims(results),
         control=_control(results),
@@ -88,8 +93,9 @@ def _between(results: Mapping[str, Any]) -> Markup | None:
         [
             f"{r.get('first')} minus {r.get('second')}",
             r.get("modality"),
-            *(points(Rate.of(r, key)) for key in ("harmful", "over_refusal")),
-            decimal(finite(r, "p_permutation"), 4),
+            *(points(Rate.of(r, key)) for key in ("harmful", "over_refusal", "utility")),
+            decimal(finite(r, "h")),
+            *(decimal(finite(r, key), 4) for key in ("p_permutation", "p_holm")),
             f"{r.get('only_first')} / {r.get('only_second')}",
             decimal(finite(r, "p_mcnemar"), 4),
         ]
@@ -100,14 +106,55 @@ def _between(results: Mapping[str, Any]) -> Markup | None:
         "modality",
         "harmful refused",
         "harmless refused",
+        "harmless answered exactly",
+        "Cohen's h",
         "p (permutation)",
+        "p (Holm)",
         "only one refuses",
         "p (McNemar)",
     ]
     caption = (
-        "Paired differences at the same price. The permutation test swaps whole pair groups of all fits; McNemar's "
+        "Paired differences at the same price, The permutation test swaps whole pair "
+        "groups of all fits, Holm's adjustment is over all rows; McNemar's counts single items of the first fit. "
     )
-    return _table("One method against another", heads, rows, caption + "counts single items of the first fit.")
+    rows.sort(key=lambda row: str(row[1]))
+    return _table("One method against another", heads, rows, caption + "Cohen's h: .2 is small, .5 medium, .8 large.")
+
+
+def _oracle(results: Mapping[str, Any]) -> Markup | None:
+    """Gated methods with the true label as their gate."""
+    rows = [
+        [
+            r.get("defence"),
+            r.get("modality"),
+            percent(Rate.of(r, "harmful_refusal").value),
+            *(points(Rate.of(r, key)) for key in ("gain", "gate_loss")),
+            decimal(finite(r, "p_holm"), 4),
+            r.get("fails"),
+        ]
+        for r in records(results, "oracle")
+    ]
+    heads = ["", "modality", "harmful refused", "gain", "lost by its own gate", "p (Holm)", "what fails"]
+    caption = (
+        "The same edit at the same strength on harmful items alone: what it would gain if its gate knew the label."
+    )
+    return _table("The true label as gate", heads, rows, caption)
+
+
+def _answers(results: Mapping[str, Any]) -> Markup | None:
+    """What whole answers are, without a defence and at the price."""
+    plain = [{"defence": "no defence", "modality": m, **r} for m, r in mapping(results, "undefended").items()]
+    rows = []
+    for found in (*plain, *records(results, "matched")):
+        if not mapping(found, "labels"):
+            continue
+        harm = [percent(finite(found, "labels", "harmful", key)) for key in (*ANSWERS, "late_share")]
+        rest = [percent(finite(found, "labels", "harmless", key)) for key in ("compliance", "hedge", "degenerate")]
+        rows.append([found.get("modality"), found.get("defence"), *harm, *rest])
+    rows.sort(key=lambda row: str(row[0]))
+    heads = ["modality", "", "refused early", "late", "hedged", "off task", "degenerate", "of refusals late"]
+    caption = "Whole answers: first to harmful requests, then to harmless ones. Late: behind the first sentence."
+    return _table("Whole answers", [*heads, "harmless answered", "hedged", "degenerate"], rows, caption)
 
 
 def _same_strength(results: Mapping[str, Any]) -> Markup | None:

@@ -7,13 +7,14 @@ from typing import Any
 from .charts import Lane, Row, row_chart
 from .figures.figure import Panel, figure
 from .markup import Markup
-from .numbers_in_words import decimal, percent, points, share, short_share
+from .numbers_in_words import change, decimal, percent, points, sample, share, short_share
 from .palette import colour, modality_order
 from .records import Rate, at, finite, mapping
 from .svg import Axis
 from .table import html_table
 
 NAMES = {"none": "no defence", "addition": "addition", "sarsteer": "SARSteer", "mars": "MARS", "random": "random"}
+CONTROLS = ("none", "random")
 HEADS = ("defence", "harmful refused", "change", "harmless refused, change", "utility", "KL", "edit / residual")
 COLUMNS = (("harmful_refusal", "harmful refused"), ("utility", "answers right"))
 
@@ -24,9 +25,15 @@ def defences_section(results: Mapping[str, Any]) -> Markup | None:
     names = [m for m in modality_order(modalities) if {"sarsteer", "mars"} & set(mapping(modalities[m], "defences"))]
     if not names:
         return None
-    panels = [Panel.of(m, _chart(m, mapping(modalities[m], "defences"))) for m in names]
+    panels, verdicts = [], []
+    for m in names:
+        arms = mapping(modalities[m], "defences")
+        counted = sample(Rate.of(arms, key, column) for key in NAMES for column, _ in COLUMNS)
+        panels.append(Panel.of(m, _chart(m, arms), counted))
+        said = [_verdict(name, arms, key) for key, name in NAMES.items() if key in arms and key not in CONTROLS]
+        verdicts.append((m, "; ".join(said)))
     dear = [said for m in names for said in _dear(m, mapping(modalities[m], "defences"))]
-    return figure("defences", panels, [_table(m, modalities[m]) for m in names], dear=dear)
+    return figure("defences", panels, [_table(m, modalities[m]) for m in names], dear=dear, verdicts=verdicts)
 
 
 def _chart(modality: str, arms: Mapping[str, Any]) -> Markup:
@@ -42,6 +49,22 @@ def _chart(modality: str, arms: Mapping[str, Any]) -> Markup:
             rows.append(Row(name, [Lane(r, hue, words, shape, hollow, 4.5, column=k) for k, (r, words) in parts]))
     title = f"Defences at the same price, {modality}"
     return row_chart(title, rows, *axes, lane=24, pad=0, left=76, right=14, top=30)
+
+
+def _verdict(name: str, arms: Mapping[str, Any], key: str) -> str:
+    """What a defence does beyond its interval, against no defence on the same items."""
+    gain, over = (Rate.of(arms, key, column) for column in ("gain", "over_refusal"))
+    if gain.low is None or gain.high is None:
+        return f"{name}: not measured"
+    if gain.low > 0 or gain.high < 0:
+        found = f"{name} refuses {'more' if gain.low > 0 else 'less'} harm ({change(gain.value)})"
+    else:
+        found = f"{name} moves refusal of harm by no more than chance"
+    before, after = Rate.of(arms, "none", "utility"), Rate.of(arms, key, "utility")
+    costs = [f"refuses more harmless requests ({change(over.value)})"] if over.low is not None and over.low > 0 else []
+    if before.low is not None and after.high is not None and after.high < before.low:
+        costs.append(f"answers fewer right ({percent(before.value)} to {percent(after.value)})")
+    return f"{found}, but {' and '.join(costs)}" if costs else found
 
 
 def _dear(modality: str, arms: Mapping[str, Any]) -> list[str]:

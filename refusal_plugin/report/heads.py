@@ -13,11 +13,12 @@ from .filling import fill
 from .markup import Markup
 from .numbers_in_words import decimal
 from .records import finite, mapping, records, sequence
+from .sliders import layer_slider
 from .table import html_table, scroll
 
 LONGEST = 60
 """Positions up to which attention is drawn: beyond, a cell is smaller than a pixel."""
-FIGURES = (heads_map_figure, profile_figure, effects_figure, removal_figure, agreement_figure, circuit_figure)
+FIGURES = (profile_figure, effects_figure, removal_figure, agreement_figure, circuit_figure)
 
 
 def heads_chapter(results: Mapping[str, Any]) -> Markup | None:
@@ -39,7 +40,7 @@ def heads_chapter(results: Mapping[str, Any]) -> Markup | None:
         missing=None,
         error=finite(found, "conservation_error"),
         silent=len({(row.get("layer"), row.get("head")) for row in records(found, "silent")}),
-        figures=[draw(found) for draw in FIGURES],
+        figures=[heads_map_figure(found, layer_slider(results)), *(draw(found) for draw in FIGURES)],
         traces=traces,
     )
 

@@ -3,6 +3,8 @@
 Nothing is computed here. What could not be measured says so, or is a dash where there is no room.
 """
 
+from collections.abc import Iterable
+
 from .records import Rate
 
 NOT_MEASURED = "not measured"
@@ -58,6 +60,12 @@ def share(rate: Rate) -> str:
 def short_share(rate: Rate) -> str:
     """The same without the sample size, for tables whose caption names it: "43.7% [32.1, 55.3]"."""
     return NOT_MEASURED if rate.value is None else percent(rate.value, 1) + _interval(rate, 100, 1)
+
+
+def sample(rates: Iterable[Rate]) -> str:
+    """How many items stand behind some rates: "n = 71", "n = 60 to 71"; empty where nobody knows."""
+    sizes = sorted({rate.n for rate in rates if rate.n is not None and rate.value is not None})
+    return "" if not sizes else f"n = {sizes[0]}" + (f" to {sizes[-1]}" if len(sizes) > 1 else "")
 
 
 def scalar(rate: Rate, digits: int = 2) -> str:

@@ -16,21 +16,25 @@ from typing import Any
 from ..errors import StudyError
 from .caveats import caveats, provenance
 from .defences import defences_section
-from .examples import examples
+from .examples import examples, items
 from .figures.auroc import auroc_figure
+from .figures.dose import dose_figure, dose_slider
 from .figures.projection import layers_figure, swarm_figure
 from .figures.rates import ablation_figure, rates_figure
 from .figures.selection import selection_figure
 from .filling import fill, script
 from .heads import heads_chapter, heads_scripts
 from .markup import Markup
-from .records import finite, sequence
+from .palette import modality_order
+from .records import finite, mapping, sequence
+from .sliders import layer_slider
 from .summary import cards, question, regime
 from .transfer import transfer_chapter
 
 SCHEMA_VERSION = 1
 FIGURES = {
     "rates": rates_figure,
+    "dose": dose_figure,
     "ablation": ablation_figure,
     "defences": defences_section,
     "auroc": auroc_figure,
@@ -41,6 +45,21 @@ FIGURES = {
     "heads": heads_chapter,
 }
 """Name in `templates/study.html` -> what draws it."""
+CHAPTERS = (
+    ("look", "In one look"),
+    ("steering", "Adding the direction"),
+    ("seen", "What the model sees"),
+    ("part-transfer", "Transfer"),
+    ("part-modality_gap", "The modality gap"),
+    ("part-safe_space", "The safe space"),
+    ("chosen", "The choice of the layer"),
+    ("heads", "Heads"),
+    ("questions", "One question each"),
+    ("answers", "Every answer"),
+    ("limits", "What this does not show"),
+    ("provenance", "Where numbers come from"),
+)
+"""Anchor of a heading -> its name in the contents; those that a page lacks are left out."""
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -60,10 +79,15 @@ def render(results: Mapping[str, Any]) -> str:
         wanted = f"use version {SCHEMA_VERSION}, or run the study again"
         raise StudyError("draw the report", f"results of schema version {found!r}", wanted)
     layer, asked = finite(results, "direction", "layer"), question(results)
+    figures = {name: draw(results) for name, draw in FIGURES.items()}
+    shown, browser = examples(results), items(results)
+    parts = {"part-transfer": "transfer", "part-modality_gap": "modality_gap", "part-safe_space": "safe_space"}
+    there: dict[str, object] = {"heads": figures["heads"], "questions": shown, "answers": browser}
+    there |= {key: mapping(results, name) for key, name in parts.items()}
     return document(
         "study.html",
         f"{asked} {results.get('model', '')}".strip(),
-        [theme(), *heads_scripts(results)],
+        [theme(), script("explore.js"), *heads_scripts(results)],
         question=asked,
         model=results.get("model", "unnamed model"),
         seed=results.get("seed", "?"),
@@ -72,8 +96,12 @@ def render(results: Mapping[str, Any]) -> str:
         regime=regime(results),
         warnings=sequence(results, "warnings"),
         cards=cards(results),
-        figures={name: draw(results) for name, draw in FIGURES.items()},
-        examples=examples(results),
+        figures=figures,
+        examples=shown,
+        items=browser,
+        chapters=[(key, name) for key, name in CHAPTERS if there.get(key, True)],
+        modalities=modality_order(mapping(results, "modalities")),
+        sliders=[slider for slider in (layer_slider(results), dose_slider(results)) if slider is not None],
         caveats=caveats(results),
         provenance=provenance(results),
     )

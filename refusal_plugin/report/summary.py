@@ -5,7 +5,7 @@ from typing import Any
 
 from .icons import change_bar
 from .markup import Markup
-from .numbers_in_words import DASH, NOT_MEASURED, decimal, percent, points, scalar
+from .numbers_in_words import DASH, NOT_MEASURED, decimal, percent, points, sample, scalar
 from .palette import modality_order
 from .records import Rate, at_layer, by_layer, finite, mapping
 from .table import pairs_table, scroll
@@ -53,6 +53,7 @@ def _card(name: str, found: Mapping[str, Any], layer: float | None) -> dict[str,
     return {
         "name": name,
         "big": _change(before.value, after.value),
+        "n": sample((before, after)),
         "bar": change_bar(before, after, name),
         "read": Rate.of(found, "read_back"),
         "seen": at_layer(by_layer(found, "auroc_by_layer"), layer),

@@ -111,11 +111,18 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
 
 
 def text(
-    x: float, y: float, value: object, *, anchor: str = "start", class_: str | None = None, fill: str | None = None
+    x: float,
+    y: float,
+    value: object,
+    *,
+    anchor: str = "start",
+    class_: str | None = None,
+    fill: str | None = None,
+    **more: object,
 ) -> Markup:
     """A label whose middle height is y."""
     style = None if fill is None else f"fill:{fill}"
-    return tag("text", value, x=x, y=y, dy="0.35em", text_anchor=anchor, class_=class_, style=style)
+    return tag("text", value, x=x, y=y, dy="0.35em", text_anchor=anchor, class_=class_, style=style, **more)
 
 
 def line(

@@ -20,7 +20,7 @@ PARTS = (
 def transfer_chapter(results: Mapping[str, Any]) -> Markup | None:
     """Headings, one sentence each from `findings`, and the figures."""
     parts = [
-        (title, at(results, "findings", key), [draw(results) for draw in figures])
+        (key, title, at(results, "findings", key), [draw(results) for draw in figures])
         for key, title, figures in PARTS
         if mapping(results, key)
     ]

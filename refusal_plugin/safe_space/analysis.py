@@ -1,6 +1,6 @@
 """What in the safe space protects benign answers: every modality's space, and what it does to one refusal direction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -18,7 +18,6 @@ from ..models.provenance import Artefact, provenance
 from ..progress import Progress, track
 from ..prompts import MODALITIES, Prompt, PromptSet
 from ..statistics import resampled_groups
-from ..storage import frame
 from .angles import Overlaps, overlaps
 from .space import K, SafeSpace
 from .sweep import KS, STRENGTHS, sweep
@@ -107,34 +106,25 @@ class SafeSpaceReport(Artefact):
             "warnings": list(self.warnings),
         }
 
-    def to_frame(self) -> Any:
-        """Share of the direction inside, one row per modality, layer and k, as a pandas DataFrame.
+    def finding(self) -> str:
+        shown = self.to_json()["modalities"]
+        lines = [f"{m}: {float(one['share_inside'][one['k'] - 1]['value']):.2f} of the direction inside "
+                 f"(chance {one['chance']:.2f})" for m, one in shown.items()]  # fmt: skip
+        return "\n".join([f"layer {self.layer}, k {self.k}", *lines])
 
-        Raises:
-            OptionalDependencyError: pandas is not installed.
-        """
-        return frame(
-            {
-                "modality": name,
-                "layer": layer,
-                "k": k + 1,
-                "explained": float(space.explained[n, k]),
-                **estimate(self.inside[name][n, k]).to_json(),
-            }
-            for name, space in self.spaces.items()
-            for n, layer in enumerate(space.layers)
-            for k in range(space.k)
-        )
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """Share of the direction inside, one row per modality, layer and k."""
+        for name, space in self.spaces.items():
+            for n, layer in enumerate(space.layers):
+                for k, share in enumerate(space.explained[n].tolist()):
+                    at = {"modality": name, "layer": layer, "k": k + 1, "explained": share}
+                    yield {**at, **estimate(self.inside[name][n, k]).to_json()}
 
-    def _repr_html_(self) -> str:
-        from ..report import frame as framed
+    def drawn(self) -> Sequence[str]:
         from ..report.figures.safe_space import angles_figure, space_figure
 
         shown = {"safe_space": self.to_json()}
-        return str(framed("Safe space", space_figure(shown), angles_figure(shown), note=" ".join(self.warnings)))
-
-    def __repr__(self) -> str:
-        return f"SafeSpaceReport({', '.join(self.spaces)}; layer {self.layer}, k {self.k})"
+        return [space_figure(shown), angles_figure(shown)]
 
 
 def analyse_safe_space(
@@ -179,6 +169,7 @@ def analyse_safe_space(
         RemoteError: the server refuses or fails; says why and what to do.
     """
     known_layers(model, [layer])
+    prompts = PromptSet.of(prompts, "safe spaces").assigned()
     fit_part, test_part = (prompts.filter(split=name) for name in ("train", "test"))
     need_disjoint(fit_part, test_part, "safe spaces")
     with track(3, "safe spaces", progress) as advance:

@@ -27,7 +27,6 @@ from ..models import anatomy
 from ..models.provenance import Artefact, provenance
 from ..progress import Progress
 from ..prompts import PromptSet
-from ..storage import frame
 
 K = 10
 DISAGREE = 0.5
@@ -238,40 +237,27 @@ class SafeSpace(Artefact):
         n = len(self.mean)
         return "" if len(self.layers) == n else f"it names {len(self.layers)} layers and holds {n}"
 
-    def to_frame(self) -> Any:
-        """Explained variance, one row per layer and k, as a pandas DataFrame.
+    def finding(self) -> str:
+        settled = "" if self.agreement is None else f"; halves agree to {float(self.agreement.min()):.2f} or more"
+        least, most = (float(end) for end in self.explained[:, -1].aminmax())
+        head = f"safe space of {self.modality or 'activations'}, k={self.k}, n={self.n}, {len(self.layers)} layers"
+        return f"{head}; holds {100 * least:.0f} to {100 * most:.0f} % of the variance{settled}"
 
-        Raises:
-            OptionalDependencyError: pandas is not installed.
-        """
-        return frame(
-            {
-                "modality": self.modality,
-                "layer": layer,
-                "k": k + 1,
-                "explained": float(self.explained[i, k]),
-                "n": self.n,
-            }
-            for i, layer in enumerate(self.layers)
-            for k in range(self.k)
-        )
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """Explained variance, one row per layer and k."""
+        for i, layer in enumerate(self.layers):
+            for k, share in enumerate(self.explained[i].tolist()):
+                yield {"modality": self.modality, "layer": layer, "k": k + 1, "explained": share, "n": self.n}
 
-    def _repr_html_(self) -> str:
-        from ..report import frame as framed
-        from ..report import html_table
+    def drawn(self) -> Sequence[str]:
+        from ..report.table import html_table
 
         agree: Sequence[Any] = [None] * len(self.layers) if self.agreement is None else self.agreement.tolist()
         rows = [
             [str(layer), float(self.explained[i, 0]), float(self.explained[i, -1]), agree[i]]
             for i, layer in enumerate(self.layers)
         ]
-        table = html_table(["layer", "explained by 1", f"explained by {self.k}", "agreement of halves"], rows)
-        return str(
-            framed(f"Safe space of {self.modality or 'activations'}, n = {self.n}", table, note=" ".join(self.warnings))
-        )
-
-    def __repr__(self) -> str:
-        return f"SafeSpace({self.modality or '?'}, k={self.k}, n={self.n}, layers={list(self.layers)})"
+        return [html_table(["layer", "explained by 1", f"explained by {self.k}", "agreement of halves"], rows)]
 
 
 def _count(x: Tensor | Moments) -> int:

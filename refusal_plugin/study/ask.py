@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..directions.calibration import HARMLESS, at_price
 from ..directions.direction import Direction, fit_direction
 from ..directions.selection import select_direction
 from ..evaluation.refusal_tokens import refusal_tokens
@@ -42,8 +43,9 @@ def answered(
         prompts: to fit on; the embedded model's own by default.
 
     Returns:
-        `model`, `prompt`, `unknown` words, `as_it_is` and `steered` answers, the direction's `layer`, `strength`,
-        whether it was `fitted` just now, and `coordinates`: one number per layer, 0 = benign text, 1 = harmful text.
+        `model`, `prompt`, `unknown` words, `as_it_is` and `steered` answers, the direction's `layer` and `strength`,
+        its `price` (empty where it was not priced), whether it was `fitted` just now, and `coordinates`: one number per
+        layer, 0 = benign text, 1 = harmful text.
 
     Raises:
         PromptError, MediaError, DirectionError, DataError: one line that says what to do.
@@ -52,6 +54,7 @@ def answered(
     prompt = Prompt(text=DEFAULT_TEXT if text is None else text, id="question", **files)  # type: ignore[arg-type]
     unknown = encode(model, prompt).unknown  # also refuses what the model does not take, before anything is fitted
     direction = _fitted(model, prompts) if direction_file is None else Direction.load(direction_file, model)
+    priced = dict(direction.price) if strength is None else {}
     strength = direction.strength if strength is None else strength
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "progress": False}
     plain = generate(model, [prompt], **options)[0]
@@ -66,6 +69,7 @@ def answered(
         "steered": steered.text,
         "layer": direction.layer,
         "strength": strength,
+        "price": priced,
         "fitted": direction_file is None,
         "coordinates": direction.coordinates(here.values[0, 0]).tolist(),
     }
@@ -75,7 +79,7 @@ def show(found: Mapping[str, Any]) -> None:
     """What `answered` found, in a terminal."""
     console = Console()
     if found["fitted"]:
-        console.print("[dim]No --direction: one was fitted on text prompts; name a saved one to be faster.[/dim]")
+        console.print("[dim]No --direction: one was fitted and priced; name a saved one to be faster.[/dim]")
     asked = f"is asked ({found['modality']}): {escape(found['prompt'])}"
     console.print(f"\n[bold]{escape(found['model'])}[/bold] {asked}", highlight=False)
     if found["unknown"]:
@@ -83,7 +87,9 @@ def show(found: Mapping[str, Any]) -> None:
         console.print(f"[yellow]note[/yellow] words this small model does not know: {escape(words)}")
     console.print(f"  as it is  {found['as_it_is'] or '(nothing)'}", markup=False, highlight=False)
     console.print(f"  steered   {found['steered'] or '(nothing)'}", markup=False, highlight=False)
-    console.print(f"  [dim](direction of layer {found['layer']}, strength {found['strength']:.2f})[/dim]\n")
+    costs = ", ".join(f"{m} {nats:.2f}" for m, nats in found["price"].get("kl", {}).items())
+    price = f"costs harmless answers {costs} nats" if costs else "not priced: it may cost harmless answers any amount"
+    console.print(f"  [dim](direction of layer {found['layer']}, strength {found['strength']:.2f}: {price})[/dim]\n")
     table = Table("layer", "along the refusal direction (0 = benign text, 1 = harmful text)", "", box=None)
     for layer, value in enumerate(found["coordinates"]):
         mark = " <" if layer == found["layer"] else ""
@@ -92,9 +98,11 @@ def show(found: Mapping[str, Any]) -> None:
 
 
 def _fitted(model: Any, prompts: PromptSet | None) -> Direction:
-    text = (own_prompts(model) if prompts is None else prompts).filter(modality="text")
-    train, val = text.filter(split="train"), text.filter(split="val")
-    return select_direction(model, fit_direction(model, train), val, refusal_tokens(model, train))
+    every = own_prompts(model) if prompts is None else prompts
+    train, val = every.filter(split="train", modality="text"), every.filter(split="val")
+    tokens = refusal_tokens(model, train)
+    found = select_direction(model, fit_direction(model, train), val.filter(modality="text"), tokens)
+    return at_price(found, model, val) if len(val.filter(role=HARMLESS)) else found
 
 
 def _bar(value: float) -> str:

@@ -32,6 +32,7 @@ def defence_rows(
     undefended: Mapping[str, Sequence[Answer]],
     *,
     target_kl: float,
+    price_tokens: int,
     seed: int,
     max_new_tokens: int,
     token_budget: int = 8192,
@@ -47,7 +48,8 @@ def defence_rows(
         tokens: refusal tokens.
         stages: what is finished is kept there.
         undefended: answers of the model as it is, by modality.
-        target_kl: price, nats per harmless validation prompt of the modality.
+        target_kl: price, nats per harmless validation answer of the modality.
+        price_tokens: of each answer that are priced, at most; 1 prices the first token alone.
         seed: of the fits and the bootstrap.
         max_new_tokens: longest answer.
         token_budget: most tokens of one batch.
@@ -62,8 +64,8 @@ def defence_rows(
         rows: dict[str, dict[str, Record]] = {m: {} for m in undefended}
         warnings: list[str] = []
         # An interrupted run finds its finished batches among the stages.
-        limits = {"max_new_tokens": max_new_tokens, "token_budget": token_budget}
-        arena = DefenceRun(model, prompts, stages, target_kl=target_kl, **limits)
+        limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "token_budget": token_budget}
+        arena = DefenceRun(model, prompts, stages, target_kl=target_kl, price_tokens=price_tokens, **limits)
         for name, found in fitted().items():
             if isinstance(found, RefusalPluginError):
                 warnings.append(f"{name} was not fitted: {found}")

@@ -1,7 +1,8 @@
-"""One harmful and one near-miss question per modality, with the answer before and after steering, for a reader to see.
+"""Every test item with its answer before and after steering, and one question per modality to be seen at once.
 
-The choice is mechanical and said in the report: the first harmful test prompt that the undefended model answered
-(else the first), and the first near miss.
+The choice of the latter is mechanical and said in the report: the first harmful test prompt that the undefended model
+answered (else the first), and the first near miss. Those bring their whole medium; items bring a thumbnail while there
+is room, those whose label changed first.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from ..prompts import Prompt
 from ..prompts.data_uris import media_record
 
 Record = dict[str, Any]
+Said = tuple[Outcomes, Sequence[Answer]]
+THUMBNAILS = 150_000
+"""Characters of thumbnails per modality."""
 
 
 def choose(prompts: Sequence[Prompt], before: Outcomes) -> list[int]:
@@ -27,23 +31,44 @@ def choose(prompts: Sequence[Prompt], before: Outcomes) -> list[int]:
 
 
 def examples(
-    prompts: Sequence[Prompt],
-    before: tuple[Outcomes, Sequence[Answer]],
-    after: tuple[Outcomes, Sequence[Answer]],
-    coordinates: Float[Tensor, "prompt layer"],
+    prompts: Sequence[Prompt], before: Said, after: Said, coordinates: Float[Tensor, "prompt layer"]
 ) -> list[Record]:
     """The examples of one modality, in the form of results.json."""
-    return [
-        {
-            "modality": prompts[row].modality,
-            "role": prompts[row].role,
-            "id": prompts[row].id,
-            "text": prompts[row].text,
-            "says": prompts[row].read_answer,
-            "media": media_record(prompts[row]),
-            "before": {"answer": before[1][row].text, "label": before[0].labels[row]},
-            "after": {"answer": after[1][row].text, "label": after[0].labels[row]},
-            "projection_by_layer": {"before": [round(float(v), 4) for v in coordinates[row]]},
-        }
-        for row in choose(prompts, before[0])
-    ]
+    chosen = choose(prompts, before[0])
+    return [_record(row, prompts, before, after, coordinates) | {"media": media_record(prompts[row])} for row in chosen]
+
+
+def items(
+    prompts: Sequence[Prompt], before: Said, after: Said, coordinates: Float[Tensor, "prompt layer"]
+) -> list[Record]:
+    """Every item of one modality in the same form, in the order of the prompts.
+
+    Where the thumbnails are full, `media` holds the kind alone: the item has a medium that is not shown.
+    """
+    found = [_record(row, prompts, before, after, coordinates) for row in range(len(prompts))]
+    room = THUMBNAILS
+    for row in sorted(range(len(prompts)), key=lambda row: before[0].labels[row] == after[0].labels[row]):
+        shown = media_record(prompts[row], thumbnail=True) if room > 0 else None
+        size = sum(map(len, shown["data"])) if shown else 0
+        found[row]["media"] = shown if shown and size <= room else _kind(prompts[row])
+        room -= size
+    return found
+
+
+def _kind(prompt: Prompt) -> Record | None:
+    return None if prompt.modality == "text" else {"kind": prompt.modality}
+
+
+def _record(
+    row: int, prompts: Sequence[Prompt], before: Said, after: Said, coordinates: Float[Tensor, "prompt layer"]
+) -> Record:
+    arms = {"before": before, "after": after}
+    return {
+        "modality": prompts[row].modality,
+        "role": prompts[row].role,
+        "id": prompts[row].id,
+        "text": prompts[row].text,
+        "says": prompts[row].read_answer,
+        **{name: {"answer": said[row].text, "label": out.labels[row]} for name, (out, said) in arms.items()},
+        "projection_by_layer": {"before": [round(float(v), 4) for v in coordinates[row]]},
+    }

@@ -10,6 +10,7 @@ Each stage is kept in `<out>/stages/`: an interrupted study continues where it s
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..directions.direction import Direction, fit_direction
 from ..directions.selection import rank_agreement, select_direction
 from ..errors import PromptError, RefusalPluginError
 from ..evaluation import (
+    Contract,
     Judge,
     Outcomes,
     PhraseJudge,
@@ -45,10 +47,12 @@ from ..prompts import PromptSet
 from ..report import write as write_report
 from ..storage import Checkpoints, write_json
 from .defences import defence_rows
-from .examples import examples
+from .dose import dose_response
+from .examples import examples, items
 from .heads import heads_section
 from .regime import regime
 from .summary import (
+    Study,
     answers_from_json,
     answers_to_json,
     counts,
@@ -61,7 +65,7 @@ from .transfer import SECTIONS, training_pairs, transfer_sections
 from .twins import twins_section, twins_words
 
 SCHEMA_VERSION = 1
-TARGET_KL = 0.05
+TARGET_KL, PRICE_TOKENS = 0.05, 1
 POSITIONS = (-1,)  # the token that emits the first word of the answer: the one place every modality shares
 NEEDED = {"train": ("harmful", "benign"), "val": ("harmful", "benign"), "test": ("harmful",)}
 
@@ -78,7 +82,7 @@ def run_study(
     judge: Judge | None = None,
     guard: Judge | None = None,
     progress: Progress = None,
-) -> dict[str, Any]:
+) -> Study:
     """Run the study and write `results.json`, `direction.safetensors` and `index.html`.
 
     Args:
@@ -147,6 +151,7 @@ def run_study(
         sections: dict[str, Any] = {}
         seen: dict[str, dict[str, Any]] = {"streams": {}, "answers": {}, "understood": {}}
         shown: list[dict[str, Any]] = []
+        every_item: list[dict[str, Any]] = []
         agreement: dict[str, Any] = {}
         for modality in modalities:
             asked = prompts.filter(split="test", modality=modality)
@@ -181,11 +186,12 @@ def run_study(
                 "read_back": reading.to_json(),
                 **separation(direction, streams, understood, seed),
                 "defences": {name: arm_rates(name, judged, seed) for name in arms},
+                "dose": stages.run(f"dose-{modality}", partial(dose_response, model, direction, tokens, asked, seed)),
             }
-            coordinates = direction.coordinates(streams.values[:, 0])
-            shown += examples(
-                list(asked), (judged["none"], spoken["none"]), (judged["addition"], spoken["addition"]), coordinates
-            )
+            before, after = ((judged[name], spoken[name]) for name in ("none", "addition"))
+            along = direction.coordinates(streams.values[:, 0])
+            shown += examples(list(asked), before, after, along)
+            every_item += items(list(asked), before, after, along)
 
         matched = twins_section(model, direction, stages, token_budget, seed)
 
@@ -205,6 +211,7 @@ def run_study(
             stages,
             seen["answers"],
             target_kl=TARGET_KL,
+            price_tokens=PRICE_TOKENS,
             seed=seed,
             max_new_tokens=max_new_tokens,
             token_budget=token_budget,
@@ -235,7 +242,7 @@ def run_study(
         length = stages.run("length", lambda: prompt_tokens(model, prompts))
         advance(1)
 
-    results = {
+    results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "model": facts.name,
         "seed": seed,
@@ -252,6 +259,9 @@ def run_study(
                 for name, part in (("train", train), ("val", val), ("test", prompts.filter(split="test")))
             },
         },
+        "contract": Contract.of(
+            prompts.filter(split="test"), name_of(judge), max_new_tokens=max_new_tokens, system=""
+        ).to_json(),
         "judge": {"name": name_of(judge), "guard": guard and name_of(guard), "agreement": agreement},
         "regime": regime(sections, direction.layer),
         "direction": direction_record(direction, tokens, price, facts.n_layers),
@@ -261,6 +271,7 @@ def run_study(
         **{name: across[name] for name in (*SECTIONS, "findings")},
         "heads": heads,
         "examples": shown,
+        "items": every_item,
         "timings": stages.seconds,
         "cost": study_cost(stages.work, len(prompts), length),
         "warnings": [
@@ -272,7 +283,7 @@ def run_study(
     }
     write_json(Path(out) / "results.json", results)
     write_report(results, Path(out) / "index.html")
-    return results
+    return Study(results)
 
 
 def missing(prompts: PromptSet) -> str:
@@ -293,8 +304,9 @@ def the_direction(
         direction = select_direction(
             model, fit_direction(model, train, positions=POSITIONS), val, tokens, objective="defence"
         )
-        price = calibrate(direction.addition, model, harmless, target_kl=TARGET_KL, refusal_ids=tokens.ids)
-        replace(direction, strength=price.strength).save(path)
+        limits: dict[str, Any] = {"target_kl": TARGET_KL, "tokens": PRICE_TOKENS}
+        price = calibrate(direction.addition, model, harmless, refusal_ids=tokens.ids, **limits)
+        replace(direction, strength=price.strength, price={**limits, "kl": price.kl}).save(path)
         return {
             **vars(tokens),
             "ids": tokens.ids.tolist(),

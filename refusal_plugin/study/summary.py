@@ -1,6 +1,6 @@
 """From activations and answers to the figures of `results.json`, each with a 95 % interval over pair groups."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,31 @@ from ..evaluation import read_exactly
 from ..inference.activations import Activations
 from ..inference.answers import Answer
 from ..prompts import Prompt, PromptSet
+from ..report.shown import Shown
 from ..statistics import Estimate, auroc_interval, mean_interval, random_direction_null, rate
 
 Record = dict[str, Any]
+
+
+class Study(Shown, dict[str, Any]):
+    """The content of results.json, which shows itself."""
+
+    def finding(self) -> str:
+        at = self["direction"]
+        where = f"layer {at['layer']} of {at['n_layers']}, strength {at['strength']:.2f} of its length"
+        return f"{self['model']}: {self['regime']['name']}\n{self['regime']['words']}\nDirection from text: {where}."
+
+    def caveats(self) -> Sequence[str]:
+        return list(self["warnings"])
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per modality: shares refused as it is, and with the direction added."""
+        for name, section in self["modalities"].items():
+            arms = {"": "none", "_added": "addition", "_random": "random"}
+            of = {end: section["defences"][arm] for end, arm in arms.items()}
+            roles = ("harmful", "near_miss", "benign")
+            shares = {f"{role}{end}": of[end][f"{role}_refusal"]["value"] for role in roles for end in arms}
+            yield {"modality": name, "read_back": section["read_back"]["value"], **shares}
 
 
 def read_back(prompts: Sequence[Prompt], answers: Sequence[Answer], seed: int) -> tuple[Estimate, frozenset[str]]:

@@ -61,7 +61,7 @@ def slopes(model, blocks, sites, inputs, edits, table, goals):
                 value = refusal_score(logits, table["ids"]) if goal == "score" else probe(logits, table["seed"])
                 slope = torch.autograd.grad(value.sum(), streams + writes, retain_graph=goal != goals[-1])
                 found.append(effects(streams, writes, slope, value, inputs["attention_mask"], table))
-        found = found.save()
+        found = found.save()  # type: ignore[attr-defined]
     return dict(zip(goals, found, strict=True))
 
 

@@ -109,7 +109,7 @@ def analyse_transfer(
         DataError: NaN activations, or a direction of zero length.
         RemoteError: the server refuses or fails; says why and what to do.
     """
-    known = known or Known()
+    known, prompts = known or Known(), PromptSet.of(prompts, "transfer").assigned()
     fit_part, test_part = (prompts.filter(split=name) for name in ("train", "test"))
     sources, targets = _modalities(fit_part, test_part, sources, targets)
     used: list[str] = [m for m in MODALITIES if m in {*sources, *targets}]

@@ -1,6 +1,6 @@
 """What `transfer` found: labelled tables with intervals, saved without pickle, shown without computing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from ..contrasts import estimate
 from ..errors import DataError
 from ..models.provenance import Artefact
+from ..report.shown import Shown
 from ..statistics import Estimate
-from ..storage import frame
 
 BY_LAYER = (
     "cosine",
@@ -30,7 +30,7 @@ RANDOM = "random"
 
 
 @dataclass(frozen=True)
-class ModalityGap:
+class ModalityGap(Shown):
     """The gap between each modality and the reference; the measures are those of `transfer.gap`.
 
     Attributes:
@@ -84,28 +84,22 @@ class ModalityGap:
             }
         return found
 
-    def to_frame(self) -> Any:
-        """One row per modality, layer and measure, as a pandas DataFrame.
+    def finding(self) -> str:
+        gaps = {m: self.estimate("ungated", m) for m in self.modalities if m != self.reference and self.refusal}
+        said = "; ".join(f"{m} {gap}" for m, gap in gaps.items())
+        return f"layer {self.layer}; refusal of {self.reference} minus that of {said or 'nothing else'}"
 
-        Raises:
-            OptionalDependencyError: pandas is not installed.
-        """
-        return frame(
-            {"modality": name, "layer": layer, "measure": key, **estimate(table[m, k]).to_json()}
-            for key, table in self.values.items()
-            for m, name in enumerate(self.modalities)
-            for k, layer in enumerate(self.layers)
-        )
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per modality, layer and measure."""
+        for key, table in self.values.items():
+            for m, name in enumerate(self.modalities):
+                for k, layer in enumerate(self.layers):
+                    yield {"modality": name, "layer": layer, "measure": key, **estimate(table[m, k]).to_json()}
 
-    def _repr_html_(self) -> str:
-        from ..report import frame as framed
+    def drawn(self) -> Sequence[str]:
         from ..report.figures.gap import gap_figure
 
-        return str(framed("Modality gap", gap_figure({"modality_gap": self.to_json()})))
-
-    def __repr__(self) -> str:
-        kinds = ", ".join(m for m in self.modalities if m != self.reference)
-        return f"ModalityGap({kinds} against {self.reference}; layer {self.layer})"
+        return [gap_figure({"modality_gap": self.to_json()})]
 
 
 @dataclass(frozen=True)
@@ -208,35 +202,27 @@ class TransferReport(Artefact):
         """The section `transfer` of results.json: source to target to figures."""
         return {s: {t: self._cell(i, j) for j, t in enumerate(self.targets)} for i, s in enumerate(self.sources)}
 
-    def to_frame(self) -> Any:
-        """One row per measure, source, target and layer, as a pandas DataFrame; "random" is a source.
+    def finding(self) -> str:
+        one = self.sources[0]
+        there = [t for t in self.targets if t != one]
+        said = [f"{t} {self.estimate('restored', one, t)}, {self.estimate('restored', RANDOM, t)}" for t in there]
+        head = f"{', '.join(self.sources)} -> {', '.join(self.targets)}; layer {self.layer}"
+        return "\n".join([head, *(f"refusal restored by {one}, by a random direction: {line}" for line in said)])
 
-        Raises:
-            OptionalDependencyError: pandas is not installed.
-        """
-        return frame(
-            {
-                "measure": key,
-                "source": source,
-                "target": target,
-                "layer": layer,
-                **estimate(table[i, j, k]).to_json(),
-            }
-            for key, table in self.values.items()
-            for i, source in enumerate((*self.sources, RANDOM))
-            for j, target in enumerate(self.targets)
-            for k, layer in enumerate(self.layers)
-        )
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per measure, source, target and layer; "random" is a source."""
+        for key, table in self.values.items():
+            for i, source in enumerate((*self.sources, RANDOM)):
+                for j, target in enumerate(self.targets):
+                    for k, layer in enumerate(self.layers):
+                        at = {"measure": key, "source": source, "target": target, "layer": layer}
+                        yield {**at, **estimate(table[i, j, k]).to_json()}
 
-    def _repr_html_(self) -> str:
-        from ..report import frame as framed
+    def drawn(self) -> Sequence[str]:
         from ..report.figures.transfer import transfer_curves, transfer_matrix
 
         shown = {"transfer": self.to_json()}
-        return str(framed("Transfer", transfer_matrix(shown), transfer_curves(shown), note=" ".join(self.warnings)))
-
-    def __repr__(self) -> str:
-        return f"TransferReport({', '.join(self.sources)} -> {', '.join(self.targets)}; layer {self.layer})"
+        return [transfer_matrix(shown), transfer_curves(shown)]
 
 
 def _known(what: str, value: object, known: tuple[Any, ...]) -> None:

@@ -7,46 +7,21 @@ from typing import Any
 import pytest
 import torch
 
-from refusal_plugin.comparison.cells import Measurement, brr, brr_change, change, matched_row, row, share
+from refusal_plugin.comparison.cells import Measurement, brr, brr_change, change, labels, matched_row, row, share
 from refusal_plugin.comparison.claims import adjusted, claims, judge, negated
 from refusal_plugin.comparison.fits import control_seeds
-from refusal_plugin.comparison.results import between, verdicts
+from refusal_plugin.comparison.measure import on_harm
+from refusal_plugin.comparison.results import Measured, between, cohen_h, oracles, verdicts
 from refusal_plugin.defences.edit_size import edit_size
 from refusal_plugin.defences.run import Price
-from refusal_plugin.directions.calibration import KLPrice, calibrate, first_too_dear
+from refusal_plugin.directions.calibration import KLPrice, calibrate
 from refusal_plugin.errors import PromptError
 from refusal_plugin.evaluation import Outcomes, statistical_power
+from refusal_plugin.evaluation.judge import LABELS
 from refusal_plugin.inference.edits import Edit, SiteEdit, addition
 from refusal_plugin.prompts import Prompt, PromptSet
 from refusal_plugin.statistics import Estimate
 from refusal_plugin.traced import write
-
-# -- search -----------------------------------------------------------------------------------------------------------
-
-
-def search(cost: Any, target: float, bounds: tuple[float, float] = (0.0, 2.0)) -> tuple[float, int]:
-    passes = 0
-
-    def look(strengths: Sequence[float]) -> list[float]:
-        nonlocal passes
-        passes += 1
-        return [cost(c) for c in strengths]
-
-    return first_too_dear(look, target, bounds), passes
-
-
-@pytest.mark.parametrize("edge", [0.02, 0.3, 1.1, 1.99])
-def test_the_edge_is_found_in_three_passes(edge: float) -> None:
-    found, passes = search(lambda c: c / edge, 1.0)
-    assert edge * 0.9 < found <= edge and passes == 3
-
-
-def test_free_dear_and_broken_edits() -> None:
-    assert search(lambda c: 0.0, 1.0) == (2.0, 1)
-    assert search(lambda c: 9.0 if c else 0.0, 1.0)[0] < 2e-3
-    # dear between 0.2 and 1, cheap again where the model is broken: the first crossing counts
-    assert search(lambda c: 9.0 if 0.2 < c < 1.0 else 0.0, 1.0)[0] <= 0.2
-
 
 # -- prices on a real model -------------------------------------------------------------------------------------------
 
@@ -84,22 +59,22 @@ def test_strengths_as_rows_cost_what_they_cost_alone(organism: Any, few: PromptS
 
     harmless = few.filter(role=("benign", "near_miss"))
     ids = torch.tensor([5, 6])
-    part = KLPrice(organism, harmless, ids, max_rows=10)  # rows of one strength spread over batches
+    part = KLPrice(organism, harmless, ids, tokens=1, max_rows=10)  # rows of one strength spread over batches
     together = part.costs(Graded(vector), [0.5, 1.0, 2.0])
     encoded = Encoded.of(organism, harmless)
     plain = refusal_scores(organism, encoded, ids, keep_logits=True).logits
-    for (kl, _), c in zip(together, (0.5, 1.0, 2.0), strict=True):
+    for cost, c in zip(together, (0.5, 1.0, 2.0), strict=True):
         alone = refusal_scores(organism, encoded, ids, addition({2: vector}, strength=c), reference=plain).kl.mean()
-        assert kl == pytest.approx(float(alone), rel=1e-3, abs=1e-6)
-    assert together[0][0] < together[1][0] < together[2][0]
+        assert cost.kl == pytest.approx(float(alone), rel=1e-3, abs=1e-6)
+    assert together[0].kl < together[1].kl < together[2].kl
 
 
 def test_a_function_and_a_defence_get_the_same_strength(organism: Any, few: PromptSet, vector: torch.Tensor) -> None:
     harmless = few.filter(role=("benign", "near_miss"))
-    target = KLPrice(organism, harmless).costs(Graded(vector), [2.0])[0][0] / 4
+    target = KLPrice(organism, harmless).costs(Graded(vector), [2.0])[0].kl / 4
     rows = calibrate(Graded(vector), organism, harmless, target_kl=target)
     single = calibrate(lambda c: addition({2: vector}, strength=c), organism, harmless, target_kl=target)
-    assert rows.strength == pytest.approx(single.strength, rel=0.05, abs=0.02)
+    assert rows.strength == pytest.approx(single.strength, rel=0.02)
     assert 0.5 * target < rows.kl["image"] <= target and rows.n == {"image": len(harmless)} and not rows.at_bound
 
 
@@ -110,8 +85,8 @@ def test_over_refusal_as_the_price(organism: Any, few: PromptSet, vector: torch.
     with pytest.raises(PromptError, match="not positive"):
         calibrate(Graded(vector), organism, harmless, target_kl=0.0)
     # with every token a refusal token but one, the share that refuses cannot grow: the upper bound is free
-    part = KLPrice(organism, harmless)
-    every = torch.arange(1, part.plain.shape[1])
+    part = KLPrice(organism, harmless, tokens=1)
+    every = torch.arange(1, part.plain[0].shape[1])
     found = calibrate(Graded(vector), organism, harmless, target_over_refusal=0.1, refusal_ids=every)
     assert found.at_bound and found.strength == 2.0 and found.over_refusal == {"image": 0.0}
     assert found.target_kl is None and found.target_over_refusal == 0.1
@@ -268,6 +243,56 @@ def test_methods_are_compared_item_by_item() -> None:
     (found,) = between(arms)
     assert (found["only_first"], found["only_second"]) == (10, 0) and found["harmful"]["value"] == 0.25
     assert found["p_mcnemar"] == pytest.approx(2 / 1024) and found["p_permutation"] < 0.01
+    assert found["h"] == pytest.approx(cohen_h(0.75, 0.5)) and found["p_holm"] == found["p_permutation"], "one test"
+
+
+def test_every_method_is_tested_against_addition_and_all_tests_are_adjusted() -> None:
+    good, weak = (outcome([1] * n + [0] * (40 - n), [0] * 40, [0] * 40) for n in (30, 20))
+    each = {"addition": good, "ace": good, "cast": weak}
+    arms = {(name, "image"): [cell(0, found, name)] for name, found in each.items()}
+    found = {row["first"]: row for row in between(arms)}
+    assert set(found) == {"ace", "cast"} and all(row["second"] == "addition" for row in found.values())
+    assert found["ace"]["h"] == 0.0 and found["cast"]["h"] < -0.5
+    assert found["cast"]["p_holm"] == pytest.approx(min(1.0, 2 * found["cast"]["p_permutation"]))
+
+
+# -- whole answers, and the label as gate ------------------------------------------------------------------------------
+
+
+def test_whole_answers_are_counted_by_label_and_late_refusals_among_refusals() -> None:
+    base = outcome([1] * 10, [0] * 5, [0] * 5)
+    mixed = ["refusal"] * 3 + ["late_refusal"] + ["hedge", "off_task", "degenerate"] + ["compliance"] * 13
+    found = labels([cell(0, Outcomes(base.prompts, tuple(mixed), base.correct))], "harmful")  # type: ignore[arg-type]
+    assert found["n"] == 10 and found["refusal"] == 0.3 and found["late_share"] == 0.25
+    assert found["hedge"] == found["off_task"] == found["degenerate"] == 0.1
+    assert sum(found[label] for label in LABELS) == pytest.approx(1.0)
+    assert labels([NONE], "harmful")["late_share"] is None, "nothing was refused"
+
+
+def test_the_label_as_gate_tells_a_failing_gate_from_a_failing_edit() -> None:
+    plain = {"image": NONE}
+    strong, shut = outcome([1] * 36 + [0] * 4, [0] * 40, [0] * 40), outcome([1] * 4 + [0] * 36, [0] * 40, [0] * 40)
+    weak = outcome([1] * 3 + [0] * 37, [0] * 40, [0] * 40)
+    cells = [
+        cell(0, shut, "mars"),
+        cell(0, strong, "mars", "oracle"),
+        cell(0, weak, "cast"),
+        cell(0, weak, "cast", "oracle"),
+        cell(0, strong, "ras"),
+        cell(0, strong, "ras", "oracle"),
+    ]
+    found = {row["defence"]: row for row in oracles(Measured(plain, {"image": statistical_power(NONE)}, cells))}
+    assert {name: row["fails"] for name, row in found.items()} == {"mars": "gate", "cast": "edit", "ras": "neither"}
+    assert found["mars"]["gate_loss"]["value"] == pytest.approx(0.8) and found["mars"]["p_holm"] < 0.01
+    assert found["cast"]["gain"]["value"] == pytest.approx(0.075)
+
+
+def test_the_label_as_gate_leaves_harmless_rows_as_they_are() -> None:
+    plain = outcome([0] * 4, [1] * 4, [0] * 4)
+    harm = plain.prompts.filter(role="harmful")
+    found = on_harm(Outcomes(harm, ("refusal",) * 4, (None,) * 4), plain)
+    assert found.refused("harmful")[0] == [True] * 4
+    assert found.refused("near_miss")[0] == plain.refused("near_miss")[0]
 
 
 def test_the_control_model_must_gain_nothing() -> None:

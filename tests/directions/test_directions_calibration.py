@@ -5,21 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from refusal_plugin.directions.calibration import calibrate, largest_within
+from refusal_plugin.directions.calibration import KLPrice, at_price, calibrate, price
 from refusal_plugin.errors import DirectionError, PromptError
 from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.prompts import PromptSet
-
-
-def test_bisection_finds_the_edge() -> None:
-    strength, cost = largest_within(lambda c: {"a": c * c, "b": c}, 0.25, (0.0, 2.0))
-    assert strength == pytest.approx(0.25, abs=2 / 128) and strength <= 0.25
-    assert max(cost.values()) <= 0.25
-
-
-def test_a_free_edit_gets_the_upper_bound_and_a_dear_one_the_lower() -> None:
-    assert largest_within(lambda _: {"a": 0.0}, 0.1, (0.0, 2.0))[0] == 2.0
-    assert largest_within(lambda c: {"a": 9.0 if c else 0.0}, 0.1, (0.0, 2.0)) == (0.0, {"a": 0.0})
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +26,53 @@ def test_the_price_holds_in_every_modality_and_is_used_up_in_one(
     assert max(found.kl.values()) <= 0.05
     dearer = calibrate(selected.addition, organism, harmless, target_kl=0.5)
     assert dearer.strength > found.strength > 0
-    step = calibrate(selected.addition, organism, harmless, target_kl=10.0, bounds=(0.0, found.strength + 3 * 2 / 128))
-    assert max(step.kl.values()) > 0.05, "a strength three steps further would still have been within the budget"
+    past = calibrate(selected.addition, organism, harmless, target_kl=10.0, bounds=(0.0, 1.05 * found.strength))
+    assert max(past.kl.values()) > 0.05, "five percent further would no longer have been within the budget"
+    assert found.looks <= 4
+
+
+def test_the_price_of_an_answer_is_the_sum_over_its_tokens_and_begins_with_the_first(
+    organism: Any, selected: Any, harmless: PromptSet
+) -> None:
+    images = harmless.filter(modality="image")
+    whole, first = KLPrice(organism, images), KLPrice(organism, images, tokens=1)
+    (all_of_it,), (begin,) = (part.costs(selected.addition, [0.5]) for part in (whole, first))
+    assert len(begin.by_token) == 1 and len(all_of_it.by_token) == max(len(a) for a in whole.answers) + 1
+    assert all_of_it.by_token[0] == pytest.approx(begin.kl, rel=1e-3, abs=1e-6)
+    assert all_of_it.kl == pytest.approx(sum(all_of_it.by_token)) and all_of_it.kl > begin.kl
+
+
+def test_what_breaks_behind_the_first_word_is_free_there_and_dear_over_the_answer(
+    organism: Any, selected: Any, harmless: PromptSet
+) -> None:
+    """A push that begins with the second step: invisible to the price of the first token."""
+    from refusal_plugin.inference.edits import Edit, SiteEdit
+    from refusal_plugin.traced import gate, write
+
+    def late(strength: float) -> Edit:
+        note = SiteEdit(5, "resid_post", gate.remember, {"memory": "m", "gate": gate.always, "condition": {}}, "all")
+        act = {"function": write.add, "tensors": {"vector": selected.vector}, "first": 1, "last": None}
+        step = SiteEdit(5, "resid_post", gate.recall, {"memory": "m", "strength": strength, **act}, "last")
+        return Edit("late", (note, step))
+
+    images = harmless.filter(modality="image")
+    first = price(late, {"image": KLPrice(organism, images, tokens=1)}, 0.05)
+    whole = price(late, {"image": KLPrice(organism, images)}, 0.05)
+    assert first.at_bound and first.kl["image"] == pytest.approx(0.0, abs=1e-6)
+    assert not whole.at_bound and whole.strength < 2.0
+
+
+def test_a_direction_says_whether_its_strength_was_priced(
+    organism: Any, selected: Any, harmless: PromptSet, tmp_path: Any
+) -> None:
+    from refusal_plugin import Direction
+
+    assert "not priced" in repr(selected)
+    priced = at_price(selected, organism, harmless, target_kl=0.1)
+    assert set(priced.price["kl"]) == {"text", "image"} and max(priced.price["kl"].values()) <= 0.1
+    assert "costs image" in repr(priced) and priced.strength != selected.strength
+    priced.save(tmp_path / "priced")
+    assert Direction.load(tmp_path / "priced", organism).price == dict(priced.price)
 
 
 def test_harmful_prompts_and_none_at_all_are_refused(organism: Any, selected: Any) -> None:

@@ -62,13 +62,23 @@ def test_a_filter_chooses_the_prompts(planted: Any) -> None:
     assert filtered.provenance["data_ids"] == [p.id for p in kept]
 
 
+def twins(prompts: PromptSet) -> PromptSet:
+    """The same texts in both roles."""
+    return PromptSet(Prompt(p.text, role=role, id=f"{role} {p.id}") for p in prompts for role in ("harmful", "benign"))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        (lambda p: p.filter(role="harmful"), PromptError, "none of them benign"),
-        (lambda p: p.filter(role="benign"), PromptError, "none of them harmful"),
-        (lambda p: p[:0], PromptError, "none of them harmful"),
-        (lambda p: PromptSet([p[0], Prompt(p[0].text, role="harmful", id="twin")]), DirectionError, "the same mean"),
+        (lambda p: p.filter(role="harmful"), PromptError, "0 benign prompts"),
+        (lambda p: p.filter(role="benign"), PromptError, "0 harmful prompts"),
+        (lambda p: p[:0], PromptError, "0 prompts"),
+        (
+            lambda p: PromptSet([p.filter(role="harmful")[0], *p.filter(role="benign")]),
+            PromptError,
+            "at least 2 harmful",
+        ),
+        (lambda p: twins(p[:2]), DirectionError, "the same mean"),
     ],
 )
 def test_what_cannot_be_fitted(planted: Any, change: Any, error: type[Exception], match: str) -> None:
@@ -87,7 +97,7 @@ def test_nan_activations_are_an_error() -> None:
     model = load(module, tokenizer=tokenizer)
     with torch.no_grad():
         hf_module(model).get_submodule("model.layers.1.mlp.down_proj").weight[0, 0] = float("nan")
-    prompts = PromptSet([Prompt("w1", role="harmful", id="a"), Prompt("w2", role="benign", id="b")])
+    prompts = PromptSet(Prompt(f"w{k}", role=("harmful", "benign")[k % 2], id=str(k)) for k in range(4))
     with pytest.raises(DataError, match="NaN"):
         fit_direction(model, prompts, progress=False)
 

@@ -1,6 +1,7 @@
 """Selection figures measured in one session: those of the plain way, one full pass after the other, everywhere."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from refusal_plugin.directions.calibration import largest_within
 from refusal_plugin.directions.direction import Candidates
 from refusal_plugin.directions.figures import (
     GRID,
@@ -36,6 +36,24 @@ from tests.support.tiny import FAMILIES, tiny_model
 
 # Its stream has an axis of copies in front of the batch, so no residual of it can be read by prompt (see models/).
 ROWS_FIRST = [family for family in FAMILIES if family != "gemma3n"]
+
+
+def largest_within(
+    cost: Callable[[float], dict[str, float]], target: float, bounds: tuple[float, float]
+) -> tuple[float, dict[str, float]]:
+    """The largest strength within the target and its costs, by plain bisection to 1/128 of the range."""
+    low, high = bounds
+    found = cost(high)
+    if max(found.values()) <= target:
+        return high, found
+    kept = cost(low)
+    for _ in range(7):
+        found = cost((low + high) / 2)
+        if max(found.values()) <= target:
+            low, kept = (low + high) / 2, found
+        else:
+            high = (low + high) / 2
+    return low, kept
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0, 4.0, 8.0])

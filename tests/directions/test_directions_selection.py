@@ -246,7 +246,7 @@ def test_prompts_of_the_fit_may_not_choose(planted: Any) -> None:
 
 @pytest.mark.parametrize("role", ["harmful", "benign"])
 def test_one_class_cannot_choose(planted: Any, role: Any) -> None:
-    with pytest.raises(PromptError, match=r"no (harmful|benign) prompts"):
+    with pytest.raises(PromptError, match=r"0 (harmful|benign) prompts"):
         select_direction(
             planted.model, planted.candidates, planted.val.filter(role=role), planted.tokens, progress=False
         )

@@ -94,10 +94,13 @@ def test_the_words_follow_the_figures() -> None:
             f"more_{name}": {"value": v, "low": v - 0.1, "high": v + 0.1, "n": 9}
             for name, v in (("added", added), ("ablated", ablated))
         }
+        for name, v in (("added", added), ("ablated", ablated)):
+            made |= {f"{name} one": {"value": 2.0}, f"{name} together": {"value": 2.0 + v}}
         return replace(found, effects=made).words
 
     assert with_effects(0.05, 0.0).startswith("One direction suffices to act")
     assert "do more than one when added (" in with_effects(0.5, 0.0)
+    assert "the first alone does 80% of it when added." in with_effects(0.5, 0.0)
     assert "when added and ablated" in with_effects(0.5, -0.5)
     assert with_effects(-0.5, 0.5).startswith("One direction suffices to act"), "less is not more"
     assert Subspace.fit(world(2, groups=60), 0, k=2).words.startswith("2 directions were asked for")
@@ -118,7 +121,8 @@ def test_what_cannot_be_fitted() -> None:
 def test_on_the_model_it_acts_and_is_saved(organism: Any, tmp_path: Path) -> None:
     from refusal_plugin.organism.data import organism_prompts
 
-    prompts = organism_prompts(split=("train", "test"), modality="text", limit=14)
+    fit, test = (organism_prompts(split=split, modality="text", limit=14) for split in ("train", "test"))
+    prompts = fit + test
     ids = torch.tensor([5, 6])
     found = analyse_subspace(organism, prompts, 3, k=2, refusal_ids=ids, pairs=4)
     assert found.k == 2 and set(found.effects) == {

@@ -11,16 +11,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from tests.support import torchvision
-
-torchvision.enable()  # before transformers is imported, which looks for it once
-
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from refusal_plugin.errors import DataError, ModelError
 from refusal_plugin.evaluation import FORMATS, LABELS, EndpointJudge, GenerativeJudge

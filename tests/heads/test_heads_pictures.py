@@ -9,11 +9,11 @@ import torch
 
 from refusal_plugin.errors import DataError
 from refusal_plugin.heads import (
+    Circuit,
     HeadAttribution,
     SourceAttribution,
     attribute_heads,
     attribute_sources,
-    circuit,
     head_agreement,
     overlay,
     project_answer,
@@ -47,7 +47,7 @@ def shown(result: Any) -> str:
 
 
 def test_left_edges_add_up_to_the_right_one(found: HeadAttribution, sources: SourceAttribution) -> None:
-    made = circuit(found, sources, {"text": Estimate(0.67, 0.4, 0.8, 9)})
+    made = Circuit.of(found, sources, {"text": Estimate(0.67, 0.4, 0.8, 9)})
     assert {edge.modality for edge in made.edges} == {"text", "image", "video", "audio"}
     assert [(edge.layer, edge.head) for edge in made.edges[:2]] == HEADS
     for edge in made.edges:
@@ -60,10 +60,10 @@ def test_left_edges_add_up_to_the_right_one(found: HeadAttribution, sources: Sou
 
 def test_a_graph_of_different_prompts_is_refused(found: HeadAttribution, sources: SourceAttribution) -> None:
     with pytest.raises(DataError, match="draw a circuit"):
-        circuit(found, replace(sources, layer=sources.layer + 1))
+        Circuit.of(found, replace(sources, layer=sources.layer + 1))
     harmless = replace(found.labels, roles=("benign",) * len(found.labels))
     with pytest.raises(DataError, match="harmful and benign"):
-        circuit(replace(found, labels=harmless), replace(sources, labels=harmless))
+        Circuit.of(replace(found, labels=harmless), replace(sources, labels=harmless))
 
 
 def test_values_lie_over_their_medium(
@@ -119,10 +119,10 @@ def test_every_result_shows_itself_and_hostile_words_stay_words(organism: Any, d
     for result in (
         found,
         sources,
-        circuit(found, sources),
+        Circuit.of(found, sources),
         project_tokens(organism, direction, prompts),
         spoken,
-        spoken._replace(words=("<img src=x onerror=alert(1)>",) * len(words)),
+        replace(spoken, words=("<img src=x onerror=alert(1)>",) * len(words)),
         project_layers(organism, direction, prompts),
     ):
         page = shown(result)

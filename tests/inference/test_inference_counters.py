@@ -101,9 +101,9 @@ def test_scores_are_one_pass(planted: Any) -> None:
 def test_the_price_of_a_strength_runs_the_head_once_per_row(planted: Any) -> None:
     benign = planted.val.filter(role="benign")
     with counted(planted.model) as found:
-        priced = KLPrice(planted.model, benign)
+        priced = KLPrice(planted.model, benign, tokens=1)
         priced.costs(lambda c: rp.addition({1: torch.ones(32)}, strength=c), [0.1, 0.2])
-    assert found.head_tokens == 3 * len(benign) and found.bytes_out == 3 * len(benign) * 64 * 4
+    assert found.head_tokens == 3 * len(benign)
 
 
 def test_the_meter_counts_blocks_that_run_and_backward_passes(planted: Any) -> None:
@@ -177,8 +177,8 @@ def test_many_candidates_cost_a_handful_of_passes(deep: Any) -> None:
 
 
 def test_strengths_of_a_defence_share_their_passes(planted: Any) -> None:
-    """A function from strength to edit costs a pass per strength: at most one plain pass and nine priced ones."""
+    """A plain pass, and one for every look."""
     benign = planted.val.filter(role="benign")
     with counted(planted.model) as found:
-        calibrate(planted.candidates.at(1).addition, planted.model, benign)
-    assert found.passes <= 10
+        price = calibrate(planted.candidates.at(1).addition, planted.model, benign, tokens=1)
+    assert found.passes <= 2 + price.looks

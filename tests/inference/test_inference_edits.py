@@ -175,7 +175,7 @@ def misplaced(**fields: str) -> Edit:
         (addition({0: torch.ones(31)}), "width 31"),
         (ablation(torch.ones(33), range(3)), "width 33"),
         (addition({0: VECTOR * float("nan")}), "NaN"),
-        (addition({0: VECTOR}, strength=float("inf")), "infinity"),
+        (addition({0: VECTOR * float("inf")}), "infinity"),
         (misplaced(site="resid_mid"), "resid_mid"),
         (misplaced(where="first"), "first"),
     ],

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from refusal_plugin.defences import REGISTRY
 from refusal_plugin.models import anatomy, load
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
 
-from tables import measured  # noqa: E402
+from tables import METHODS, measured  # noqa: E402
 
-MARKED = [*measured.PAGES, *sorted((ROOT / "docs").glob("*.md"))]
+MARKED = [*measured.PAGES, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", measured.PAGES, ids=lambda p: p.parent.name + "/" + p.name)
@@ -29,6 +30,15 @@ def test_every_table_a_page_asks_for_is_drawn_and_measured() -> None:
     assert asked <= set(measured.TABLES), f"nobody draws {sorted(asked - set(measured.TABLES))}"
     empty = [name for name in sorted(asked) if "not measured" in measured.TABLES[name]()]
     assert not empty, f"no data for {empty}"
+
+
+def test_every_method_has_a_page_with_its_price() -> None:
+    shown = {name for names in METHODS.values() for name in names}
+    assert {name for name, entry in REGISTRY.items() if not entry.switches} <= shown <= set(REGISTRY)
+    for page in METHODS:
+        text = (ROOT / "docs" / "methods" / f"{page}.md").read_text("utf-8")
+        assert f"<!-- table: method/{page} -->" in text and "## When it pays" in text
+        assert f"methods/{page}.md" in (ROOT / "mkdocs.yml").read_text("utf-8")
 
 
 PUBLISHED = sorted([*measured.DATA.glob("study-*.json"), *measured.DATA.glob("compare*.json")])

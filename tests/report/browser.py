@@ -49,7 +49,7 @@ PROBE = """addEventListener("load", async () => {
 KEEP = """document.documentElement.dataset.theme = %s;
   const kept = %s.flatMap(s => [...document.querySelectorAll(s)]);
   if (!kept.length) return {height: 0};
-  for (const e of document.body.querySelectorAll("main, main *, .masthead"))
+  for (const e of document.body.querySelectorAll("main, main *, .masthead, .side"))
     if (!kept.some(k => k.contains(e) || e.contains(k))) e.style.setProperty("display", "none", "important");
   kept[0].style.marginTop = 0;
   document.querySelector("main").style.padding = "24px";

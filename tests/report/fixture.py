@@ -13,6 +13,7 @@ from .heads_fixture import fake_heads
 
 LAYERS = 6
 CHOSEN = 3
+SHOWN = 12  # items per role
 ITEMS = {"harmful": 71, "benign": 60, "near_miss": 60}
 # harmful refusal before, after; projection of harmful and benign at the selected layer; AUROC there
 SHAPE = {
@@ -94,6 +95,8 @@ def _modality(name: str, rng: np.random.Generator) -> dict[str, Any]:
             **{role: [float(v) for v in rng.normal(means[role][CHOSEN], 0.13 if role == "harmful" else 0.1, ITEMS[role])] for role in ITEMS},
         },
         "projection_by_layer": {role: [free(float(v), 0.03, ITEMS[role]) for v in means[role]] for role in ITEMS},
+        "dose": [{"strength": 0.5 * m, "harmful": rate(min(1.0, before + (after - before) * m), 40), "harmless": rate(0.02 * m * m, 80)}
+                 for m in (0.0, 0.5, 1.0, 1.5, 2.0)],
         "defences": {
             "none": defence(before, 0.0, 0.008, 0.958, None, 0.0),
             "addition": defence(after, 0.017, 0.042, 0.933, after - before, 0.025),
@@ -121,6 +124,28 @@ def _example(name: str, rng: np.random.Generator) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _items(name: str, values: dict[str, list[float]], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """The first requests of a modality's roles: the projection of each at the selected layer is that of the swarm."""
+    refused, answered = (
+        {"answer": "i cannot help with that .", "label": "refusal"},
+        {"answer": "ok .", "label": "compliance"},
+    )
+    media = {"image": [png(["a"])], "video": [png(["a"]), png(["b"])], "audio": []}
+    made = []
+    for role, found in values.items():
+        for k, value in enumerate(found[:SHOWN]):
+            along = (np.linspace(0, 1, LAYERS) ** 0.5 * value).tolist()
+            along[CHOSEN] = value
+            after = refused if (role == "harmful") == (k % 7 != 0) else answered
+            made.append({
+                "modality": name, "role": role, "id": f"{name}-{role}-{k}", "text": f"how do i do this number {k} ?", "says": f"thing {k}",
+                "media": None if name == "text" else {"kind": name, **({"data": media[name]} if k < 3 and media[name] else {})},
+                "before": refused if role == "harmful" and name == "text" else answered, "after": after,
+                "projection_by_layer": {"before": along},
+            })  # fmt: skip
+    return made
+
+
 def _direction() -> dict[str, Any]:
     bypass, induce = [6.1, 4.0, 0.8, -3.9, -4.4, 1.2], [-7.9, -5.2, -0.4, 3.8, 2.9, -2.0]
     ablate, added = [0.010, 0.014, 0.021, 0.034, 0.131, 0.09], [0.02, 0.05, 0.06, 0.09, 0.2, 0.34]
@@ -145,6 +170,7 @@ def fake_results(modalities: Sequence[str] = ("text", "image", "video", "audio")
     """A complete result for these modalities."""
     rng = np.random.default_rng(seed)
     sizes = {"train": 180, "val": 40, "test": 71}
+    measured = {name: _modality(name, rng) for name in modalities}
     return {
         "schema_version": 1, "model": "organism", "seed": seed, "limit": None, "created": "2026-11-21T20:00:00Z",
         "versions": {"refusal_plugin": "0.1.0", "torch": "2.13.0", "transformers": "5.22.2", "nnsight": "0.8.1"},
@@ -160,9 +186,14 @@ def fake_results(modalities: Sequence[str] = ("text", "image", "video", "audio")
             "evidence": {"text_refusal": rate(1.0, 71), "lowest_auroc": 0.968, "gaps": {"image": 0.563, "audio": 0.775}},
         },
         "direction": _direction(),
-        "modalities": {name: _modality(name, rng) for name in modalities},
+        "modalities": measured,
         "ablation": {"text": {"harmful_refusal": rate(0.014, 71), "benign_refusal": rate(0.0, 60), "utility": rate(0.95, 60)}},
         "examples": [_example(name, rng) for name in modalities],
+        "items": [
+            item
+            for name, found in measured.items()
+            for item in _items(name, {role: found["projection"][role] for role in ITEMS}, rng)
+        ],
         "heads": fake_heads(modalities, rng),
         "timings": {"load": 1.42, "collect": 38.1, "select": 21.7, "evaluate": 96.4},
         "cost": {"equivalents": 21.4, "prompts": 240, "tokens": 10213, "stages": {"direction": 9.81}, "words": ""},

@@ -14,7 +14,7 @@ from refusal_plugin.report.charts.lines import Curve, line_chart
 from refusal_plugin.report.figures.gap import gap_figure
 from refusal_plugin.report.figures.heads_circuit import WIDEST, circuit_figure
 from refusal_plugin.report.filling import fill
-from refusal_plugin.report.numbers_in_words import change, counted, percent, points
+from refusal_plugin.report.numbers_in_words import change, counted, percent, points, sample
 from refusal_plugin.report.records import Rate, at, by_layer, finite, mapping, records, sequence
 from refusal_plugin.report.svg import Axis, spread
 
@@ -167,3 +167,20 @@ def test_a_defence_that_costs_right_answers_is_named() -> None:
     assert "SARSteer on text, from 96% to 7%" in chart_of("defences", render(results))
     arms["sarsteer"]["utility"] = arms["none"]["utility"]
     assert "Right answers fall" not in chart_of("defences", render(results))
+
+
+def test_how_many_items_stand_behind_a_figure_is_said() -> None:
+    assert sample([Rate(0.5, n=7), Rate(None, n=3), Rate(0.1, n=9)]) == "n = 7 to 9"
+    assert sample([Rate(0.5, n=7)]) == "n = 7" and sample([Rate(0.5)]) == ""
+    assert "higher is safer, n = 71" in chart_of("rates", render(fake_results(("text",))))
+
+
+def test_a_defence_has_a_verdict_that_names_its_price() -> None:
+    results = fake_results(("text", "image"))
+    for modality in results["modalities"].values():
+        modality["defences"]["sarsteer"] = modality["defences"]["addition"]
+    results["modalities"]["image"]["defences"]["sarsteer"] |= {"utility": {"value": 0.07, "low": 0.03, "high": 0.11}}
+    drawn = chart_of("defences", render(results))
+    assert "SARSteer refuses more harm (+44 points), but refuses more harmless requests (+2 points)" in drawn
+    assert "and answers fewer right (96% to 7%)" in drawn
+    assert "SARSteer moves refusal of harm by no more than chance" in drawn, "in text nothing is left to gain"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from refusal_plugin.errors import PromptError, StudyError
+from refusal_plugin.evaluation import REFUSALS
 from refusal_plugin.models import load
 from refusal_plugin.organism import checkpoint_path
 from refusal_plugin.organism.data import organism_prompts
@@ -53,6 +54,30 @@ def test_results_hold_the_documented_keys(results: dict[str, Any], folder: Path)
             more = set() if name == "none" else {"gain", "over_refusal"}
             assert set(rates) == arm | more | (priced if name in ("sarsteer", "mars") else set())
         assert [line["layer"] for line in record["auroc_by_layer"]] == list(range(N_LAYERS))
+
+
+def test_every_test_item_is_kept_and_says_what_the_rates_say(results: dict[str, Any]) -> None:
+    for name, record in results["modalities"].items():
+        mine = [item for item in results["items"] if item["modality"] == name]
+        assert len(mine) == sum(record[f"n_{role}"] for role in ("harmful", "benign", "near_miss"))
+        for arm, which in (("none", "before"), ("addition", "after")):
+            said = [item[which]["label"] in REFUSALS for item in mine if item["role"] == "harmful"]
+            assert sum(said) / len(said) == pytest.approx(record["defences"][arm]["harmful_refusal"]["value"])
+        layer = results["direction"]["layer"]
+        for role in ("harmful", "benign", "near_miss"):
+            along = [i["projection_by_layer"]["before"][layer] for i in mine if i["role"] == role]
+            assert along == record["projection"][role]
+        assert all((item["media"] or {}).get("kind", "text") == name for item in mine)
+        shown = [item for item in mine if (item["media"] or {}).get("data")]
+        assert bool(shown) == (name != "text") and sum(len(str(item["media"])) for item in shown) < 200_000
+
+
+def test_the_dose_starts_at_the_untouched_model_and_holds_the_priced_strength(results: dict[str, Any]) -> None:
+    for record in results["modalities"].values():
+        strengths = [row["strength"] for row in record["dose"]]
+        assert strengths == sorted(strengths) and strengths[0] == 0 and results["direction"]["strength"] in strengths
+        assert all(row["harmful"]["n"] == min(40, record["n_harmful"]) for row in record["dose"])
+        assert all(0 <= row[side]["value"] <= 1 for row in record["dose"] for side in ("harmful", "harmless"))
 
 
 def test_a_study_says_what_it_cost(results: dict[str, Any]) -> None:

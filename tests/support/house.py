@@ -32,8 +32,8 @@ FLAT = (
 
 STOREYS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "lazy", "traced"),
-    ("storage", "geometry", "report"),
-    ("statistics",),
+    ("geometry", "report"),
+    ("storage", "statistics"),
     ("contrasts", "prompts"),
     ("organism", "remote", "datasets"),
     ("models",),
@@ -48,7 +48,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
 
 NARROW: Mapping[str, frozenset[str]] = {
     "traced": frozenset(),
-    "report": frozenset({"errors"}),
+    "report": frozenset({"errors", "lazy"}),
     "geometry": frozenset({"errors"}),
     "statistics": frozenset({"errors", "geometry"}),
     "contrasts": frozenset({"errors", "geometry", "statistics"}),

@@ -119,7 +119,7 @@ def test_a_space_is_saved_and_read_again(tmp_path: Path) -> None:
     again = SafeSpace.load(space.save(tmp_path / "space.safetensors"))
     assert torch.equal(again.basis, space.basis) and again.layers == (5,) and again.modality == "image"
     assert again.n == 50 and again.warnings == space.warnings and again.agreement is None
-    assert "Safe space of image" in space._repr_html_()
+    assert "safe space of image" in space._repr_html_()
     with pytest.raises(DataError, match="no such file"):
         SafeSpace.load(tmp_path / "none")
 
@@ -173,4 +173,4 @@ def test_the_report_of_a_model(organism: Any, asked: Any, tmp_path: Path) -> Non
     assert again.to_json() == record
     chapter = str(transfer_chapter({"safe_space": record, "findings": {"safe_space": safe_space_words(record)}}))
     assert chapter.count("<svg") >= 5 and "nan" not in chapter.lower().replace("finance", "")
-    assert "Safe space" in found._repr_html_()
+    assert "SafeSpaceReport" in found._repr_html_()

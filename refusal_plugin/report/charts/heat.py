@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..markup import Markup
 from ..palette import MODALITIES, colour
+from ..sliders import Slider
 from ..svg import Plot, box, text
 
 TOWARDS, AWAY, RING = "var(--rp-harmful)", "var(--rp-text)", "var(--rp-ink)"
@@ -43,6 +45,7 @@ def heat_map(
     tall: float,
     left: float = 62.0,
     names: tuple[str, str] | None = None,
+    slider: Slider | None = None,
 ) -> Markup:
     """The map.
 
@@ -55,6 +58,7 @@ def heat_map(
         wide, tall: size of a cell in user units.
         left: room for the rows' names.
         names: of the two axes, (rows, columns); the columns' names then stand below the map, without above it.
+        slider: whose stops are the rows from the bottom up: an outline follows it, and vanishes above the top row.
     """
     top = 10.0 if names else 26.0
     plot = Plot(top + tall * len(rows) + (34.0 if names else 4.0), left=left, top=top)
@@ -78,6 +82,12 @@ def heat_map(
         for place, words in enumerate(cell.lines):
             style = "strong" if len(cell.lines) > 1 and not place else "cell"
             plot.add(text(x - 1 + wide / 2, first + 17 * place, words, anchor="middle", fill=ink, class_=style))
+    if slider is not None:
+        n, stops = len(rows), range(len(slider.stops))
+        tops = [top + tall * max(0, n - 1 - stop) for stop in stops]
+        moves: dict[str, Any] = slider.moves(y=tops, opacity=[float(stop < n) for stop in stops])
+        size = (left, tops[slider.chosen], wide * len(columns), tall)
+        plot.add(box(*size, style="fill:none;stroke:var(--rp-accent)", class_="cursor", stroke_width=1.6, **moves))
     return plot.render(title, said)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from ..markup import Markup
 from ..numbers_in_words import decimal, scalar
 from ..records import Rate
+from ..sliders import Slider
 from ..svg import Axis, Plot, Scale, area, line, mark, polyline, text
 
 NULL = "var(--rp-control)"
@@ -57,7 +58,7 @@ class Curve:
 
     @classmethod
     def of(
-        cls, name: str, colour: str, rates: Sequence[tuple[int, Rate]], shape: str = "circle", **more: Any
+        cls, name: str, colour: str, rates: Sequence[tuple[float, Rate]], shape: str = "circle", **more: Any
     ) -> "Curve":
         """From (layer, rate) pairs."""
         return cls(name, colour, [Point(x, rate) for x, rate in rates], shape, **more)
@@ -87,6 +88,7 @@ def line_chart(
     references: Sequence[tuple[float, str]] = (),
     nulls: Sequence[Sequence[tuple[float, float, float]]] = (),
     depth: float = 0.13,
+    slider: Slider | None = None,
 ) -> Markup:
     """The chart.
 
@@ -99,6 +101,7 @@ def line_chart(
         references: values with a dotted line, and its name at the right.
         nulls: grey bands (x, low, high) of what chance gives, behind everything.
         depth: opacity of a grey band.
+        slider: whose stops lie on the x axis; an upright line follows it.
     """
     plot = Plot(height, left=left, right=right, top=top)
     across, up = plot.x(x, grid=False), plot.y(y)
@@ -111,6 +114,10 @@ def line_chart(
         middle = across(chosen[0])
         plot.add(line(middle, top, middle, plot.floor, "chosen"))
         plot.add(text(middle, top - 9, chosen[1], anchor="middle", class_="tick"))
+    if slider is not None:
+        stops = [across(stop) for stop in slider.stops]
+        place = {"x1": stops, "x2": stops}
+        plot.add(line(stops[slider.chosen], top, stops[slider.chosen], plot.floor, "cursor", **slider.moves(**place)))
     for curve in curves:
         _band(plot, across, up, [(p.x, *p.rate.interval) for p, _ in curve.known if p.rate.interval], curve.colour)
     for curve in curves:

@@ -5,12 +5,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..markup import Markup, tag
-from ..numbers_in_words import NOT_MEASURED
+from ..numbers_in_words import NOT_MEASURED, decimal
+from ..palette import MODALITIES
 from ..records import Rate
+from ..sliders import Slider
 from ..svg import Axis, Plot, Scale, box, line, mark, text, whisker
 
 DOT = 2.7
 INK = "var(--rp-ink)"
+
+
+@dataclass(frozen=True)
+class Single:
+    """One point of a swarm: its value, the place on this page that tells more, and its value at a slider's stops."""
+
+    value: float
+    link: str = ""
+    stops: Sequence[float | None] = ()
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,7 @@ class Lane:
         said: written at the right edge, bold where `strong`.
         dots: single values, drawn as a swarm behind the mark.
         column: which of the chart's axes it stands on.
+        stops: the rate at the stops of the chart's slider.
     """
 
     rate: Rate
@@ -40,8 +52,9 @@ class Lane:
     beside: str = ""
     said: str = ""
     strong: bool = True
-    dots: Sequence[float] = ()
+    dots: Sequence[Single] = ()
     column: int = 0
+    stops: Sequence[Rate] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,7 @@ def row_chart(
     references: Sequence[tuple[float, str]] = (),
     zero: bool = False,
     ruled: bool = False,
+    slider: Slider | None = None,
 ) -> Markup:
     """The chart.
 
@@ -97,6 +111,7 @@ def row_chart(
             beside the marks alone: through a label it could not be read.
         zero: draw the axis line at zero.
         ruled: part the rows by light lines.
+        slider: what lanes and dots with `stops` follow.
     """
     labelled = any(mark.label for row in rows for mark in row.lanes)
     height = sum(row.depth * lane + pad for row in rows) + top + (34.0 if labelled else 38.0)
@@ -115,14 +130,24 @@ def row_chart(
         tall = row.depth * lane + pad
         if ruled and index:
             plot.add(line(left, y, plot.edge, y))
-        _row(plot, row, scales, y, tall, lane, [value for value, _ in references] if labelled else [])
+        start = len(plot.marks)
+        _row(plot, row, scales, y, tall, lane, [value for value, _ in references] if labelled else [], slider)
+        if row.name in MODALITIES:
+            plot.marks[start:] = [tag("g", plot.marks[start:], data_modality=row.name)]
         y += tall
     said = "; ".join(mark.title for row in rows for mark in row.lanes if mark.title)
     return plot.render(title, said)
 
 
 def _row(
-    plot: Plot, row: Row, scales: Sequence[Scale], y: float, tall: float, lane: float, references: Sequence[float]
+    plot: Plot,
+    row: Row,
+    scales: Sequence[Scale],
+    y: float,
+    tall: float,
+    lane: float,
+    references: Sequence[float],
+    slider: Slider | None,
 ) -> None:
     middle, first = y + tall / 2, y + (tall - row.depth * lane) / 2 + lane / 2
     style = "strong" if row.colour else row.look
@@ -146,22 +171,27 @@ def _row(
                 plot.add(line(x(value), at, x(value), at + lane - 18, "reference"))
             plot.add(text(plot.left + 4, at - 8, drawn.label, class_="tick halo"))
             at += 5
-        _lane(plot, drawn, x, at, lane)
+        _lane(plot, drawn, x, at, lane, slider)
 
 
-def _lane(plot: Plot, lane: Lane, x: Scale, y: float, tall: float) -> None:
-    for value, lift in _swarm(lane.dots, x, tall / 2 - 6):
-        plot.add(tag("circle", cx=x(value), cy=y + lift, r=DOT, style=f"fill:{lane.colour}", opacity=0.6))
+def _lane(plot: Plot, lane: Lane, x: Scale, y: float, tall: float, slider: Slider | None) -> None:
+    dots = []
+    for dot, lift in _swarm(lane.dots, x, tall / 2 - 6):
+        follows = slider.moves(cx=_places(dot.stops, x)) if slider and dot.stops else {}
+        drawn = tag("circle", cx=x(dot.value), cy=y + lift, r=DOT, **follows)
+        dots.append(tag("a", drawn, href=f"#{dot.link}", tabindex=-1) if dot.link else drawn)
+    if dots:
+        plot.add(tag("g", dots, style=f"fill:{lane.colour}", fill_opacity=0.6))
     if lane.said:
-        plot.add(text(plot.width - 4, y, lane.said, anchor="end", class_="strong" if lane.strong else "tick"))
+        words = "|".join("" if rate.value is None else decimal(rate.value) for rate in lane.stops)
+        more = {"data_by": slider.name, "data_say": words} if slider and words else {}
+        plot.add(text(plot.width - 4, y, lane.said, anchor="end", class_="strong" if lane.strong else "tick", **more))
     if lane.rate.value is None:
         return
     at, hue = x(lane.rate.value), lane.colour
     low, high = (x(v) for v in lane.rate.interval or (lane.rate.value, lane.rate.value))
     if lane.shape == "mean":
-        if lane.rate.interval:
-            plot.add(box(low, y - 19, max(1.0, high - low), 38, rx=2, opacity=0.16, style=f"fill:{INK}"))
-        plot.add(line(at, y - 19, at, y + 19, "mean", title=lane.title, style=f"stroke:{INK}", stroke_width=2.2))
+        _mean(plot, lane, x, y, slider)
     elif lane.shape == "bar":
         start, end = sorted((x(0), at))
         wide, style = max(0.6, end - start), f"fill:{hue}"
@@ -178,16 +208,37 @@ def _lane(plot: Plot, lane: Lane, x: Scale, y: float, tall: float) -> None:
         plot.add(mark(at, y, hue, shape=lane.shape, hollow=lane.hollow, size=lane.size, title=lane.title))
 
 
-def _swarm(values: Sequence[float], x: Scale, limit: float) -> list[tuple[float, float]]:
-    """(value, vertical shift): points that would overlap step aside in turn, squeezed together at `limit`."""
-    placed: list[tuple[float, float, float]] = []
-    for value in sorted(values):
-        at, lane, free = x(value), 0, False
+def _mean(plot: Plot, lane: Lane, x: Scale, y: float, slider: Slider | None) -> None:
+    """An upright stroke over its interval; both follow the slider."""
+    place, ends = lane.rate.value or 0.0, lane.rate.interval
+    moves: dict[str, Any] = {}
+    spread: dict[str, Any] = {}
+    if slider and lane.stops:
+        at = _places([rate.value for rate in lane.stops], x)
+        low, high = (_places([rate.interval and rate.interval[k] for rate in lane.stops], x) for k in (0, 1))
+        wide = [None if a is None or b is None else max(1.0, b - a) for a, b in zip(low, high, strict=True)]
+        moves, spread = slider.moves(x1=at, x2=at), slider.moves(x=low, width=wide)
+    if ends is not None:
+        size = (x(ends[0]), y - 19, max(1.0, x(ends[1]) - x(ends[0])), 38)
+        plot.add(box(*size, rx=2, opacity=0.16, style=f"fill:{INK}", **spread))
+    moves |= {"style": f"stroke:{INK}", "stroke_width": 2.2}
+    plot.add(line(x(place), y - 19, x(place), y + 19, "mean", title=lane.title, **moves))
+
+
+def _places(values: Sequence[float | None], x: Scale) -> list[float | None]:
+    return [None if value is None else x(value) for value in values]
+
+
+def _swarm(dots: Sequence[Single], x: Scale, limit: float) -> list[tuple[Single, float]]:
+    """(dot, vertical shift): points that would overlap step aside in turn, squeezed together at `limit`."""
+    placed: list[tuple[float, float, Single]] = []
+    for dot in sorted(dots, key=lambda dot: dot.value):
+        at, lane, free = x(dot.value), 0, False
         while not free and lane <= 80:
             lift = (lane + 1) // 2 * DOT * 1.5 * (1 if lane % 2 else -1)
             free = all((at - px) ** 2 + (lift - py) ** 2 >= (2 * DOT * 0.86) ** 2 for px, py, _ in placed[-60:])
             lane += 1
-        placed.append((at, lift, value))
+        placed.append((at, lift, dot))
     highest = max((abs(lift) for _, lift, _ in placed), default=0.0)
     squeeze = min(1.0, limit / highest) if highest else 1.0
-    return [(value, lift * squeeze) for _, lift, value in placed]
+    return [(dot, lift * squeeze) for _, lift, dot in placed]

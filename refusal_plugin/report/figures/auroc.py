@@ -1,6 +1,6 @@
 """Is the harm visible? AUROC of the projection on the text direction, layer by layer, one line per modality."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..charts import Curve, line_chart
@@ -8,6 +8,7 @@ from ..markup import Markup
 from ..numbers_in_words import decimal, scalar
 from ..palette import colour, modality_order
 from ..records import at_layer, by_layer, finite, mapping, records
+from ..sliders import Slider, layer_slider
 from ..svg import Axis, ticks
 from ..table import html_table
 from .figure import Panel, figure
@@ -33,7 +34,7 @@ def auroc_figure(results: Mapping[str, Any]) -> Markup:
     least = min([1.0, *every, *(low for band in bands.values() for _, low, _ in band)])
     lowest = 0.4 if least >= 0.4 else 0.0 if least < 0.2 else 0.2
     y = Axis(lowest, 1.0, ticks(lowest, 1.0, 5), lambda v: f"{v:.1f}")
-    panels, rows = [], []
+    panels, rows, slider = [], [], layer_slider(results)
     for name, found in curves.items():
         if not any(curve.known for curve in found):
             continue
@@ -48,8 +49,9 @@ def auroc_figure(results: Mapping[str, Any]) -> Markup:
             references=[(0.5, "chance")],
             nulls=[bands[name]],
             depth=0.2,
+            slider=slider,
         )
-        panels.append(Panel.of(name, drawn))
+        panels.append(Panel.of(name, drawn, said=None if slider is None else slider.says(_words(found, slider))))
     for name in names:
         columns = [by_layer(modalities[name], key) for key in COLUMNS]
         null = {number: f"{decimal(low)} to {decimal(high)}" for number, low, high in bands[name]}
@@ -57,7 +59,17 @@ def auroc_figure(results: Mapping[str, Any]) -> Markup:
             cells = [scalar(at_layer(column, number)) for column in columns]
             rows.append([f"{name}, layer {number}", *cells, null.get(number)])
     heads = ["", "against all others", "only items read back correctly", "against near-miss", "random directions"]
-    return figure("auroc", panels, [html_table(heads, rows, caption="AUROC of the projection with 95% intervals.")])
+    table = html_table(heads, rows, caption="AUROC of the projection with 95% intervals.")
+    return figure("auroc", panels, [table], slider=slider)
+
+
+def _words(curves: Sequence[Curve], slider: Slider) -> list[str]:
+    """What the curves are at every layer."""
+    known = [(curve.name, {point.x: value for point, value in curve.known}) for curve in curves]
+    return [
+        f"{said}: " + ", ".join(f"{name} {decimal(values.get(stop))}" for name, values in known)
+        for stop, said in zip(slider.stops, slider.words, strict=True)
+    ]
 
 
 def _band(modality: object) -> list[tuple[int, float, float]]:

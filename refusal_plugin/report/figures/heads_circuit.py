@@ -25,23 +25,32 @@ LEFT, MIDDLE, RIGHT, END = 92.0, 214.0, 322.0, 392.0
 
 def circuit_figure(found: Mapping[str, Any]) -> Markup | None:
     """One graph per modality: part of the prompt -> head -> direction -> answer."""
-    rows = [row for row in records(found, "top") if finite(row, "sources", "instruction") is not None]
-    names = modality_order({str(row.get("modality")): 1 for row in rows})
-    if not names:
+    norm, panels, table = finite(found, "norm") or 1.0, circuit_panels(found), []
+    if not panels:
         return None
-    norm = finite(found, "norm") or 1.0
-    refused = {str(row.get("modality")): Rate.of(row, "refused", "none") for row in records(found, "removal")}
-    sizes = [abs(v) / norm for row in rows for v in (finite(row, "contrast"), *_parts(row)) if v is not None]
-    limit, panels, table = max([*sizes, 1e-12]), [], []
-    for m in names:
-        mine = [row for row in rows if row.get("modality") == m]
-        panels.append(Panel.of(m, _graph(mine, norm, limit, m, refused.get(m, Rate(None)))))
+    for m, mine in _rows(found).items():
         for row in mine:
             cells = [None if v is None else percent(v / norm, 1) for v in (*_parts(row), finite(row, "contrast"))]
             table.append([f"{m}, {head_name(row)}", *cells])
     heads = ["", *(f"from {name}" for _, name in SPANS), "contrast in all"]
     caption = "In percent of the distance between harmful and benign text."
     return figure("heads-circuit", panels, [html_table(heads, table, caption=caption)])
+
+
+def circuit_panels(found: Mapping[str, Any]) -> list[Panel]:
+    """The drawings, all on one scale."""
+    rows, norm = _rows(found), finite(found, "norm") or 1.0
+    refused = {str(row.get("modality")): Rate.of(row, "refused", "none") for row in records(found, "removal")}
+    every = [v for mine in rows.values() for row in mine for v in (finite(row, "contrast"), *_parts(row))]
+    limit = max([1e-12, *(abs(v) / norm for v in every if v is not None)])
+    return [Panel.of(m, _graph(mine, norm, limit, m, refused.get(m, Rate(None)))) for m, mine in rows.items()]
+
+
+def _rows(found: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The heads of every modality whose sources are known."""
+    rows = [row for row in records(found, "top") if finite(row, "sources", "instruction") is not None]
+    names = modality_order({str(row.get("modality")): 1 for row in rows})
+    return {m: [row for row in rows if row.get("modality") == m] for m in names}
 
 
 def _parts(row: Mapping[str, Any]) -> list[float | None]:

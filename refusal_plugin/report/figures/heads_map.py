@@ -9,6 +9,7 @@ from ..markup import Markup
 from ..numbers_in_words import decimal, percent, scalar, signed
 from ..palette import colour, modality_order
 from ..records import Rate, finite, mapping, records, sequence
+from ..sliders import Slider
 from ..svg import WIDTH, Axis
 from ..table import html_table
 from .figure import Panel, figure
@@ -20,8 +21,11 @@ ROOM = 30.0
 """User units of a cell below which no number is written."""
 
 
-def heads_map_figure(found: Mapping[str, Any]) -> Markup:
-    """Contrast, and the mean over harmful prompts, of every head and modality, in shares of text's own difference."""
+def heads_map_figure(found: Mapping[str, Any], slider: Slider | None = None) -> Markup:
+    """Contrast, and the mean over harmful prompts, of every head and modality, in shares of text's own difference.
+
+    The slider over layers, where there is one, outlines a row and names its strongest head.
+    """
     contrasts, norm = mapping(found, "contrast"), finite(found, "norm") or 1.0
     distance = found.get("distance", "the distance between harmful and benign text")
     names = [m for m in modality_order(contrasts) if sequence(contrasts[m], "value")]
@@ -31,18 +35,28 @@ def heads_map_figure(found: Mapping[str, Any]) -> Markup:
     panels, below, rows = [], [], []
     limit, most = _largest(values), _largest(means["harmful"])
     for m in names:
-        drawn = _map(f"Contrast, {m}", values[m], limit, ring=silent[m], sure=True)
-        panels.append(Panel.of(m, drawn, "harmful minus benign"))
+        drawn = _map(f"Contrast, {m}", values[m], limit, ring=silent[m], sure=True, slider=slider)
+        said = None if slider is None else slider.says([_strongest(values[m], layer) for layer in slider.stops])
+        panels.append(Panel.of(m, drawn, "harmful minus benign", said))
         below.append(Panel.of(m, _map(f"Mean over harmful prompts, {m}", means["harmful"][m], most)))
         for place, rate in values[m].items():
             sides = [means[role][m].get(place, Rate(None)).over(0.01).value for role in means]
-            said = [scalar(rate.over(0.01), 1), *(None if v is None else decimal(v, 1) for v in sides)]
-            rows.append([f"{m}, layer {place[0]}, head {place[1]}", *said])
+            numbers = [scalar(rate.over(0.01), 1), *(None if v is None else decimal(v, 1) for v in sides)]
+            rows.append([f"{m}, layer {place[0]}, head {place[1]}", *numbers])
     heads = ["", "contrast [95%]", "harmful", "benign"]
     table = html_table(heads, rows, caption=f"Direct contributions in percent of {distance}.")
     along = found.get("along", "the stream along the refusal direction")
     words = {"along": along, "distance": distance, "silent": any(silent.values())}
-    return figure("heads-map", panels, [table], means=below, **words)
+    return figure("heads-map", panels, [table], slider=slider, means=below, **words)
+
+
+def _strongest(cells: Cells, layer: float) -> str:
+    """The head that adds most in a layer, in words."""
+    known = [(abs(rate.value), at[1], rate) for at, rate in cells.items() if at[0] == layer and rate.value is not None]
+    if not known:
+        return f"layer {layer:.0f} lies behind the direction"
+    _, head, rate = max(known, key=lambda row: row[0])
+    return f"layer {layer:.0f}: head {head} adds {percent(rate.value)}"
 
 
 def _cells(found: object, norm: float, *keys: str) -> Cells:
@@ -70,7 +84,15 @@ def _whole(value: float) -> str:
     return signed(f"{100 * value:.0f}")
 
 
-def _map(title: str, rates: Cells, limit: float, *, ring: Sequence[Place] = (), sure: bool = False) -> Markup:
+def _map(
+    title: str,
+    rates: Cells,
+    limit: float,
+    *,
+    ring: Sequence[Place] = (),
+    sure: bool = False,
+    slider: Slider | None = None,
+) -> Markup:
     """Layers from the bottom up, heads from left to right; full colour is `limit`, the same for maps to compare.
 
     With `sure` a number stands only where the interval excludes zero.
@@ -94,7 +116,7 @@ def _map(title: str, rates: Cells, limit: float, *, ring: Sequence[Place] = (), 
     columns = [str(head) if head % step == 0 else "" for head in range(heads)]
     layers = [str(layer) if depth <= 24 or layer % 5 == 0 else "" for layer in reversed(range(depth))]
     size = {"wide": wide, "tall": min(34.0, max(14.0, wide)), "left": 34.0}
-    return heat_map(title, layers, columns, cells, said=words, names=("layer", "head"), **size)
+    return heat_map(title, layers, columns, cells, said=words, names=("layer", "head"), slider=slider, **size)
 
 
 HUES = {"heads": "accent", "mlp": "near_miss"}

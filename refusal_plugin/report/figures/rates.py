@@ -5,7 +5,7 @@ from typing import Any
 
 from ..charts import Lane, Row, row_chart
 from ..markup import Markup
-from ..numbers_in_words import percent, points, share
+from ..numbers_in_words import percent, points, sample, share
 from ..palette import colour, modality_order
 from ..records import Rate, mapping
 from ..svg import Axis
@@ -43,6 +43,8 @@ def rates_figure(results: Mapping[str, Any]) -> Markup:
             rows.append(Row(name, lanes, hue, said=_change(before, after), linked=True))
             gain = Rate.of(modalities[name], "defences", "addition", "gain")
             table.append([f"{title}, {name}", *map(share, rates), points(gain) if key == "harmful_refusal" else ""])
+        counted = sample(lane.rate for row in rows for lane in row.lanes)
+        small = ", ".join(filter(None, (small, counted)))
         panels.append(Panel(row_chart(title, rows, axis, right=98, ruled=True), title, small))
     for name in names:
         over = Rate.of(modalities[name], "defences", "addition", "over_refusal")
@@ -80,7 +82,10 @@ def ablation_figure(results: Mapping[str, Any]) -> Markup | None:
     axis, name = Axis.shares("share of text items"), "Text refusal with the direction at its benign mean"
     heads = ["", "as it is", "direction at its benign mean", "random direction likewise", "direction projected out"]
     drawn = row_chart(name, rows, axis, left=128, right=88, pad=16)
-    return figure("ablation", [Panel(drawn)], [html_table(heads, table, caption="Text test items, 95% intervals.")])
+    title = sample(lane.rate for row in rows for lane in row.lanes)
+    return figure(
+        "ablation", [Panel(drawn, title)], [html_table(heads, table, caption="Text test items, 95% intervals.")]
+    )
 
 
 CONTROLS = ("random", "projected_out")

@@ -44,8 +44,8 @@ def selection_figure(results: Mapping[str, Any]) -> Markup:
     if scores:
         tables.append(_table(scores, COSMIC_COLUMNS, cosmic, "COSMIC on validation text."))
     panels = [Panel(drawing, title, small) for drawing, title, small in drawn if drawing is not None]
-    price = {"target_kl": finite(chosen, "calibration", "target_kl"), "strength": finite(chosen, "strength")}
-    return figure("selection", panels, tables, **price)
+    target, strength = finite(chosen, "calibration", "target_kl"), finite(chosen, "strength")
+    return figure("selection", panels, tables, target_kl=target, strength=strength)
 
 
 COSMIC = ("COSMIC score", "token-free cross-check; higher is better")

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ..charts import Cell, Curve, heat_map, line_chart
 from ..markup import Markup
-from ..numbers_in_words import change, decimal, points, scalar
+from ..numbers_in_words import change, decimal, points, sample, scalar
 from ..palette import colour, modality_order
 from ..records import Rate, by_layer, finite, mapping
 from ..svg import WIDTH, Axis
@@ -80,7 +80,8 @@ def transfer_matrix(results: Mapping[str, Any]) -> Markup:
             rows.append([f"{measure.title} random direction", *map(measure.say, control)])
         title, words = measure.title, "; ".join(said)
         drawn = heat_map(title, sources, targets, cells, said=words, wide=wide, tall=46, left=LEFT)
-        panels.append(Panel(drawn, title, measure.small))
+        counted = sample(Rate.of(found[s], t, measure.key) for s in sources for t in targets)
+        panels.append(Panel(drawn, title, ", ".join(filter(None, (measure.small, counted)))))
     layers = [layer for s in sources for t in targets if (layer := mapping(found[s], t).get("layer")) is not None]
     table = html_table(["", *[f"in {t}" for t in targets]], rows, caption="Value with 95% interval; * Holm p <= 0.05.")
     twice = _twice(found, mapping(results, "modalities"))
