@@ -32,7 +32,7 @@ from refusal_plugin.statistics import auroc, auroc_interval, rate
 from .sentences import instructions
 from .voices import draw_speaker, speak
 
-FIT, SELECT, TEST, READ = 64, 24, 48, 40
+FIT, SELECT, TEST, READ = 40, 12, 24, 16
 CARRIER, REPEAT = "Answer what was said.", "Repeat what was said, word by word."
 Record = dict[str, Any]
 
@@ -124,6 +124,7 @@ def main() -> None:
         shares = word_recall(said, heard)
         row = {"checkpoint": path.stem, "recall": sum(shares) / len(shares), "n_read": len(shares)}
         results["checkpoints"].append(row | along(model, aloud, chosen, *ends))
+        results["checkpoints"].sort(key=lambda row: row["checkpoint"])
         asked.out.write_text(json.dumps(results, indent=1) + "\n")
         progress.say(f"{path.stem}: recall {row['recall']:.2f}")
 
