@@ -301,7 +301,9 @@ def compare_price() -> str:
     found = read("compare")
     tokens = found.get("price_tokens", 1)
     what = "of the first answer token alone" if tokens == 1 else f"per answer, over its first {tokens} tokens"
-    said = f"*These tables were made at {plain(found.get('target_kl'))} nats {what}.*"
+    looks = sorted(n for r in found.get("matched", []) for n in r.get("looks", []))
+    taken = f" A price took {looks[len(looks) // 2]} looks in the median of {len(looks)}." if looks else ""
+    said = f"*These tables were made at {plain(found.get('target_kl'))} nats {what}.{taken}*"
     rows = [
         [r["defence"], r["modality"], plain(r["kl"], 3), plain(r["kl_by_token"][0], 3)]
         for name in ("addition", "sarsteer", "mars")

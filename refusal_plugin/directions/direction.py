@@ -197,7 +197,8 @@ class Direction(Artefact):
 
     def caveats(self) -> Sequence[str]:
         by_hand = "its layer was taken by hand, not selected, and its strength is no more than a first guess."
-        return () if self.objective else (by_hand,)
+        unpriced = "its strength is not priced: at_price(direction, model, harmless) sets one, and says what it costs."
+        return [by_hand] * (not self.objective) + [unpriced] * (not self.price)
 
     def records(self) -> Iterable[Mapping[str, Any]]:
         """The selection table, one row per candidate."""
