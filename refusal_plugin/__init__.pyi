@@ -4,6 +4,7 @@ from .comparison import compare_defences as compare_defences
 from .defences import Defence as Defence
 from .defences import DefenceData as DefenceData
 from .defences import fit_defence as fit_defence
+from .directions.calibration import at_price as at_price
 from .directions.calibration import calibrate as calibrate
 from .directions.direction import Candidates as Candidates
 from .directions.direction import Direction as Direction

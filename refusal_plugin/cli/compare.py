@@ -8,6 +8,7 @@ import typer
 from .options import (
     Data,
     Folder,
+    Judges,
     Limit,
     Model,
     Open,
@@ -15,6 +16,7 @@ from .options import (
     Prompts,
     console,
     emit,
+    judge_of,
     percent,
     prompt_set,
     with_options,
@@ -50,6 +52,8 @@ def compare(
     limit: Limit = None,
     prompts: Prompts = None,
     data: Data = None,
+    judge: Judges = None,
+    guard: Judges = None,
     control: Annotated[
         str | None,
         typer.Option(help="A model on which nothing should transfer; 'none' to leave it out. [organism-control]"),
@@ -76,6 +80,7 @@ def compare(
     names, strengths = tuple(defences or DEFAULT), tuple(strength or STRENGTHS)
     check(names, range(seeds), strengths, target_kl)
     given = prompt_set(prompts, data)
+    judges = {"judge": judge_of(judge), "guard": judge_of(guard)}
     asked = None if control == "none" else control
     if control is None and model == "organism" and given is None:
         asked = "organism-control"
@@ -89,6 +94,7 @@ def compare(
         price_tokens=price_tokens,
         modalities=tuple(modality) if modality else None,  # type: ignore[arg-type]  # checked there
         control=None if asked is None else options.load(asked),
+        **judges,
         out=out,
         limit=limit,
         max_new_tokens=options.answer(128),

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ..errors import DataError
+from ..errors import DataError, ModelError
 from ..organism import require_spelled
 from ..progress import Voice, speak
 
@@ -35,6 +35,12 @@ Data = Annotated[
     str | None,
     typer.Option(
         help="Public data sets by name, jbb+xstest; NAME:PART one part, NAME=PATH a local copy. See `datasets`."
+    ),
+]
+Judges = Annotated[
+    str | None,
+    typer.Option(
+        help="FORMAT=MODEL, a judge of docs/judges.md: qwen3guard=Qwen/Qwen3Guard-Gen-0.6B, or xstest=MODEL@http://HOST/v1."
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use at most this many prompts: a quick look, wide intervals.")]
@@ -136,6 +142,26 @@ def prompt_set(path: Path | None, data: str | None = None) -> Any:
 
         found = found + load_sets(data)
     return None if path is None and data is None else found.assigned()
+
+
+def judge_of(spec: str | None) -> Any:
+    """A judge from "FORMAT=MODEL", or "FORMAT=MODEL@URL" for a served one; None if none was named.
+
+    Raises:
+        ModelError: no such format, no model, or it cannot be loaded.
+    """
+    if spec is None:
+        return None
+    from ..evaluation import FORMATS, EndpointJudge, GenerativeJudge
+
+    name, _, model = spec.partition("=")
+    if name not in FORMATS or not model:
+        do = f"write FORMAT=MODEL with one of {', '.join(FORMATS)}"
+        raise ModelError(f"judge {spec!r}", "no format and model", do)
+    served, at, address = model.partition("@http")
+    if at:
+        return EndpointJudge(f"http{address}", served, FORMATS[name])
+    return GenerativeJudge.load(model, name, device_map=None, dtype="auto")
 
 
 def console() -> Any:

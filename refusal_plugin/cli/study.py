@@ -8,6 +8,7 @@ import typer
 from .options import (
     Data,
     Folder,
+    Judges,
     Limit,
     Model,
     Open,
@@ -15,6 +16,7 @@ from .options import (
     Prompts,
     console,
     emit,
+    judge_of,
     percent,
     prompt_set,
     with_options,
@@ -31,6 +33,8 @@ def study(
     limit: Limit = None,
     prompts: Prompts = None,
     data: Data = None,
+    judge: Judges = None,
+    guard: Judges = None,
     open_: Open = False,
     *,
     options: Options,
@@ -42,10 +46,11 @@ def study(
     [dim]refusal-plugin study --model organism-control --out study-control[/dim]
     """
     given = prompt_set(prompts, data)
+    judges = {"judge": judge_of(judge), "guard": judge_of(guard)}
     loaded = options.load(model)
     from ..recipe_files import recipe
 
-    asked = {"max_new_tokens": options.answer(24), "token_budget": options.batch_tokens}
+    asked = {**judges, "max_new_tokens": options.answer(24), "token_budget": options.batch_tokens}
     results = recipe("study").run(loaded, given, out=out, seed=seed, limit=limit, **asked)
     if options.json:
         emit(results)

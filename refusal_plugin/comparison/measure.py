@@ -4,9 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+import numpy as np
+
 from ..defences.opened import is_gated
 from ..defences.run import DefenceRun
-from ..evaluation import Judge, Outcomes, Power, label_answers, statistical_power
+from ..evaluation import (
+    Agreement,
+    Judge,
+    Outcomes,
+    PhraseJudge,
+    Power,
+    compare_judges,
+    label_answers,
+    statistical_power,
+)
 from ..inference.edits import NO_EDIT
 from ..models import anatomy
 from ..progress import Progress, track
@@ -44,7 +55,12 @@ class Plan:
 
 
 def measure(
-    arena: DefenceRun, fitted: Sequence[Fitted], plan: Plan, judge: Judge | None = None, progress: Progress = None
+    arena: DefenceRun,
+    fitted: Sequence[Fitted],
+    plan: Plan,
+    judge: Judge | None = None,
+    progress: Progress = None,
+    guard: Judge | None = None,
 ) -> Measured:
     """Measure a plan, one modality after the other.
 
@@ -54,7 +70,9 @@ def measure(
         plan: what is measured.
         judge: who labels.
         progress: see `track`.
+        guard: a second judge, asked about the undefended answers and the first fit's at the matched price.
     """
+    agreement: dict[str, Agreement] = {}
     plain: dict[str, Outcomes] = {}
     powers: dict[str, Power] = {}
     cells: list[Measurement] = []
@@ -64,7 +82,8 @@ def measure(
         for m in plan.modalities:
             arena.forget()
             test = arena.tests[m]
-            plain[m] = label_answers(test, arena.answers(None, m)[0], judge)
+            heard = list(arena.answers(None, m)[0])
+            plain[m] = label_answers(test, heard, judge)
             powers[m] = statistical_power(plain[m])
             advance(1)
             prices = {}
@@ -85,6 +104,7 @@ def measure(
                     tried.append(base.strength)
                     kinds.append("same_strength")
                 for kind, c, said in zip(kinds, tried, arena.answers(f.defence, m, tried), strict=True):
+                    heard += said if kind == "matched" and f.seed == first else []
                     cells.append(Measurement(f.name, f.seed, m, kind, c, price, label_answers(test, said, judge)))
                 if graded and m != "text" and is_gated(f.defence.edit(price.strength, modality=m) or NO_EDIT):
                     said = arena.answers(f.defence, m, [price.strength], roles=("harmful",), gate_open=True)[0]
@@ -92,7 +112,11 @@ def measure(
                     oracle = on_harm(hit, plain[m])
                     cells.append(Measurement(f.name, f.seed, m, "oracle", price.strength, price, oracle))
                 advance(1)
-    return Measured(plain, powers, cells)
+            if guard is not None:
+                asked = list(test) * (len(heard) // len(test))
+                rng = np.random.default_rng(0)
+                agreement[m] = compare_judges(asked, heard, judge or PhraseJudge(), guard, rng=rng)
+    return Measured(plain, powers, cells, agreement)
 
 
 def on_harm(harmful: Outcomes, plain: Outcomes) -> Outcomes:

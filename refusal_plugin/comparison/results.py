@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..evaluation import Outcomes, Power, mcnemar, refusal_rates
+from ..evaluation import Agreement, Outcomes, Power, mcnemar, refusal_rates
 from ..report.shown import Shown
 from ..statistics import Estimate, holm
 from .cells import SAFE, Measurement, Record, change, exact_change, labels, matched_row, p_value, row, share
@@ -20,11 +20,13 @@ class Measured:
         undefended: outcomes of the model as it is, by modality.
         powers: what its test sets can show, by modality.
         cells: every defence, seed, modality and strength.
+        agreement: of the two judges on the answers behind the rates, by modality; empty without a second one.
     """
 
     undefended: Mapping[str, Outcomes]
     powers: Mapping[str, Power]
     cells: Sequence[Measurement]
+    agreement: Mapping[str, Agreement] = field(default_factory=dict)
 
     def arms(self, kind: str) -> dict[tuple[str, str], list[Measurement]]:
         """Cells of one kind, all seeds of a defence and modality together."""

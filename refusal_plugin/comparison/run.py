@@ -53,6 +53,8 @@ DEFAULT = (
     "alphasteer",
     "ras",
     "shiftdc",
+    "omnisteer",
+    "omnisteer_text",
     "prompt",
 )
 """The methods of the default comparison; the project's claims are about the first ten without `addition_all`."""
@@ -78,6 +80,7 @@ def compare_defences(
     control: Any = None,
     out: str | Path = "compare",
     judge: Judge | None = None,
+    guard: Judge | None = None,
     limit: int | None = None,
     calibration_items: int = 64,
     max_new_tokens: int = 128,
@@ -101,6 +104,7 @@ def compare_defences(
         control: a model on which nothing should transfer ("organism-control"); compared with the same seed 0.
         out: folder of the results; an earlier, interrupted run there is continued.
         judge: who labels answers; the phrase judge by default. Another judge needs no new answers.
+        guard: a second judge; its agreement with the first is reported per modality.
         limit: at most this many validation and test prompts each (a quick look; every interval widens).
         calibration_items: harmless validation prompts per modality behind each price.
         max_new_tokens: longest answer.
@@ -139,7 +143,7 @@ def compare_defences(
             why = next(iter(fits.refused.values()))
             raise StudyError("compare defences", f"none could be fitted ({why})", "see above")
         plan = Plan(chosen, tuple(strengths), frozenset(pareto))
-        measured = measure(arena, fitted, plan, judge, progress)
+        measured = measure(arena, fitted, plan, judge, progress, guard)
     rows = None
     if control is not None:
         found = compare_defences(
@@ -165,6 +169,8 @@ def compare_defences(
         "kind": "comparison",
         "model": facts.name,
         "judge": name_of(judge),
+        "guard": guard and name_of(guard),
+        "agreement": {m: found.to_json() for m, found in measured.agreement.items()},
         "weight_hash": arena.base["weights"],
         "template_hash": facts.template_hash,
         "created": started.strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -24,13 +24,14 @@ from ..models.provenance import provenance
 from ..progress import Progress
 from ..prompts import Modality, Prompt, PromptSet
 from ..prompts.neutral import neutral_prompts
+from ..report.shown import Shown
 
 SHARE = 0.8
 """Share of the training pairs that one fit seed draws."""
 
 
 @dataclass(frozen=True, eq=False)
-class DefenceData:
+class DefenceData(Shown):
     """Prompts to fit on, and their residual streams.
 
     Attributes:
@@ -57,6 +58,14 @@ class DefenceData:
     _arms: dict[tuple[str, str, str], Tensor] = field(default_factory=dict, repr=False)
     _made: dict[str, Any] = field(default_factory=dict, repr=False)
     memory: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def finding(self) -> str:
+        drawn = f"seed {self.seed} draws {100 * self.share:.0f} % of the training pairs"
+        return f"{self.prompts.finding()}; of {anatomy(self.model).name}, {drawn}"
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per prompt."""
+        return self.prompts.records()
 
     @classmethod
     def of(

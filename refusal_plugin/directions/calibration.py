@@ -25,10 +25,12 @@ from ..inference.answers import generate
 from ..inference.arms import Arms, Strengths, edit_of_rows, encode_arms
 from ..inference.edits import Edit
 from ..inference.loop import Item, re_encoder
+from ..inference.prefix import Stems
 from ..models import anatomy
 from ..prompts import Modality, PromptSet, Role
 from ..report.shown import Shown
 from ..traced.measure import kl_divergence, refusal_score
+from .direction import Direction
 from .strength import largest_strength
 
 TOKENS = 32
@@ -107,13 +109,15 @@ class Calibration(Shown):
     looks: int = 0
 
     def finding(self) -> str:
-        costs = ", ".join(f"{kl:.3f} nats in {m} (n = {self.n[m]})" for m, kl in self.kl.items())
+        unit = "nats of the first token" if self.tokens == 1 else "nats an answer"
+        costs = ", ".join(f"{kl:.3f} {unit} in {m} (n = {self.n[m]})" for m, kl in self.kl.items())
         grown = ", ".join(f"{100 * share:+.0f} points in {m}" for m, share in self.over_refusal.items())
         return f"strength {self.strength:.3g} costs {costs}" + (f"; harmless refused {grown}" if grown else "")
 
     def caveats(self) -> Sequence[str]:
         free = ["the upper bound is still within the price: a larger strength was not tried."] * self.at_bound
-        return [*free, f"priced on {', '.join(self.n)} only: elsewhere it may cost more."]
+        blind = ["the first token alone is priced: what breaks behind it is free."] * (self.tokens == 1)
+        return [*free, *blind, f"priced on {', '.join(self.n)} only: elsewhere it may cost more."]
 
     def records(self) -> Iterable[Mapping[str, Any]]:
         """One row per modality."""
@@ -170,11 +174,11 @@ def calibrate(
     return price(defence, parts, target_kl, target_over_refusal, bounds)
 
 
-def at_price(direction: Any, model: Any, prompts: PromptSet, **options: Any) -> Any:
+def at_price(direction: Direction, model: Any, prompts: PromptSet, **options: Any) -> Direction:
     """A direction at the largest strength of its addition that stays within the price, which it carries from then on.
 
     Args:
-        direction: a `Direction`.
+        direction: whose addition is priced.
         model: a loaded model.
         prompts: of a split that is not the test split, in every modality in which the strength will be used; harmful
             ones among them are left out.
@@ -262,6 +266,7 @@ class KLPrice:
         self.prompts = list(prompts)
         self.modality: Modality = self.prompts[0].modality
         self._encoded: dict[tuple[int, str | None], list[Item]] = {}
+        self._stems: Stems = {}
         if tokens > 1 and answers is None:
             answers = untouched_answers(model, prompts, tokens, token_budget=token_budget)
         # Reading token t gives the prediction of token t + 1: the last one need not be read.
@@ -296,6 +301,7 @@ class KLPrice:
             lambda row: self.answers[row % n],
             lambda rows: edit_of_rows(arms, [row // n for row in rows]),
             re_encoder(self.model, system=system),
+            kept=self._stems if system is None else None,
         ):
             if self.refusal_ids is not None:
                 score[rows] = refusal_score(logits[:, 0], self.refusal_ids).cpu()

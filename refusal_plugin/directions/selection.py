@@ -182,8 +182,8 @@ def first_measured(measured: int | Literal["all"] | None, n: int, method: Method
     if isinstance(measured, int) and measured < 1:
         raise DirectionError("select a direction", f"measured = {measured}", "give 1 or more, or 'all'")
     gradients = method != "cosmic" and (not remote or current().trusted is True)
-    few = BEST if measured is None else measured
-    if few == "all" or not gradients or few >= n or (measured is None and 3 * few >= n):
+    few = BEST if measured is None else measured  # "all" is no number
+    if not isinstance(few, int) or not gradients or few >= n or (measured is None and 3 * few >= n):
         return None
     return few
 

@@ -153,7 +153,16 @@ class Subspace(Artefact):
         )
         if not which:
             return f"One direction suffices to act: {found}, but the others change the score no further ({said})."
-        return f"One direction does not suffice: {found}, and all do more than one when {' and '.join(which)} ({said})."
+        alone = [f"{self._alone(name):.0%} of it when {name}" for name in which]
+        return (
+            f"One direction does not suffice: {found}, and all do more than one when {' and '.join(which)} ({said}); "
+            f"the first alone does {' and '.join(alone)}."
+        )
+
+    def _alone(self, name: str) -> float:
+        """Share of what all directions do together that the first does alone."""
+        one, every = (self.effects[f"{name} {arm}"]["value"] for arm in ("one", "together"))
+        return float(one / every) if every else 0.0
 
     def problem(self) -> str:
         """What is wrong with a file's content."""

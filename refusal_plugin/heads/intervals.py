@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..report.shown import Shown
 from ..statistics import RESAMPLES, group_numbers, percentile_interval, resampled_groups
 
 
 @dataclass(frozen=True)
-class Intervals:
+class Intervals(Shown):
     """A value with its 95 % interval for every cell; NaN ends where there are too few pair groups.
 
     Attributes:
@@ -29,6 +30,9 @@ class Intervals:
         """A row of cells as JSON keeps rates, one record a cell."""
         cells = zip(self.value.tolist(), self.low.tolist(), self.high.tolist(), strict=True)
         return [{"value": value, "low": low, "high": high, "n": self.n} for value, low, high in cells]
+
+    def drawn(self) -> Sequence[str]:
+        return ()  # whatever it is a part of draws it
 
 
 def mean_intervals(x: Float[Tensor, "prompt *cells"], pairs: Sequence[str], *, seed: int = 0) -> Intervals:

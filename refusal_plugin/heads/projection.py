@@ -7,9 +7,9 @@ means were taken at the token where the direction was read; at other tokens the 
 read differences between prompts, not absolute values.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -70,7 +70,8 @@ class TokenProjection(Shown):
         ]  # fmt: skip
 
 
-class AnswerProjection(NamedTuple):
+@dataclass(frozen=True)
+class AnswerProjection(Shown):
     """Projections along an answer; unpacks into its two fields.
 
     Attributes:
@@ -79,23 +80,28 @@ class AnswerProjection(NamedTuple):
     """
 
     words: tuple[str, ...]
-    values: Tensor
+    values: Float[Tensor, " step"]
 
-    def __repr__(self) -> str:
-        return f"AnswerProjection({' '.join(self.words)!r})"
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.words, self.values))
 
-    def _repr_html_(self) -> str:
-        from ..report import frame, html_table
+    def finding(self) -> str:
+        return f"{' '.join(self.words)!r}; 0 = benign text, 1 = harmful text at the reading position"
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """One row per step."""
+        steps = enumerate(zip(self.words, self.values.tolist(), strict=True))
+        return ({"step": n, "word": word, "projection": value} for n, (word, value) in steps)
+
+    def drawn(self) -> Sequence[str]:
         from ..report.figures.tokens import token_line
-        from ..report.table import folded
+        from ..report.table import folded, html_table
 
         steps = self.values.tolist()
         limit, spans = max([1.0, *map(abs, steps)]), ["said"] * len(steps)
         line = token_line(self.words, steps, limit, spans, "Refusal projection along the answer")
-        rows = [[f"{n}: {word}", step] for n, (word, step) in enumerate(zip(self.words, steps, strict=True))]
-        table = folded("Numbers behind this picture", html_table(["word", "projection"], rows))
-        note = "0 = benign text, 1 = harmful text at the reading position."
-        return str(frame("Along the answer", line, table, note=note))
+        rows = [[f"{row['step']}: {row['word']}", row["projection"]] for row in self.records()]
+        return [line, folded("Numbers behind this picture", html_table(["word", "projection"], rows))]
 
 
 def project_tokens(

@@ -23,7 +23,7 @@ from ..prompts.light import continued_inputs
 from ..traced.answer import through_answer
 from .edits import NO_EDIT, Edit, flat
 from .loop import Item, ReEncode, run_batches
-from .prefix import REST, device_of, shared_stem
+from .prefix import REST, Stems, device_of, shared_stem
 
 ASKED = "read answers"
 LOGITS = 2**28
@@ -42,6 +42,8 @@ def answer_logits(
     answer_of: Callable[[int], Sequence[int]],
     edit_of: Callable[[list[int]], Edit | None],
     again: ReEncode | None,
+    *,
+    kept: Stems | None = None,
 ) -> Iterator[tuple[list[int], Float[Tensor, "row token vocab"]]]:
     """Logits over the answers of some rows, batch by batch, halved where a batch does not fit.
 
@@ -51,6 +53,7 @@ def answer_logits(
         answer_of: the tokens given to a row, perhaps none.
         edit_of: the edit of a batch, from the numbers of its rows.
         again: encodes some prompts of a batch anew; None where an edit is bound to the rows of a batch.
+        kept: beginnings of the prompts for the next call, see `shared_stem`; of calls with one system text only.
 
     Yields:
         row numbers, and their logits; tokens behind the end of a row's own answer mean nothing.
@@ -63,7 +66,7 @@ def answer_logits(
     def measure(items: list[Item]) -> list[Tensor]:
         ((rows, batch),) = items
         with running(model, ASKED):
-            return [_logits(model, batch, [list(answer_of(row)) for row in rows], edit_of(rows), again)]
+            return [_logits(model, batch, [list(answer_of(row)) for row in rows], edit_of(rows), again, kept)]
 
     for (rows, _batch), logits in run_batches(work, measure, again, asked=ASKED):
         yield rows, logits
@@ -88,10 +91,15 @@ def over_answer(edit: Edit, prompt: int) -> Edit:
 
 
 def _logits(
-    model: Any, batch: Batch, answers: list[list[int]], edit: Edit | None, again: ReEncode | None
+    model: Any,
+    batch: Batch,
+    answers: list[list[int]],
+    edit: Edit | None,
+    again: ReEncode | None,
+    kept: Stems | None,
 ) -> Float[Tensor, "row token vocab"]:
     longest = max(len(answer) for answer in answers)
-    shared = shared_stem(model, batch, edit, again, answers=False)
+    shared = shared_stem(model, batch, edit, again, answers=False, kept=kept)
     if shared is None:
         prompt, inputs = batch.length, continued_inputs(model, batch, answers)
     else:

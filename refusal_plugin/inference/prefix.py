@@ -15,7 +15,7 @@ import warnings
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -44,6 +44,8 @@ LEAST = 512
 """Positions that must be saved: a further pass has a price of its own."""
 PAYS = 0.15
 """Reading with a shared beginning has to save this share of the positions."""
+KEPT = 2**28
+"""Bytes of keys and values that are kept for the next pass."""
 PLACES = (*PER_TOKEN, "position_ids")
 
 _TRIED: weakref.WeakKeyDictionary[Any, dict[tuple[str, str, int], bool]] = weakref.WeakKeyDictionary()
@@ -133,8 +135,18 @@ def read_stem(model: Any, batch: Batch, drops: Sequence[int]) -> Stem:
 # -- arms: rows of a batch that are the same prompts -------------------------------------------------------------------
 
 
+Stems: TypeAlias = dict[tuple[int, ...], Stem]
+"""Beginnings by the prompts that they belong to, kept for the next pass over the same ones."""
+
+
 def shared_stem(
-    model: Any, batch: Batch, edit: Edit | None, again: ReEncode | None, *, answers: bool
+    model: Any,
+    batch: Batch,
+    edit: Edit | None,
+    again: ReEncode | None,
+    *,
+    answers: bool,
+    kept: Stems | None = None,
 ) -> tuple[Stem, list[int]] | None:
     """The beginnings of a batch whose rows repeat a few prompts, and whose each row is; None where it runs as it is.
 
@@ -144,6 +156,7 @@ def shared_stem(
         edit: what acts on them; sharing needs one that acts at the newest token and looks at nothing before it.
         again: encodes some prompts of the batch anew; None where that is not known.
         answers: whether `generate` goes on from them, or a single pass.
+        kept: where beginnings are looked up and, while they are small, kept; the caller keeps their prompts alive.
     """
     if again is None or (edit is not None and not all(map(_newest_only, edit.parts))):
         return None
@@ -151,6 +164,9 @@ def shared_stem(
     copies = [first.setdefault(id(prompt), len(first)) for prompt in batch.prompts]
     if (batch.size - len(first)) * (batch.length - REST) < LEAST or has_attached(hf_module(model)):
         return None
+    key = (batch.length, *first)
+    if kept is not None and key in kept:
+        return kept[key], copies
     stems = again(list({id(prompt): prompt for prompt in batch.prompts}.values()))
     if stems.length != batch.length or bool(stems.roles["media"][:, -REST:].any()):
         return None
@@ -158,7 +174,16 @@ def shared_stem(
         model, stems, again, answers=answers
     ):
         return None
-    return read_stem(model, stems, [REST] * stems.size), copies
+    stem = read_stem(model, stems, [REST] * stems.size)
+    if kept is not None and sum(map(_bytes, [*kept.values(), stem])) <= KEPT:
+        kept[key] = stem
+    return stem, copies
+
+
+def _bytes(stem: Stem) -> int:
+    """Of the keys and values."""
+    parts = [vars(layer).values() for layer in getattr(stem.cache, "layers", ())]
+    return sum(value.nbytes for values in parts for value in values if isinstance(value, Tensor))
 
 
 def shared_logits(

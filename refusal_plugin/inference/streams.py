@@ -11,6 +11,7 @@ from torch import Tensor
 from ..contrasts import Contrast, GroupMean
 from ..errors import DataError, PromptError
 from ..prompts import Prompt, PromptSet, Role
+from ..report.shown import Shown
 from .activations import collect_activations
 
 SAFE: tuple[Role, ...] = ("benign", "near_miss")
@@ -20,7 +21,7 @@ Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
-class Streams:
+class Streams(Shown):
     """Residual streams of one modality and one split.
 
     Attributes:

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..geometry import pca, principal_angles
+from ..report.shown import Shown
 from ..statistics import Estimate
 from .space import overlap
 
 
 @dataclass(frozen=True)
-class Overlaps:
+class Overlaps(Shown):
     """Agreement of safe spaces.
 
     Attributes:

@@ -210,7 +210,7 @@ def _examples(
     """The prompts to draw, each against benign prompts of its modality."""
     found: list[Record] = []
     benign = [p for p in kept if p.split == "test" and p.role == "benign"]
-    spoken = [project_answer(model, direction, p)[1] for p in benign[:USUAL] if p.modality == "text"]
+    spoken = [project_answer(model, direction, p).values for p in benign[:USUAL] if p.modality == "text"]
     for prompt in prompts.where(lambda p: p.id in shown):
         same = [p for p in benign if p.modality == prompt.modality][: 4 * USUAL]
         usual = usual_projection(project_tokens(model, direction, same))

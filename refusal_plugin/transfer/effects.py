@@ -28,6 +28,7 @@ from ..inference.answers import Answer
 from ..inference.arm_sets import ArmSet, generate_arm_sets, score_arm_sets
 from ..inference.edits import NO_EDIT, Edit, Operator, addition, removal
 from ..prompts import PromptSet
+from ..report.shown import Shown
 
 Length: TypeAlias = Literal["matched", "own"]
 ROLES = ("benign", "harmful")
@@ -35,7 +36,7 @@ ROLES = ("benign", "harmful")
 
 
 @dataclass(frozen=True)
-class Interventions:
+class Interventions(Shown):
     """The vectors that act, and where their coordinate is neutral.
 
     Attributes:
@@ -93,7 +94,7 @@ def scaled_vectors(
 
 
 @dataclass(frozen=True)
-class ScoreEffects:
+class ScoreEffects(Shown):
     """Changes of the refusal score of one target, in nats; the last row of the first axis is the random control.
 
     Attributes:

@@ -115,6 +115,15 @@ def test_public_data_are_prompts_like_any_other(command: Run, tmp_path: Path) ->
     fails(command("study", "--data", "jbb+nothing"), "no such name in the registry")
 
 
+def test_a_judge_is_named_by_its_format_and_model(command: Run, tmp_path: Path) -> None:
+    from refusal_plugin.cli.options import judge_of
+
+    served = judge_of("xstest=big/model@http://127.0.0.1:9/v1")
+    assert served.model == "big/model" and served.url == "http://127.0.0.1:9/v1" and judge_of(None) is None
+    fails(command("study", "--judge", "oracle=x"), "write FORMAT=MODEL", "qwen3guard")
+    fails(command("compare", "--guard", f"wildguard={tmp_path}"), "load judge")
+
+
 def test_cp_copies_a_recipe_once(command: Run, tmp_path: Path) -> None:
     found = command("cp", "direction_extraction", str(tmp_path))
     target = tmp_path / "direction_extraction.py"

@@ -15,6 +15,7 @@ from refusal_plugin.comparison import compare_defences
 from refusal_plugin.defences import Defence
 from refusal_plugin.defences.run import DefenceRun, digest
 from refusal_plugin.errors import PromptError, StudyError
+from refusal_plugin.evaluation import PhraseJudge
 from refusal_plugin.inference.answers import generate
 from refusal_plugin.models.own_prompts import defence_prompts
 from refusal_plugin.prompts import PromptSet
@@ -22,6 +23,15 @@ from refusal_plugin.report.comparison import render_comparison
 from refusal_plugin.storage import Checkpoints
 
 DEFENCES = ("addition", "random")
+
+
+class Deaf(PhraseJudge):
+    """A second judge that hears no refusal at all."""
+
+    def label(self, prompts: Any, answers: Any) -> list[Any]:
+        return ["compliance"] * len(answers)
+
+
 OPTIONS: dict[str, Any] = {
     "seeds": (0, 1),
     "strengths": (2.0,),
@@ -29,6 +39,7 @@ OPTIONS: dict[str, Any] = {
     "modalities": ("text", "image"),
     "calibration_items": 6,
     "max_new_tokens": 14,
+    "guard": Deaf(),
     "progress": False,
 }
 
@@ -61,6 +72,19 @@ def lines(folder: Path) -> list[str]:
 def same(results: dict[str, Any]) -> dict[str, Any]:
     """What must not depend on when and how often a comparison was interrupted."""
     return {k: v for k, v in results.items() if k not in ("created", "seconds")}
+
+
+def test_a_second_judge_is_compared_on_the_answers_behind_the_rates(
+    results: dict[str, Any], prompts: PromptSet
+) -> None:
+    assert results["guard"] == "Deaf" and set(results["agreement"]) == {"text", "image"}
+    for modality, found in results["agreement"].items():
+        told = json.dumps(found)
+        asked = len(prompts.filter(split="test", modality=modality))
+        # The undefended answers, and those of two methods at the matched price, by the first fit.
+        assert f'"n": {3 * asked}' in told, told
+        assert found["accuracy"]["value"] < 1
+    assert results["contract"]["judge"] == "PhraseJudge" and results["contract"]["max_new_tokens"] == 14
 
 
 def test_compare_json_holds_the_documented_sections(results: dict[str, Any], folder: Path) -> None:

@@ -94,10 +94,13 @@ def test_the_words_follow_the_figures() -> None:
             f"more_{name}": {"value": v, "low": v - 0.1, "high": v + 0.1, "n": 9}
             for name, v in (("added", added), ("ablated", ablated))
         }
+        for name, v in (("added", added), ("ablated", ablated)):
+            made |= {f"{name} one": {"value": 2.0}, f"{name} together": {"value": 2.0 + v}}
         return replace(found, effects=made).words
 
     assert with_effects(0.05, 0.0).startswith("One direction suffices to act")
     assert "do more than one when added (" in with_effects(0.5, 0.0)
+    assert "the first alone does 80% of it when added." in with_effects(0.5, 0.0)
     assert "when added and ablated" in with_effects(0.5, -0.5)
     assert with_effects(-0.5, 0.5).startswith("One direction suffices to act"), "less is not more"
     assert Subspace.fit(world(2, groups=60), 0, k=2).words.startswith("2 directions were asked for")

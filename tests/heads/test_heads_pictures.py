@@ -122,7 +122,7 @@ def test_every_result_shows_itself_and_hostile_words_stay_words(organism: Any, d
         Circuit.of(found, sources),
         project_tokens(organism, direction, prompts),
         spoken,
-        spoken._replace(words=("<img src=x onerror=alert(1)>",) * len(words)),
+        replace(spoken, words=("<img src=x onerror=alert(1)>",) * len(words)),
         project_layers(organism, direction, prompts),
     ):
         page = shown(result)

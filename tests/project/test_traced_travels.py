@@ -16,8 +16,11 @@ from typing import Any
 import pytest
 import torch
 
+from refusal_plugin.defences.omnisteer import OmniSteer
 from refusal_plugin.directions.direction import fit_direction
 from refusal_plugin.heads import project_tokens
+from refusal_plugin.inference.answers import generate
+from refusal_plugin.models import anatomy
 from refusal_plugin.models.wrapper import TransformersModel, register
 from refusal_plugin.recipe_files import recipe, recipes
 from refusal_plugin.remote import settings
@@ -132,6 +135,17 @@ def project(model: Any, prompts: Any, remote: bool) -> Any:
     return project_tokens(model, direction, prompts.filter(split="test"), remote=remote)
 
 
+def gated(model: Any, prompts: Any, remote: bool) -> Any:
+    """Answers under a learned gate: what the network decides about the prompt reaches the steps behind it."""
+    draw, d = torch.Generator().manual_seed(0), anatomy(model).d_model
+    network = {"centre": torch.zeros(d), "scale": torch.ones(d), "bias": torch.zeros(4), "offset": torch.zeros(1)}
+    network |= {"inward": torch.randn(d, 4, generator=draw), "outward": torch.randn(4, generator=draw)}
+    vectors = 9.0 * torch.randn(1, d, generator=draw)
+    defence = OmniSteer(name="omnisteer", layers=(3,), vectors=vectors, gate_layer=2, network=network, figures={})
+    asked = prompts.filter(split="test", modality="text")
+    return generate(model, asked, defence.edit(1.0), max_new_tokens=4, remote=remote, progress=False)
+
+
 ANALYSES = {
     # Streams, the layer, plain answers, read-back, scores, answers under directions.
     "transfer": (
@@ -149,6 +163,7 @@ ANALYSES = {
         ),
     ),
     "tokens": (1, project),
+    "a learned gate": (1, gated),
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from .alignment import Decoder, align
 from .sentences import Sentence, instructions, requests, word_list, word_runs
 from .spelling import Projector, Spelling, budget, spell
 
-MARKS = (10, 25, 50, 75, 100, 150, 200, 300)
+MARKS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300)
 """Steps of the alignment after which a checkpoint is kept."""
 
 
@@ -46,6 +46,8 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--spelling", type=float, default=15, help="minutes")
     parser.add_argument("--alignment", type=float, default=30, help="minutes")
+    parser.add_argument("--batch", type=int, nargs=2, default=(6, 0), help="transcriptions and instructions of a step")
+    parser.add_argument("--longest", type=int, default=42, help="frames of a sentence that is aligned, 25 a second")
     asked = parser.parse_args()
     progress.speak("lines")
     torch.set_flush_denormal(True)
@@ -80,15 +82,10 @@ def main() -> None:
         if step in MARKS:
             save(projector, asked.out / f"step-{step:03d}.safetensors")
 
-    beside = 0.3
-    align(
-        projector,
-        decoder,
-        lambda: spoken,
-        budget(60 * asked.alignment),
-        lambda _: beside * spelling.loss(projector),
-        aligned,
-    )
+    short = [row for row in spoken if len(row.frames) <= asked.longest]
+    batch = (asked.batch[0], asked.batch[1])
+    until = budget(60 * asked.alignment)
+    align(projector, decoder, lambda: short, until, lambda: spelling.loss(projector), aligned, batch)
     save(projector, asked.out / "projector.safetensors")
 
 

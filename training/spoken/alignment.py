@@ -28,7 +28,7 @@ REPEAT = (
     "Transcribe the recording.",
 )
 FOLLOW = ("Answer what was said.", "Follow the spoken instruction.", "Please answer.", "Respond to the recording.")
-ANSWER_TOKENS, RATE = 8, 4e-4
+ANSWER_TOKENS, RATE, WARM, BESIDE = 6, 1e-3, 4, 0.2
 BEFORE = (
     "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n"
@@ -95,7 +95,7 @@ def align(
     decoder: Decoder,
     spoken: Callable[[], Sequence[Spoken]],
     until: Callable[[], float],
-    beside: Callable[[int], Tensor],
+    beside: Callable[[], Tensor],
     told: Callable[[int, float, float], None],
     batch: tuple[int, int] = (5, 3),
     seed: int = 0,
@@ -107,9 +107,10 @@ def align(
         decoder: frozen.
         spoken: training sentences.
         until: how much of the work is done, 0 to 1; the rate falls with it, and training ends at 1.
-        beside: a loss that is added, by step (the warm start's CTC).
+        beside: a loss that is added, times `BESIDE` (the warm start's CTC).
         told: called after every step with its number and its two losses.
-        batch: how many transcriptions and how many instructions a step holds.
+        batch: how many transcriptions and how many instructions a step holds; no instructions is a quarter cheaper, and
+            reading comes first.
         seed: of the order.
 
     Returns:
@@ -119,13 +120,13 @@ def align(
     optimiser = torch.optim.AdamW(projector.parameters(), lr=RATE, weight_decay=0.0)
     while (done := until()) < 1:
         for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / 20) * max(0.05, min(1.0, 1.6 * (1 - done)))
+            group["lr"] = RATE * min(1.0, (step + 1) / WARM) * max(0.1, min(1.0, 1.6 * (1 - done)))
         rows = spoken()
         repeated = rng.sample(rows, batch[0])
         followed = rng.sample([row for row in rows if row.sentence.kind == "instruction"], batch[1])
         losses = behaviour(projector, decoder, repeated, followed, rng)
         optimiser.zero_grad()
-        torch.autograd.backward(losses[0] + losses[1] + beside(step))
+        torch.autograd.backward(losses[0] + losses[1] + BESIDE * beside())
         nn.utils.clip_grad_norm_(projector.parameters(), 1.0)
         optimiser.step()
         step += 1
@@ -143,7 +144,8 @@ def behaviour(
     """The two losses of a batch, in nats a token: of repeating sentences, and of following instructions."""
     token = decoder.tokenizer
     carriers = [rng.choice(FOLLOW) for _ in followed]
-    answers, wanted = decoder.answers([f"{s.sentence.text}\n{c}" for s, c in zip(followed, carriers, strict=True)])
+    turns = [f"{row.sentence.text}\n{carrier}" for row, carrier in zip(followed, carriers, strict=True)]
+    answers, wanted = decoder.answers(turns) if turns else ([], torch.zeros(0, 0, 0))
     asked = [*(rng.choice(REPEAT) for _ in repeated), *carriers]
     ends = [token(f"{row.sentence.text}<|im_end|>").input_ids for row in repeated] + answers
     rows = [
@@ -155,5 +157,7 @@ def behaviour(
     logits = decoder.module.lm_head(torch.cat(kept)).log_softmax(-1)
     count = sum(len(end) for end in ends[: len(repeated)])
     reading = nll_loss(logits[:count], torch.tensor([t for end in ends[: len(repeated)] for t in end]))
+    if not followed:
+        return reading, torch.zeros(())
     following = kl_div(logits[count:], wanted.flatten(0, 1), log_target=True, reduction="batchmean")
     return reading, following
