@@ -63,8 +63,8 @@ class Contract:
         return cls(**{"decoding": None, **known})
 
     def to_json(self) -> dict[str, Any]:
-        """The form in results.json."""
-        return asdict(self)
+        """The form in results.json, which knows lists and no tuples."""
+        return asdict(self) | {"data": None if self.data is None else list(self.data)}
 
     def differences(self, other: "Contract") -> list[str]:
         """Terms that both state and that differ, in words; `n` is told by the prompts."""
