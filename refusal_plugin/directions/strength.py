@@ -48,7 +48,7 @@ def largest_strength(
         if below - low >= (1 - WITHIN) * sure or looks == LOOKS or dear - below < 1e-4 * (high - low):
             return below, looks
         near = dear - low <= 1.5 * (below - low)
-        spread = (1 - 0.6 * WITHIN, 1.0) if near else (1 / 1.06, 1.0, 1.06)
+        spread = (1 - 0.6 * WITHIN, 1.0, 1 + 0.6 * WITHIN) if near else (1 / 1.06, 1.0, 1.06)
         tried = sorted({low + edge * share for share in spread if below < low + edge * share < dear})
         if not tried or (low < below and costs[below] <= 0):  # it opens all at once: there is no law to follow
             tried = [below + (dear - below) * k / 4 for k in (1, 2, 3)]
