@@ -75,4 +75,4 @@ def test_it_refuses_harm_and_answers_what_is_safe(model: Any, asked: dict[str, P
 
 def test_the_real_model_gets_the_direction_of_the_papers_algorithm(model: Any, asked: dict[str, PromptSet]) -> None:
     tokens = rp.refusal_tokens(model, asked["train"], max_new_tokens=16)
-    compare(model, asked["train"], asked["val"], tokens, reference_of(model, tokens.ids))
+    compare(model, asked["train"], asked["val"], tokens, reference_of(model, tokens.ids), every=4)

@@ -12,7 +12,7 @@ leaves.
     choice   the smallest bypass with KL <= 0.1, induce >= 0 and l < 0.8 L
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -89,14 +89,14 @@ class Reference:
             float((plain.exp() * (plain - without)).sum(-1).mean()),
         )
 
-    def choice(self, figures: Sequence[Figures]) -> int:
-        """The chosen layer."""
+    def choice(self, figures: Mapping[int, Figures]) -> int | None:
+        """The chosen layer; None where no candidate passes the filters."""
         kept = [
             (found.bypass, layer)
-            for layer, found in enumerate(figures)
+            for layer, found in figures.items()
             if layer < 0.8 * len(self.blocks) and found.kl <= 0.1 and found.induce >= 0
         ]
-        return min(kept)[1]
+        return min(kept)[1] if kept else None
 
 
 @contextmanager
