@@ -158,7 +158,9 @@ def take(folders: Sequence[Path]) -> None:
             else:
                 name = path.stem
                 if found.get("kind") == "comparison":
+                    media = sorted(found["undefended"])
                     name = "compare" if found["model"] == "organism" else f"compare-{found['model']}"
+                    name += f"-{media[0]}" if len(media) == 1 else ""
                     found = {k: v for k, v in found.items() if k not in ("rows", "same_strength", "control")}
                     found["matched"] = without(
                         found["matched"], "edit_norm_by_layer", "edit_norm_harmless_by_layer", "seeds"
