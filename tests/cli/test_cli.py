@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -107,7 +108,8 @@ def test_public_data_are_prompts_like_any_other(command: Run, tmp_path: Path) ->
     (tmp_path / "xstest_prompts.csv").write_text(
         "id,prompt,type,label,focus,note\n" + "\n".join(lines), encoding="utf-8"
     )
-    with pytest.warns(UserWarning, match=r"CC-BY-4\.0|xstest"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # licence and warning, said once per process: see tests/datasets
         found = prompt_set(None, f"xstest={tmp_path}")
     assert len(found) == 12 and {p.split for p in found} == {"train", "val", "test"}
     assert all(len({p.split for p in group}) == 1 for group in found.groups().values())

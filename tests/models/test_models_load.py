@@ -99,7 +99,7 @@ def test_gradients_reach_an_activation_of_a_frozen_model(checkpoint: Path) -> No
     ("name", "says"),
     [
         ("/no/such/folder", r"no such folder, and it is not a hub id.*organism, organism-hard, organism-control"),
-        ("organism-x", r"load 'organism-x': no such folder.*on the hub.*organism, organism-hard, organism-control"),
+        ("organism-x", r"load 'organism-x': no folder and no embedded model of that name.*organism"),
         ("no-such-owner/no-such-model", r"no configuration under that id on the hub or in its cache"),
         ("", "an empty name"),
     ],

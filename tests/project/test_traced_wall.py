@@ -57,13 +57,14 @@ def breaches(source: str) -> list[tuple[int, str]]:
 
 
 def is_trace(node: ast.AST) -> bool:
-    """Whether a block is `with model.trace(...):`, a forward pass that a session makes through a function."""
+    """Whether a block is `with model.trace(...):`, a forward pass that a session makes through a function.
+
+    `torch.enable_grad()` may stand before it or inside it: a switch of torch, read and run like any other line.
+    """
     items = node.items if isinstance(node, ast.With) else []
     calls = [item.context_expr for item in items]
-    return len(calls) == 1 and all(
-        isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and ast.unparse(call.func) == "model.trace"
-        for call in calls
-    )
+    names = [ast.unparse(call.func) for call in calls if isinstance(call, ast.Call)]
+    return len(names) == len(calls) > 0 and set(names) <= {"model.trace", "torch.enable_grad"}
 
 
 @pytest.mark.parametrize("file", sorted(TRACED.glob("**/*.py")), ids=lambda p: p.name)

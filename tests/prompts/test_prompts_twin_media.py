@@ -13,7 +13,7 @@ from PIL import ImageFont
 
 from refusal_plugin.errors import MediaError, OptionalDependencyError, PromptError
 from refusal_plugin.prompts import Prompt, PromptSet, load_audio, load_video
-from refusal_plugin.prompts.render import FRAMES, MARGIN, SIDE, draw, has, laid_out, render
+from refusal_plugin.prompts.twin_media import FRAMES, MARGIN, SIDE, draw, has, laid_out, render
 
 TEXTS = PromptSet(
     [
