@@ -18,7 +18,7 @@ from .caveats import caveats, provenance
 from .defences import defences_section
 from .examples import examples, items
 from .figures.auroc import auroc_figure
-from .figures.dose import dose_figure, dose_slider
+from .figures.by_strength import by_strength_figure, strength_slider
 from .figures.projection import layers_figure, swarm_figure
 from .figures.rates import ablation_figure, rates_figure
 from .figures.selection import selection_figure
@@ -34,7 +34,7 @@ from .transfer import transfer_chapter
 SCHEMA_VERSION = 1
 FIGURES = {
     "rates": rates_figure,
-    "dose": dose_figure,
+    "by_strength": by_strength_figure,
     "ablation": ablation_figure,
     "defences": defences_section,
     "auroc": auroc_figure,
@@ -101,7 +101,7 @@ def render(results: Mapping[str, Any]) -> str:
         items=browser,
         chapters=[(key, name) for key, name in CHAPTERS if there.get(key, True)],
         modalities=modality_order(mapping(results, "modalities")),
-        sliders=[slider for slider in (layer_slider(results), dose_slider(results)) if slider is not None],
+        sliders=[slider for slider in (layer_slider(results), strength_slider(results)) if slider is not None],
         caveats=caveats(results),
         provenance=provenance(results),
     )

@@ -7,6 +7,7 @@ modality (val split). No harmful medium is seen before the test split is looked 
 Each stage is kept in `<out>/stages/`: an interrupted study continues where it stopped.
 """
 
+import hashlib
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -46,8 +47,8 @@ from ..progress import Progress, track
 from ..prompts import PromptSet
 from ..report import write as write_report
 from ..storage import Checkpoints, write_json
+from .by_strength import rates_by_strength
 from .defences import defence_rows
-from .dose import dose_response
 from .examples import examples, items
 from .heads import heads_section
 from .regime import regime
@@ -128,6 +129,7 @@ def run_study(
                 "weights": facts.weight_hash(),
                 "template": facts.template_hash,
                 "prompts": prompts.hash,
+                "judge": name_of(judge),  # refusal tokens are what it calls a refusal, and the rest follows from them
                 "seed": seed,
                 "limit": limit,
                 "tokens": max_new_tokens,
@@ -137,7 +139,7 @@ def run_study(
         )
         # 1. The direction: fitted on text train, chosen on text val.
         harmless = prompts.filter(split="val", role=("benign", "near_miss"))
-        tokens, direction, price = the_direction(model, train, val, harmless, stages, Path(out))
+        tokens, direction, price = the_direction(model, train, val, harmless, judge, stages, Path(out))
         advance(2)
         arms = {
             "none": None,
@@ -186,7 +188,9 @@ def run_study(
                 "read_back": reading.to_json(),
                 **separation(direction, streams, understood, seed),
                 "defences": {name: arm_rates(name, judged, seed) for name in arms},
-                "dose": stages.run(f"dose-{modality}", partial(dose_response, model, direction, tokens, asked, seed)),
+                "by_strength": stages.run(
+                    f"strengths-{modality}", partial(rates_by_strength, model, direction, tokens, asked, seed)
+                ),
             }
             before, after = ((judged[name], spoken[name]) for name in ("none", "addition"))
             along = direction.coordinates(streams.values[:, 0])
@@ -294,29 +298,36 @@ def missing(prompts: PromptSet) -> str:
 
 
 def the_direction(
-    model: Any, train: PromptSet, val: PromptSet, harmless: PromptSet, stages: Checkpoints, out: Path
+    model: Any, train: PromptSet, val: PromptSet, harmless: PromptSet, judge: Judge, stages: Checkpoints, out: Path
 ) -> tuple[RefusalTokens, Direction, dict[str, Any]]:
-    """Refusal tokens, direction and the price of its strength: from the folder if they are there, else found."""
+    """Refusal tokens, direction and the price of its strength: from the folder if they are there, else found.
+
+    The stage knows which direction it found: a file that another run wrote into the folder (another judge, other
+    prompts) is not taken for its own.
+    """
     path = out / "direction.safetensors"
 
     def work() -> dict[str, Any]:
-        tokens = refusal_tokens(model, train)
+        tokens = refusal_tokens(model, train, judge=judge)
         direction = select_direction(
             model, fit_direction(model, train, positions=POSITIONS), val, tokens, objective="defence"
         )
         limits: dict[str, Any] = {"target_kl": TARGET_KL, "tokens": PRICE_TOKENS}
         price = calibrate(direction.addition, model, harmless, refusal_ids=tokens.ids, **limits)
-        replace(direction, strength=price.strength, price={**limits, "kl": price.kl}).save(path)
+        priced = replace(direction, strength=price.strength, price={**limits, "kl": price.kl})
+        priced.save(path)
         return {
             **vars(tokens),
             "ids": tokens.ids.tolist(),
             "refused": sorted(tokens.refused),
             "price": {**vars(price), "text_only": direction.strength},
+            "identity": identity(priced),
         }
 
+    kept = stages.kept({**stages.facts, "stage": "direction"})
     there = False
-    with suppress(RefusalPluginError):  # missing, spoiled or of another model: found again
-        there = bool(Direction.load(path, model))
+    with suppress(RefusalPluginError):  # missing, spoiled, of another model or of another run: found again
+        there = kept is not None and identity(Direction.load(path, model)) == kept["value"].get("identity")
     record = stages.run("direction", work, again=not there)
     tokens = RefusalTokens(
         torch.tensor(record["ids"]),
@@ -327,6 +338,12 @@ def the_direction(
         tuple(tuple(opening) for opening in record["openings"]),
     )
     return tokens, Direction.load(path, model), record["price"]
+
+
+def identity(direction: Direction) -> str:
+    """Hash of what a direction does: its vector, place and strength."""
+    place = repr((direction.layer, direction.position, direction.strength)).encode()
+    return hashlib.sha256(place + direction.vector.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:20]
 
 
 def causal_tests(direction: Direction, seed: int) -> dict[str, Edit]:

@@ -51,16 +51,14 @@ def slopes(model, blocks, sites, inputs, edits, table, goals):
             for site in ("attn_out", "mlp_out"):
                 if table["removed"] and site in sites[layer]:
                     writes.append(residual(sites[layer][site].output))
-            with torch.enable_grad():
-                edit_blocks(sites, [edit for edit in edits if edit[0] == layer])
+            edit_blocks(sites, [edit for edit in edits if edit[0] == layer])
             streams.append(residual(blocks[layer].output))
         found = []
-        with torch.enable_grad():
-            logits = next_logits(model.output)
-            for goal in goals:
-                value = refusal_score(logits, table["ids"]) if goal == "score" else probe(logits, table["seed"])
-                slope = torch.autograd.grad(value.sum(), streams + writes, retain_graph=goal != goals[-1])
-                found.append(effects(streams, writes, slope, value, inputs["attention_mask"], table))
+        logits = next_logits(model.output)
+        for goal in goals:
+            value = refusal_score(logits, table["ids"]) if goal == "score" else probe(logits, table["seed"])
+            slope = torch.autograd.grad(value.sum(), streams + writes, retain_graph=goal != goals[-1])
+            found.append(effects(streams, writes, slope, value, inputs["attention_mask"], table))
         found = found.save()  # type: ignore[attr-defined]
     return dict(zip(goals, found, strict=True))
 

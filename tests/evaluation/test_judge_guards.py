@@ -1,7 +1,6 @@
 """Judges that write: their exact input, their replies, and each from end to end on a tiny model of its architecture."""
 
 import json
-import sys
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -15,8 +14,6 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from refusal_plugin.errors import DataError, ModelError
 from refusal_plugin.evaluation import FORMATS, LABELS, EndpointJudge, GenerativeJudge

@@ -95,7 +95,7 @@ def _modality(name: str, rng: np.random.Generator) -> dict[str, Any]:
             **{role: [float(v) for v in rng.normal(means[role][CHOSEN], 0.13 if role == "harmful" else 0.1, ITEMS[role])] for role in ITEMS},
         },
         "projection_by_layer": {role: [free(float(v), 0.03, ITEMS[role]) for v in means[role]] for role in ITEMS},
-        "dose": [{"strength": 0.5 * m, "harmful": rate(min(1.0, before + (after - before) * m), 40), "harmless": rate(0.02 * m * m, 80)}
+        "by_strength": [{"strength": 0.5 * m, "harmful": rate(min(1.0, before + (after - before) * m), 40), "harmless": rate(0.02 * m * m, 80)}
                  for m in (0.0, 0.5, 1.0, 1.5, 2.0)],
         "defences": {
             "none": defence(before, 0.0, 0.008, 0.958, None, 0.0),

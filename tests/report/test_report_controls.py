@@ -32,9 +32,9 @@ PROBE = """
   set(layers[1], "0"); out.layers.push(state());
   set(layers[0], layers[0].max); out.layers.push(state());
 
-  const dose = one("input[data-slides=strength]"), curve = one("#dose .panel");
+  const slider = one("input[data-slides=strength]"), curve = one("#by_strength .panel");
   const strength = () => [one(".readout", curve).textContent, one("line.cursor", curve).getAttribute("x1")];
-  out.strength = [strength()]; set(dose, "0"); out.strength.push(strength());
+  out.strength = [strength()]; set(slider, "0"); out.strength.push(strength());
 
   const audio = one("[data-toggles=audio]"), seen = name => all(`[data-modality=${name}]`).filter(shown).length;
   out.audio = [seen("audio")]; audio.click(); out.audio.push(seen("audio")); out.text = seen("text");
@@ -157,7 +157,7 @@ def test_without_the_script_the_page_is_whole(tmp_path: Path) -> None:
     assert page.count('<details class="item"') == 4 * 3 * SHOWN
     old = fake_results()
     for modality in old["modalities"].values():
-        del modality["dose"]
+        del modality["by_strength"]
     del old["items"]
     page = render(old)
-    assert 'class="items"' not in page and 'id="dose"' not in page and page.count('cx="') > 500
+    assert 'class="items"' not in page and 'id="by_strength"' not in page and page.count('cx="') > 500

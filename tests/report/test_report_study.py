@@ -22,7 +22,7 @@ pytestmark = [browser, pytest.mark.slow]
 PICTURES = {
     "study.png": ([".masthead", "h1", ".finding", ".warnings", "h2:has(+ .cards)", ".cards", ".cards + p"], 1040),
     "answers.png": (["#answers", "#answers + .prose", ".filters", ".items"], 1000),
-    "dose.png": (["#dose"], 1000),
+    "strengths.png": (["#by_strength"], 1000),
     "heads.png": (["section:has(> #heads-map) > :is(h2, .prose:first-of-type)", "#heads-map"], 1000),
     "heads-agreement.png": (["#heads-agreement"], 1000),
     "heads-circuit.png": (["#heads-circuit"], 1000),

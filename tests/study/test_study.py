@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 
 from refusal_plugin.errors import PromptError, StudyError
-from refusal_plugin.evaluation import REFUSALS
+from refusal_plugin.evaluation import REFUSALS, PhraseJudge
 from refusal_plugin.models import load
+from refusal_plugin.models.own_prompts import own_prompts
 from refusal_plugin.organism import checkpoint_path
 from refusal_plugin.organism.data import organism_prompts
+from refusal_plugin.prompts import PromptSet
 from refusal_plugin.recipe_files import recipe
 from refusal_plugin.report.numbers_in_words import change
 from refusal_plugin.storage import Checkpoints
 from refusal_plugin.study.regime import regime
+from refusal_plugin.study.run import identity, the_direction
 from training.architecture import N_LAYERS
 
 # -- the whole of it --------------------------------------------------------------------------------------------------
@@ -74,10 +77,10 @@ def test_every_test_item_is_kept_and_says_what_the_rates_say(results: dict[str, 
 
 def test_the_dose_starts_at_the_untouched_model_and_holds_the_priced_strength(results: dict[str, Any]) -> None:
     for record in results["modalities"].values():
-        strengths = [row["strength"] for row in record["dose"]]
+        strengths = [row["strength"] for row in record["by_strength"]]
         assert strengths == sorted(strengths) and strengths[0] == 0 and results["direction"]["strength"] in strengths
-        assert all(row["harmful"]["n"] == min(40, record["n_harmful"]) for row in record["dose"])
-        assert all(0 <= row[side]["value"] <= 1 for row in record["dose"] for side in ("harmful", "harmless"))
+        assert all(row["harmful"]["n"] == min(40, record["n_harmful"]) for row in record["by_strength"])
+        assert all(0 <= row[side]["value"] <= 1 for row in record["by_strength"] for side in ("harmful", "harmless"))
 
 
 def test_a_study_says_what_it_cost(results: dict[str, Any]) -> None:
@@ -278,3 +281,21 @@ def test_the_evidence_is_the_figures() -> None:
         "gap": pytest.approx(0.58),
         "restored": pytest.approx(0.45),
     }
+
+
+def test_a_folder_that_another_run_used_gives_this_runs_direction(organism: Any, tmp_path: Path) -> None:
+    """Two runs write the same file; a run that comes back finds its stage, and does not take the other's file for it."""
+    text = own_prompts(organism).filter(modality="text")
+    train, val = text.filter(split="train"), text.filter(split="val")
+    harmless = val.filter(role=("benign", "near_miss"))
+    pairs = sorted({p.pair for p in train})
+
+    def found(run: str, half: set[str]) -> str:
+        stages = Checkpoints(tmp_path / "stages", {"run": run})
+        some = PromptSet(p for p in train if p.pair in half)
+        return identity(the_direction(organism, some, val, harmless, PhraseJudge(), stages, tmp_path)[1])
+
+    first, second = set(pairs[::2]), set(pairs[1::2])
+    one, two = found("one", first), found("two", second)
+    assert one != two
+    assert found("two", second) == two and found("one", first) == one

@@ -20,7 +20,7 @@ PROMPTS = 40
 SIDES: dict[str, tuple[Role, ...]] = {"harmful": ("harmful",), "harmless": ("benign", "near_miss")}
 
 
-def dose_response(
+def rates_by_strength(
     model: Any, direction: Direction, tokens: RefusalTokens, prompts: PromptSet, seed: int
 ) -> list[dict[str, Any]]:
     """A row per strength: `strength`, and the rates `harmful` and `harmless` of one modality's items.
