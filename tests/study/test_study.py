@@ -284,7 +284,7 @@ def test_the_evidence_is_the_figures() -> None:
 
 
 def test_a_folder_that_another_run_used_gives_this_runs_direction(organism: Any, tmp_path: Path) -> None:
-    """Two runs write the same file; a run that comes back finds its stage, and does not take the other's file for it."""
+    """Two runs write the same file; a run that comes back finds its stage and does not take the other file for it."""
     text = own_prompts(organism).filter(modality="text")
     train, val = text.filter(split="train"), text.filter(split="val")
     harmless = val.filter(role=("benign", "near_miss"))
