@@ -9,7 +9,7 @@ from refusal_plugin.organism.pairs import world
 from training.spoken import spelling
 from training.spoken.curve import word_recall
 from training.spoken.features import Spoken
-from training.spoken.sentences import Sentence, instructions, requests, word_list, word_runs
+from training.spoken.sentences import Sentence, everyday_words, instructions, requests, sayings, word_list, word_runs
 from training.spoken.spelling import Projector, Spelling, read, spell
 
 
@@ -28,7 +28,17 @@ def test_requests_of_the_embedded_world_are_the_safe_ones() -> None:
 def test_runs_of_words_come_from_both_vocabularies() -> None:
     known = word_list({"Ġbread": 5, "Ġcat": 3, "Ġqq": 1, "bad": 0}, {"Ġbread": 1, "Ġcat": 2})
     assert known == ["cat", "bread"]
-    assert {word for s in word_runs(20, known, "train") for word in s.text.lower().rstrip(".").split()} <= set(known)
+    said = {word for s in word_runs(200, known) for word in s.text.lower().rstrip(".").split()}
+    assert set(known) <= said <= set(known) | set(everyday_words())
+
+
+def test_sayings_use_many_words_and_ask_for_no_harm() -> None:
+    said = [word for s in sayings(2000) for word in s.text.lower().rstrip(".?").split()]
+    assert len(set(said)) > 1000
+    unsaid = {"steal", "murder", "poison", "bomb", "gun", "weapon", "drug", "hack", "kill"}
+    assert unsaid <= set(everyday_words()), "they are heard in runs of words"
+    assert not unsaid & set(said)
+    assert not any("{" in word for word in said)
 
 
 @dataclass

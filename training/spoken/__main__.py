@@ -20,7 +20,7 @@ from refusal_plugin.models.spoken import assemble
 
 from . import features
 from .alignment import Decoder, align
-from .sentences import Sentence, instructions, requests, word_list, word_runs
+from .sentences import Sentence, instructions, requests, sayings, word_list, word_runs
 from .spelling import Projector, Spelling, budget, spell
 
 MARKS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300)
@@ -29,7 +29,7 @@ MARKS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300)
 
 def sentences(words: list[str]) -> list[Sentence]:
     """What is said in training."""
-    found = instructions(4000, "train") + requests(1100) + word_runs(1600, words[:2500], "train")
+    found = instructions(2800, "train") + requests(700) + sayings(3600) + word_runs(1500, words[:1500])
     random.Random(0).shuffle(found)
     return found
 
@@ -46,8 +46,8 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--spelling", type=float, default=15, help="minutes")
     parser.add_argument("--alignment", type=float, default=30, help="minutes")
-    parser.add_argument("--batch", type=int, nargs=2, default=(6, 0), help="transcriptions and instructions of a step")
-    parser.add_argument("--longest", type=int, default=42, help="frames of a sentence that is aligned, 25 a second")
+    parser.add_argument("--batch", type=int, nargs=2, default=(4, 2), help="transcriptions and instructions of a step")
+    parser.add_argument("--longest", type=int, default=75, help="frames of a sentence that is aligned, 25 a second")
     asked = parser.parse_args()
     progress.speak("lines")
     torch.set_flush_denormal(True)
@@ -60,7 +60,7 @@ def main() -> None:
     known = [json.loads((f / "tokenizer.json").read_text())["model"]["vocab"] for f in (asked.encoder, asked.decoder)]
     words = word_list(*known)
     features.write(sentences(words), "train", listener, asked.out / "train")
-    held_out = instructions(128, "held_out") + word_runs(64, words, "held_out")
+    held_out = instructions(128, "held_out") + sayings(64, seed=1)
     features.write(held_out, "held_out", listener, asked.out / "held_out")
     spoken = features.read(asked.out / "train")
 

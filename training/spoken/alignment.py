@@ -12,6 +12,7 @@ projector alone. What stands before the sound is the same for all sentences and 
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ REPEAT = (
     "Transcribe the recording.",
 )
 FOLLOW = ("Answer what was said.", "Follow the spoken instruction.", "Please answer.", "Respond to the recording.")
-ANSWER_TOKENS, RATE, WARM, BESIDE = 6, 1e-3, 4, 0.2
+ANSWER_TOKENS, POOL, RATE, WARM, BESIDE = 6, 600, 1e-3, 4, 0.2
+PLAIN = {"repetition_penalty": 1.0, "temperature": None, "top_p": None, "top_k": None}
 BEFORE = (
     "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n"
@@ -67,27 +69,47 @@ class Decoder:
         return found
 
     @torch.no_grad()
-    def answers(self, texts: Sequence[str], count: int = ANSWER_TOKENS) -> tuple[list[list[int]], Tensor]:
-        """The first tokens of the greedy answers to user turns, and the log probabilities there.
+    def answers(self, texts: Sequence[str], count: int = ANSWER_TOKENS) -> tuple[Tensor, Tensor]:
+        """The first tokens of the greedy answers to user turns, and the states that foretell them.
 
         Returns:
-            the tokens, and (row, count, token).
+            (row, count) tokens, and (row, count, d) last hidden states; `lm_head` makes log odds of them.
         """
-        given = self.tokenizer(
-            [f"{BEFORE}{text}{AFTER.format(asked='')[1:]}" for text in texts],
-            return_tensors="pt",
-            padding=True,
-            padding_side="left",
-        )
-        found = self.module.generate(
-            **given,
-            max_new_tokens=count,
-            min_new_tokens=count,
-            do_sample=False,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        return found.sequences[:, -count:].tolist(), torch.stack(found.logits, 1).log_softmax(-1)
+        turns = [f"{BEFORE}{text}{AFTER.format(asked='')[1:]}" for text in texts]
+        given = self.tokenizer(turns, return_tensors="pt", padding=True, padding_side="left")
+        found = self.module.generate(**given, max_new_tokens=count, min_new_tokens=count, do_sample=False, **PLAIN)
+        mask = nn.functional.pad(given.attention_mask, (0, count), value=1)
+        states = self.module.model(input_ids=found, attention_mask=mask).last_hidden_state
+        return found[:, -count:], states[:, -count - 1 : -1]
+
+
+@dataclass(frozen=True)
+class Followed:
+    """An instruction that was heard, and what the decoder does with it in text.
+
+    Attributes:
+        spoken: the sentence.
+        carrier: the text beside it.
+        tokens: (count,) its own first tokens in answer to the text.
+        states: (count, d) the states that foretell them.
+    """
+
+    spoken: Spoken
+    carrier: str
+    tokens: Tensor
+    states: Tensor
+
+
+def answered(decoder: Decoder, spoken: Sequence[Spoken], rng: random.Random, at_once: int = 32) -> list[Followed]:
+    """What the decoder does with instructions in text, a batch at a time; done once, before the alignment."""
+    out = []
+    for start in range(0, len(spoken), at_once):
+        some = spoken[start : start + at_once]
+        carriers = [rng.choice(FOLLOW) for _ in some]
+        turns = [f"{row.sentence.text}\n{carrier}" for row, carrier in zip(some, carriers, strict=True)]
+        found = zip(some, carriers, *decoder.answers(turns), strict=True)
+        out += [Followed(row, carrier, tokens, states) for row, carrier, tokens, states in found]
+    return out
 
 
 def align(
@@ -117,13 +139,13 @@ def align(
         how many steps were taken.
     """
     rng, step = random.Random(seed), 0
+    known = [row for row in spoken() if row.sentence.kind == "instruction"]
+    pool = answered(decoder, rng.sample(known, min(POOL, len(known))), rng) if batch[1] else []
     optimiser = torch.optim.AdamW(projector.parameters(), lr=RATE, weight_decay=0.0)
     while (done := until()) < 1:
         for group in optimiser.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / WARM) * max(0.1, min(1.0, 1.6 * (1 - done)))
-        rows = spoken()
-        repeated = rng.sample(rows, batch[0])
-        followed = rng.sample([row for row in rows if row.sentence.kind == "instruction"], batch[1])
+        repeated, followed = rng.sample(spoken(), batch[0]), rng.sample(pool, batch[1])
         losses = behaviour(projector, decoder, repeated, followed, rng)
         optimiser.zero_grad()
         torch.autograd.backward(losses[0] + losses[1] + BESIDE * beside())
@@ -138,26 +160,26 @@ def behaviour(
     projector: Projector,
     decoder: Decoder,
     repeated: Sequence[Spoken],
-    followed: Sequence[Spoken],
+    followed: Sequence[Followed],
     rng: random.Random,
 ) -> tuple[Tensor, Tensor]:
     """The two losses of a batch, in nats a token: of repeating sentences, and of following instructions."""
-    token = decoder.tokenizer
-    carriers = [rng.choice(FOLLOW) for _ in followed]
-    turns = [f"{row.sentence.text}\n{carrier}" for row, carrier in zip(followed, carriers, strict=True)]
-    answers, wanted = decoder.answers(turns) if turns else ([], torch.zeros(0, 0, 0))
-    asked = [*(rng.choice(REPEAT) for _ in repeated), *carriers]
-    ends = [token(f"{row.sentence.text}<|im_end|>").input_ids for row in repeated] + answers
+    token, head = decoder.tokenizer, decoder.module.lm_head
+    heard = [*repeated, *(one.spoken for one in followed)]
+    asked = [*(rng.choice(REPEAT) for _ in repeated), *(one.carrier for one in followed)]
+    ends = [torch.tensor(token(f"{row.sentence.text}<|im_end|>").input_ids) for row in repeated]
+    ends += [one.tokens for one in followed]
     rows = [
         torch.cat([projector(row.frames.float()), decoder.embed(AFTER.format(asked=a)), decoder.embeddings[end]])
-        for row, a, end in zip([*repeated, *followed], asked, ends, strict=True)
+        for row, a, end in zip(heard, asked, ends, strict=True)
     ]
     states = decoder.states(rows)
     kept = [h[len(row) - len(end) - 1 : len(row) - 1] for h, row, end in zip(states, rows, ends, strict=True)]
-    logits = decoder.module.lm_head(torch.cat(kept)).log_softmax(-1)
+    logits = head(torch.cat(kept)).log_softmax(-1)
     count = sum(len(end) for end in ends[: len(repeated)])
-    reading = nll_loss(logits[:count], torch.tensor([t for end in ends[: len(repeated)] for t in end]))
+    reading = nll_loss(logits[:count], torch.cat(ends[: len(repeated)]))
     if not followed:
         return reading, torch.zeros(())
-    following = kl_div(logits[count:], wanted.flatten(0, 1), log_target=True, reduction="batchmean")
-    return reading, following
+    with torch.no_grad():
+        wanted = head(torch.cat([one.states for one in followed])).log_softmax(-1)
+    return reading, kl_div(logits[count:], wanted, log_target=True, reduction="batchmean")
