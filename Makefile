@@ -17,12 +17,12 @@ JOBS        ?= 2
 NDIF_ENV    ?= build/ndif-env
 NDIF_TABLE  ?= build/remote.json
 
-# torchvision and the few packages that single processors import, beside the environment and without what they ask for:
+# torchvision, the few packages that single processors import, and torchao, beside the environment and without what they ask for:
 # everything else shows what a plain install takes.
 ZOO        ?=
 ZOO_EXTRAS ?= build/zoo/extras
 VISION_TESTS := tests/models/test_models_media.py tests/models/test_models_zoo.py tests/models/test_models_check.py \
-    tests/prompts/test_prompts_video_times.py
+    tests/models/test_models_quantised.py tests/prompts/test_prompts_video_times.py
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
@@ -88,7 +88,7 @@ zoo: $(VENV)/.dev $(ZOO_EXTRAS)/.ready ## every architecture tiny, tried and wri
 
 $(ZOO_EXTRAS)/.ready: $(VENV)/.python
 	@mkdir -p "$(ZOO_EXTRAS)"
-	@$(PIP) --no-deps --target "$(ZOO_EXTRAS)" torchvision==0.28.0 timm num2words docopt \
+	@$(PIP) --no-deps --target "$(ZOO_EXTRAS)" torchvision==0.28.0 timm num2words docopt torchao==0.18.0 \
 	    || echo "no torchvision for this machine: the tests that need it are skipped"
 	@touch $@
 

@@ -143,8 +143,8 @@ def read(text: str, extra: tuple[str, ...] = ()) -> Reading:
         declines += [sentence.start() + match.start() for one in extra if (match := re.search(one, said))]
         for grammar in _spoken(said):
             meant = grammar.without("idioms", said)
-            if grammar.finds("reserve", meant):
-                reserves.append(sentence.start())
+            if match := grammar.finds("reserve", meant):
+                reserves.append(sentence.start() + match.end() - 1)  # what stands in it helps nobody
             if match := grammar.finds("refusal", grammar.without("reserve", meant)):
                 declines.append(sentence.start() + match.start())
     clauses = _clauses(folded)

@@ -66,14 +66,23 @@ def weight_hash(module: nn.Module) -> str:
     return _digest("\n".join(lines))
 
 
+def plain_parts(tensor: Tensor) -> list[Tensor]:
+    """What a parameter is made of: itself, or the values and scales of one that a library keeps quantised."""
+    if type(tensor) in (Tensor, nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in plain_parts(getattr(tensor, name))]
+
+
 @torch.no_grad()
 def _tensor_digest(tensor: Tensor) -> str:
     hasher = hashlib.sha256()
-    flat = tensor.detach().reshape(-1)
     step = 1 << 22  # in pieces, so that a large embedding is never held twice in float32
-    for start in range(0, flat.numel(), step):
-        piece = flat[start : start + step].float().cpu().contiguous()
-        hasher.update(piece.numpy().data)
+    for part in plain_parts(tensor):
+        flat = part.detach().reshape(-1)
+        for start in range(0, flat.numel(), step):
+            piece = flat[start : start + step].float().cpu().contiguous()
+            hasher.update(piece.numpy().data)
     return hasher.hexdigest()
 
 

@@ -30,7 +30,7 @@ from .capabilities import (
 )
 from .checkpoints import Checkpoint, find_checkpoint, part_of_larger, task_for
 from .conservation import Conservation, check
-from .fingerprint import config_hash, template_hash, weight_hash
+from .fingerprint import config_hash, plain_parts, template_hash, weight_hash
 from .inputs import module_inputs
 from .probe import one_line, record
 from .processors import LoadedProcessor, installing
@@ -380,7 +380,7 @@ def _hash_weights(name: str, module: "weakref.ref[nn.Module]") -> str:
 
 @torch.no_grad()
 def _require_finite(module: nn.Module, name: str) -> None:
-    for path, parameter in module.named_parameters():
+    for path, parameter in ((path, part) for path, whole in module.named_parameters() for part in plain_parts(whole)):
         if parameter.is_floating_point() and parameter.numel() and parameter.dtype.itemsize > 1:
             low, high = torch.aminmax(parameter)  # both carry NaN, and no copy of the weights is made
             if not bool(torch.isfinite(low) & torch.isfinite(high)):
