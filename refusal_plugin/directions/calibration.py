@@ -34,7 +34,7 @@ from .direction import Direction
 from .strength import largest_strength
 
 TARGET_KL = 0.1
-"""The price everywhere, nats per answer: by Pinsker's inequality an answer changes with a probability of 22 % at most."""
+"""The price everywhere, nats per answer: an answer changes with a probability of 22 % at most (Pinsker)."""
 TOKENS = 32
 """Tokens of the untouched answer that are priced."""
 ITEMS = 64
@@ -189,14 +189,25 @@ def at_price(direction: Direction, model: Any, prompts: PromptSet, **options: An
     Args:
         direction: whose addition is priced.
         model: a loaded model.
-        prompts: of a split that is not the test split, in every modality in which the strength will be used; harmful
-            ones among them are left out.
+        prompts: of a split that is not the test split, in every modality in which the strength will be used; the
+            harmless ones among them are asked, 64 of each modality at most (`harmless_items`).
         options: of `calibrate`.
 
     Raises:
         PromptError, ModelError: as `calibrate`.
     """
-    return calibrate(direction.addition, model, prompts.filter(role=HARMLESS), **options).put_on(direction)
+    return calibrate(direction.addition, model, harmless_items(prompts), **options).put_on(direction)
+
+
+def harmless_items(prompts: PromptSet, most: int = ITEMS) -> PromptSet:
+    """The prompts behind a price: harmless ones, at most so many of each modality, balanced over roles.
+
+    Raises:
+        PromptError: none is harmless.
+    """
+    found = prompts.filter(role=HARMLESS).require(roles=(), asked="price a strength")
+    kinds = dict.fromkeys(p.modality for p in found)
+    return PromptSet(p for m in kinds for p in found.filter(modality=m).limit(most, seed=0))
 
 
 def price(
