@@ -81,15 +81,13 @@ def test_a_selected_direction_is_priced_like_any_other_where_harmless_prompts_ar
     organism: Any, selected: Any, candidates: Any, tokens: Any, val: PromptSet, harmless: PromptSet
 ) -> None:
     asked: dict[str, Any] = {"removal": False, "progress": False}
-    harmful = organism_prompts(split="val", modality="image", limit=2)
-    found = select_direction(
-        organism, candidates, val, tokens, harmless=harmless + harmful.filter(role="harmful"), **asked
-    )
+    harmful = organism_prompts(split="val", modality="image", limit=2).filter(role="harmful")
+    found = select_direction(organism, candidates, val, tokens, harmless=harmless + harmful, **asked)
     same = at_price(selected, organism, harmless)
     assert (found.layer, found.strength, dict(found.price)) == (selected.layer, same.strength, dict(same.price))
     assert found.price["target_kl"] == TARGET_KL and "costs image" in repr(found)
     for other, error, options in (
-        (harmful.filter(role="harmful"), PromptError, {}),
+        (harmful, PromptError, {}),
         (harmless, DirectionError, {"remote": True}),
     ):
         with pytest.raises(error, match="price a strength"):
