@@ -4,6 +4,7 @@ price     the strength at which the mean KL over the untouched answers to harmle
           reaches the target
 answers   to the TEST prompts of a modality, several strengths as rows of the same batches; the untouched answers are
           the drafts of all others
+surprise  of the model as it is at those answers, see `inference.surprise`
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from ..inference.answers import Answer, decoded, generate_batches
 from ..inference.drafts import answers_from_drafts
 from ..inference.edits import Edit
 from ..inference.loop import re_encoder
+from ..inference.surprise import surprise
 from ..models import anatomy
 from ..models.provenance import versions
 from ..prompts import Modality, Prompt, PromptSet, batches
@@ -233,6 +235,20 @@ class DefenceRun:
             for row, prompt, (text, ids, finished) in zip(rows, prompts, said, strict=True):
                 found[row // len(test)][row % len(test)] = Answer(prompt.id, text, tuple(ids), finished)
         return [[answer for answer in one if answer is not None] for one in found]
+
+    def surprise(self, modality: Modality, answers: Sequence[Sequence[Answer]]) -> list[list[float]]:
+        """Nats per token of answers to test prompts under the model as it is; what several gave alike is read once."""
+        wanted = sorted({(a.prompt_id, a.ids, a.finished) for some in answers for a in some})
+        facts = {**self.base, "what": "surprise", "prompts": self._hash(self.tests[modality]), "answers": wanted}
+        prompts = {p.id: p for p in self.tests[modality]}
+        limits: dict[str, Any] = {"token_budget": self.token_budget, "max_rows": self.max_rows}
+
+        def work() -> list[float]:
+            read = [Answer(id, "", ids, finished) for id, ids, finished in wanted]
+            return surprise(self.model, [prompts[a.prompt_id] for a in read], read, **limits)
+
+        nats = dict(zip(wanted, self.checkpoints.get(facts, work), strict=True))
+        return [[nats[a.prompt_id, a.ids, a.finished] for a in some] for some in answers]
 
     def answer_batch(
         self, batch: Batch, edit_of: EditOf, drafts: Mapping[str, Sequence[int]], system: str | None = None
