@@ -3,9 +3,10 @@
     bypass   refusal score of harmful text without the direction      induce   of benign text with the full vector
     gain     what the vector at that strength adds to the score of harmful text whose direction was halved
 
-The layer with the largest gain is chosen at the strength that costs 0.1 nats on harmless text (see
-`refusal_plugin.directions.selection`, which has more objectives). The refusal score is the log odds of the model's own
-refusal tokens: those with which its refusals of harmful text open.
+The layer with the largest gain is chosen, each at the strength whose first token costs 0.1 nats on harmless text (see
+`refusal_plugin.directions.selection`, which has more objectives). It compares layers and is no price:
+`rp.at_price` prices whole answers, in every modality. The refusal score is the log odds of the model's own refusal
+tokens: those with which its refusals of harmful text open.
 What it does NOT show: that the vector works on media; and text of a few prompts gives wide figures.
 
     refusal-plugin run candidate_selection            on the embedded model
@@ -22,7 +23,6 @@ from refusal_plugin.prompts import PromptSet
 
 FIT, HELD_OUT = "train", "val"
 MOST = 120  # held-out prompts
-TARGET_KL = 0.1  # nats per harmless prompt that the strength may cost
 MAX_DEPTH = 0.8  # layers that may be chosen, as a share of the depth
 SEED = 0
 
@@ -56,9 +56,7 @@ def run(model: Any, prompts: PromptSet, *, remote: bool | str = False) -> Select
     held_out = text.filter(split=HELD_OUT).limit(MOST, SEED).require(asked="choose a direction on text of 'val'")
     tokens = refusal_tokens(model, fit, remote=remote)
     candidates = fit_direction(model, fit, remote=remote)
-    direction = select_direction(
-        model, candidates, held_out, tokens, target_kl=TARGET_KL, max_depth=MAX_DEPTH, remote=remote
-    )
+    direction = select_direction(model, candidates, held_out, tokens, max_depth=MAX_DEPTH, remote=remote)
     return Selection(direction, tokens.words, len(fit), len(held_out))
 
 

@@ -127,14 +127,16 @@ def show_comparison(results: dict[str, Any], out: Path) -> None:
     page = console()
     for name, plain in results["undefended"].items():
         table = Table(box=None, header_style="bold", padding=(0, 1))
-        for column in (name, "KL", "harmful refused", "near miss", "benign", "utility", "balanced"):
+        for column in (name, "KL", "harmful refused", "near miss", "benign", "utility", "perplexity", "balanced"):
             table.add_column(column, justify="left" if column == name else "right", no_wrap=True)
         for row in ({"defence": "no defence", **plain}, *(r for r in results["matched"] if r["modality"] == name)):
             table.add_row(
                 row["defence"] + (" *" if row.get("at_bound") else ""),
                 "" if "kl" not in row else f"{row['kl']:.3f}",
                 *(percent(row[f"{role}_refusal"]["value"]) for role in ROLES),
-                *(percent(row[key]["value"]) for key in ("utility", "brr")),
+                percent(row["utility"]["value"]),
+                f"{row['perplexity']['value'] or float('nan'):.2f}",
+                percent(row["brr"]["value"]),
             )
         page.print(table)
         page.print()

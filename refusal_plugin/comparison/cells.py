@@ -13,7 +13,7 @@ import numpy as np
 from ..defences.run import Price
 from ..evaluation import Outcomes, Power, balanced, defence_success, same_prompts
 from ..evaluation.judge import LABELS, REFUSALS
-from ..statistics import Estimate, paired_difference, permutation_test, rate
+from ..statistics import Estimate, mean_interval, paired_difference, permutation_test, rate
 
 Record: TypeAlias = dict[str, Any]
 Kind: TypeAlias = Literal["matched", "grid", "same_strength", "oracle"]
@@ -33,6 +33,8 @@ class Measurement:
         strength: the strength.
         price: what it costs at its own matched strength.
         outcomes: labels of the answers.
+        surprise: nats per token of the answers to harmless prompts under the model as it is, in their order; empty
+            where nobody asked.
     """
 
     defence: str
@@ -42,6 +44,7 @@ class Measurement:
     strength: float
     price: Price
     outcomes: Outcomes
+    surprise: tuple[float, ...] = ()
 
     @property
     def kl(self) -> float | None:
@@ -77,6 +80,18 @@ def on_topic(cells: Sequence[Measurement], seed: int = 0) -> Estimate:
     rows = [cell.outcomes.labelled("compliance", *SAFE) for cell in cells]
     hits, pairs = [h for hs, _ in rows for h in hs], [p for _, ps in rows for p in ps]
     return _rate(hits, pairs, len(cells), seed)
+
+
+def perplexity(found: Sequence[Measurement] | Sequence[tuple[Outcomes, Sequence[float]]], seed: int = 0) -> Estimate:
+    """Of the answers to harmless prompts under the model as it is: geometric mean over prompts, all seeds together."""
+    rows = [one if isinstance(one, tuple) else (one.outcomes, one.surprise) for one in found]
+    nats = [value for _, own in rows for value in own]
+    pairs = [pair for outcomes, own in rows if own for pair in outcomes.refused(*SAFE)[1]]
+    if len(set(pairs)) < 2:
+        return Estimate.missing()
+    mean = mean_interval(nats, pairs, rng=np.random.default_rng(seed))
+    value, low, high = (None if x is None else float(np.exp(x)) for x in (mean.value, mean.low, mean.high))
+    return Estimate(value, low, high, len(nats) // len(rows))
 
 
 def exact_change(cells: Sequence[Measurement], base: Sequence[Measurement] | Outcomes, seed: int = 0) -> Estimate:
@@ -221,6 +236,7 @@ def matched_row(cells: Sequence[Measurement], plain: Outcomes, found: Power, tar
         "utility_change": exact_change(cells, plain, seed).to_json(),
         "p_gain": p_value(cells, plain, "harmful", seed=seed),
         "on_topic": on_topic(cells, seed).to_json(),
+        "perplexity": perplexity(cells, seed).to_json(),
         "attack_success": harmful.get("compliance"),
         "labels": {"harmful": harmful, "harmless": labels(cells, *SAFE)},
         "kl_by_token": np.mean([cell.price.by_token for cell in cells], axis=0).tolist(),

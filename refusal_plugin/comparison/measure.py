@@ -1,7 +1,7 @@
 """Price every defence, let it answer, and label the answers: the long part of a comparison."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..inference.edits import NO_EDIT
 from ..models import anatomy
 from ..progress import Progress, track
 from ..prompts import Modality
-from .cells import Kind, Measurement
+from .cells import SAFE, Kind, Measurement
 from .claims import AT_STRENGTH_OF
 from .fits import Fitted
 from .results import Measured
@@ -75,6 +75,7 @@ def measure(
     agreement: dict[str, Agreement] = {}
     plain: dict[str, Outcomes] = {}
     powers: dict[str, Power] = {}
+    surprise: dict[str, list[float]] = {}
     cells: list[Measurement] = []
     first = min((f.seed for f in fitted), default=0)
     steps = len(plan.modalities) * (1 + 2 * len(fitted))
@@ -83,6 +84,8 @@ def measure(
             arena.forget()
             test = arena.tests[m]
             heard = list(arena.answers(None, m)[0])
+            harmless = [place for place, p in enumerate(test) if p.role in SAFE]
+            spoken = {-1: [heard[place] for place in harmless]}
             plain[m] = label_answers(test, heard, judge)
             powers[m] = statistical_power(plain[m])
             advance(1)
@@ -105,6 +108,7 @@ def measure(
                     kinds.append("same_strength")
                 for kind, c, said in zip(kinds, tried, arena.answers(f.defence, m, tried), strict=True):
                     heard += said if kind == "matched" and f.seed == first else []
+                    spoken |= {len(cells): [said[place] for place in harmless]} if kind == "matched" else {}
                     cells.append(Measurement(f.name, f.seed, m, kind, c, price, label_answers(test, said, judge)))
                 if graded and m != "text" and is_gated(f.defence.edit(price.strength, modality=m) or NO_EDIT):
                     said = arena.answers(f.defence, m, [price.strength], roles=("harmful",), gate_open=True)[0]
@@ -112,11 +116,14 @@ def measure(
                     oracle = on_harm(hit, plain[m])
                     cells.append(Measurement(f.name, f.seed, m, "oracle", price.strength, price, oracle))
                 advance(1)
+            surprise[m], *nats = arena.surprise(m, list(spoken.values()))
+            for cell, own in zip(list(spoken)[1:], nats, strict=True):
+                cells[cell] = replace(cells[cell], surprise=tuple(own))
             if guard is not None:
                 asked = list(test) * (len(heard) // len(test))
                 rng = np.random.default_rng(0)
                 agreement[m] = compare_judges(asked, heard, judge or PhraseJudge(), guard, rng=rng)
-    return Measured(plain, powers, cells, agreement)
+    return Measured(plain, powers, cells, agreement, surprise)
 
 
 def on_harm(harmful: Outcomes, plain: Outcomes) -> Outcomes:

@@ -8,7 +8,7 @@ from typing import Any
 from ..evaluation import Agreement, Outcomes, Power, mcnemar, refusal_rates
 from ..report.shown import Shown
 from ..statistics import Estimate, holm
-from .cells import SAFE, Measurement, Record, change, exact_change, labels, matched_row, p_value, row, share
+from .cells import SAFE, Measurement, Record, change, exact_change, labels, matched_row, p_value, perplexity, row, share
 from .claims import AT_STRENGTH_OF, GAIN, SMALLEST, Arms, Claim, claims
 
 
@@ -21,12 +21,14 @@ class Measured:
         powers: what its test sets can show, by modality.
         cells: every defence, seed, modality and strength.
         agreement: of the two judges on the answers behind the rates, by modality; empty without a second one.
+        surprise: nats per token of the untouched answers to harmless prompts, by modality.
     """
 
     undefended: Mapping[str, Outcomes]
     powers: Mapping[str, Power]
     cells: Sequence[Measurement]
     agreement: Mapping[str, Agreement] = field(default_factory=dict)
+    surprise: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def arms(self, kind: str) -> dict[tuple[str, str], list[Measurement]]:
         """Cells of one kind, all seeds of a defence and modality together."""
@@ -52,7 +54,7 @@ class Comparison(Shown, dict[str, Any]):
 
     def records(self) -> Iterable[Mapping[str, Any]]:
         """One row per defence and modality at the price: what it gains beside what it costs."""
-        shares = ("harmful_refusal", "near_miss_refusal", "benign_refusal", "utility", "brr")
+        shares = ("harmful_refusal", "near_miss_refusal", "benign_refusal", "utility", "on_topic", "perplexity", "brr")
         for one in self["matched"]:
             named = {name: one[name] for name in ("modality", "defence", "kl")}
             yield {**named, **{name: one[name]["value"] for name in shares}}
@@ -89,6 +91,7 @@ def assemble(
             m: {
                 **refusal_rates(o).to_json(),
                 "power": _power(measured.powers[m]),
+                "perplexity": perplexity([(o, measured.surprise.get(m, ()))]).to_json(),
                 "labels": {"harmful": labels([o], "harmful"), "harmless": labels([o], *SAFE)},
                 **_counts(o),
             }

@@ -15,7 +15,7 @@ from typing import Any
 from ..datasets import provenance
 from ..defences import REGISTRY, Defence
 from ..defences.run import DefenceRun
-from ..directions.calibration import TOKENS
+from ..directions.calibration import ITEMS, TARGET_KL, TOKENS
 from ..errors import PromptError, StudyError
 from ..evaluation import Contract, Judge, PhraseJudge, name_of
 from ..inference.threads import few_threads
@@ -31,8 +31,6 @@ from .measure import Plan, Settings, measure
 from .results import Comparison, assemble
 
 SCHEMA_VERSION = 1
-TARGET_KL = 0.1
-"""Nats per answer: by Pinsker's inequality the answer changes with a probability of 22 % at most."""
 SEEDS = (0, 1, 2, 3, 4)
 DEFAULT = (
     "sarsteer",
@@ -82,7 +80,7 @@ def compare_defences(
     judge: Judge | None = None,
     guard: Judge | None = None,
     limit: int | None = None,
-    calibration_items: int = 64,
+    calibration_items: int = ITEMS,
     max_new_tokens: int = 128,
     max_rows: int = 128,
     token_budget: int = 8192,

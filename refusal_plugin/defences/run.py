@@ -4,6 +4,7 @@ price     the strength at which the mean KL over the untouched answers to harmle
           reaches the target
 answers   to the TEST prompts of a modality, several strengths as rows of the same batches; the untouched answers are
           the drafts of all others
+surprise  of the model as it is at those answers, see `inference.surprise`
 """
 
 import hashlib
@@ -13,13 +14,15 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from ..directions.calibration import TOKENS, KLPrice, price, untouched_answers
+from ..directions.calibration import HARMLESS, ITEMS, TARGET_KL, TOKENS, KLPrice, price, untouched_answers
 from ..inference.answers import Answer, decoded, generate_batches
 from ..inference.drafts import answers_from_drafts
 from ..inference.edits import Edit
 from ..inference.loop import re_encoder
+from ..inference.surprise import surprise
 from ..models import anatomy
 from ..models.provenance import versions
 from ..prompts import Modality, Prompt, PromptSet, batches
@@ -79,9 +82,9 @@ class DefenceRun:
         prompts: PromptSet,
         checkpoints: Checkpoints,
         *,
-        target_kl: float = 0.05,
+        target_kl: float = TARGET_KL,
         price_tokens: int = TOKENS,
-        calibration_items: int = 64,
+        calibration_items: int = ITEMS,
         max_new_tokens: int = 128,
         max_rows: int = 128,
         token_budget: int = 8192,
@@ -110,7 +113,7 @@ class DefenceRun:
 
     def harmless(self, modality: Modality) -> PromptSet:
         """The validation prompts that set the price: whole pairs first, balanced over roles."""
-        found = self.val.filter(modality=modality, role=("benign", "near_miss"))
+        found = self.val.filter(modality=modality, role=HARMLESS)
         return found.limit(self.calibration_items, seed=0) if len(found) else found
 
     def forget(self) -> None:
@@ -135,7 +138,7 @@ class DefenceRun:
         return Price(**_tuples(self.checkpoints.get(facts, lambda: self._price(defence, modality, harmless))))
 
     def _price(self, defence: Defence, modality: Modality, harmless: PromptSet) -> Facts:
-        part = self._part(modality, harmless)
+        part = self._priced[modality] = self._priced.get(modality) or self.part(modality)
         if defence.edit(modality=modality) is None:  # a prompt defence: it costs what it costs
             (cost,) = part.costs(defence, [defence.strength])
             strength, kl, bound, by_token, looks = defence.strength, cost.kl, True, list(cost.by_token), 1
@@ -163,19 +166,22 @@ class DefenceRun:
             "looks": looks,
         }
 
-    def _part(self, modality: Modality, harmless: PromptSet) -> KLPrice:
-        """The prompts that set the price, with their untouched answers: generated once, and kept."""
-        if modality not in self._priced:
-            n = self.price_tokens
-            facts = {**self.base, "what": "untouched", "prompts": self._hash(harmless), "tokens": n}
-            limits: dict[str, Any] = {"token_budget": self.token_budget}
+    def part(self, modality: Modality, refusal_ids: Int[Tensor, " k"] | None = None) -> KLPrice:
+        """The prompts that set the price, with their untouched answers: generated once, and kept.
 
-            def work() -> list[list[int]]:
-                return untouched_answers(self.model, harmless, n, **limits)
+        Args:
+            modality: of the prompts.
+            refusal_ids: for their over-refusal; None measures the KL alone.
+        """
+        harmless, n = self.harmless(modality), self.price_tokens
+        facts = {**self.base, "what": "untouched", "prompts": self._hash(harmless), "tokens": n}
+        limits: dict[str, Any] = {"token_budget": self.token_budget}
 
-            answers = None if n == 1 else self.checkpoints.get(facts, work)
-            self._priced[modality] = KLPrice(self.model, harmless, tokens=n, answers=answers, **limits)
-        return self._priced[modality]
+        def work() -> list[list[int]]:
+            return untouched_answers(self.model, harmless, n, **limits)
+
+        answers = None if n == 1 else self.checkpoints.get(facts, work)
+        return KLPrice(self.model, harmless, refusal_ids, tokens=n, answers=answers, **limits)
 
     # -- answers -------------------------------------------------------------------------------------------------------
     def answers(
@@ -229,6 +235,20 @@ class DefenceRun:
             for row, prompt, (text, ids, finished) in zip(rows, prompts, said, strict=True):
                 found[row // len(test)][row % len(test)] = Answer(prompt.id, text, tuple(ids), finished)
         return [[answer for answer in one if answer is not None] for one in found]
+
+    def surprise(self, modality: Modality, answers: Sequence[Sequence[Answer]]) -> list[list[float]]:
+        """Nats per token of answers to test prompts under the model as it is; what several gave alike is read once."""
+        wanted = sorted({(a.prompt_id, a.ids, a.finished) for some in answers for a in some})
+        facts = {**self.base, "what": "surprise", "prompts": self._hash(self.tests[modality]), "answers": wanted}
+        prompts = {p.id: p for p in self.tests[modality]}
+        limits: dict[str, Any] = {"token_budget": self.token_budget, "max_rows": self.max_rows}
+
+        def work() -> list[float]:
+            read = [Answer(id, "", ids, finished) for id, ids, finished in wanted]
+            return surprise(self.model, [prompts[a.prompt_id] for a in read], read, **limits)
+
+        nats = dict(zip(wanted, self.checkpoints.get(facts, work), strict=True))
+        return [[nats[a.prompt_id, a.ids, a.finished] for a in some] for some in answers]
 
     def answer_batch(
         self, batch: Batch, edit_of: EditOf, drafts: Mapping[str, Sequence[int]], system: str | None = None

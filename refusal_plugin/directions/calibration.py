@@ -33,8 +33,12 @@ from ..traced.measure import kl_divergence, refusal_score
 from .direction import Direction
 from .strength import largest_strength
 
+TARGET_KL = 0.1
+"""The price everywhere, nats per answer: an answer changes with a probability of 22 % at most (Pinsker)."""
 TOKENS = 32
 """Tokens of the untouched answer that are priced."""
+ITEMS = 64
+"""Harmless prompts of each modality behind a price."""
 HARMLESS: tuple[Role, ...] = ("benign", "near_miss")
 AGREES = 0.95
 """Share of its own answer that a model must predict when it reads it, or reading it says nothing about writing it."""
@@ -114,6 +118,11 @@ class Calibration(Shown):
         grown = ", ".join(f"{100 * share:+.0f} points in {m}" for m, share in self.over_refusal.items())
         return f"strength {self.strength:.3g} costs {costs}" + (f"; harmless refused {grown}" if grown else "")
 
+    def put_on(self, direction: Direction) -> Direction:
+        """The direction at this strength, which carries from then on what it costs."""
+        record = {"target_kl": self.target_kl, "tokens": self.tokens, "kl": self.kl}
+        return replace(direction, strength=self.strength, price=record)
+
     def caveats(self) -> Sequence[str]:
         free = ["the upper bound is still within the price: a larger strength was not tried."] * self.at_bound
         blind = ["the first token alone is priced: what breaks behind it is free."] * (self.tokens == 1)
@@ -130,7 +139,7 @@ def calibrate(
     model: Any,
     prompts: PromptSet,
     *,
-    target_kl: float = 0.1,
+    target_kl: float = TARGET_KL,
     target_over_refusal: float | None = None,
     refusal_ids: Int[Tensor, " k"] | None = None,
     bounds: tuple[float, float] | None = None,
@@ -180,16 +189,25 @@ def at_price(direction: Direction, model: Any, prompts: PromptSet, **options: An
     Args:
         direction: whose addition is priced.
         model: a loaded model.
-        prompts: of a split that is not the test split, in every modality in which the strength will be used; harmful
-            ones among them are left out.
+        prompts: of a split that is not the test split, in every modality in which the strength will be used; the
+            harmless ones among them are asked, 64 of each modality at most (`harmless_items`).
         options: of `calibrate`.
 
     Raises:
         PromptError, ModelError: as `calibrate`.
     """
-    found = calibrate(direction.addition, model, prompts.filter(role=HARMLESS), **options)
-    record = {"target_kl": found.target_kl, "tokens": found.tokens, "kl": found.kl}
-    return replace(direction, strength=found.strength, price=record)
+    return calibrate(direction.addition, model, harmless_items(prompts), **options).put_on(direction)
+
+
+def harmless_items(prompts: PromptSet, most: int = ITEMS) -> PromptSet:
+    """The prompts behind a price: harmless ones, at most so many of each modality, balanced over roles.
+
+    Raises:
+        PromptError: none is harmless.
+    """
+    found = prompts.filter(role=HARMLESS).require(roles=(), asked="price a strength")
+    kinds = dict.fromkeys(p.modality for p in found)
+    return PromptSet(p for m in kinds for p in found.filter(modality=m).limit(most, seed=0))
 
 
 def price(

@@ -27,6 +27,7 @@ from ..prompts.light import next_token_inputs
 from ..remote.cutting import portions, workload
 from ..statistics import auroc
 from ..traced.selecting import measure_candidates, plain_runs
+from .calibration import TARGET_KL
 from .direction import Candidates
 
 Place: TypeAlias = tuple[int, int]
@@ -56,7 +57,7 @@ def measure(
     priced: Collection[Place] = (),
     removal: bool = True,
     operator: Operator = "project_out",
-    target_kl: float = 0.1,
+    target_kl: float = TARGET_KL,
     remote: bool | str = False,
     known: dict[str, Any] | None = None,
 ) -> dict[Place, Figures]:
@@ -137,7 +138,7 @@ def units(
     *,
     removal: bool = True,
     operator: Operator = "project_out",
-    target_kl: float = 0.1,
+    target_kl: float = TARGET_KL,
 ) -> list[dict[str, Any]]:
     """Units of work for `traced.selecting`: groups of candidates to remove, layers to add at.
 

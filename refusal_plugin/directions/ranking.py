@@ -31,6 +31,7 @@ from ..prompts import PromptSet
 from ..prompts.light import next_token_inputs
 from ..traced.selecting import faint_edits
 from ..traced.slopes import slopes
+from .calibration import TARGET_KL
 from .direction import Candidates
 from .figures import GRID, KEEP, STRENGTHS, Figures, Place, sites_of
 
@@ -46,7 +47,7 @@ def estimate(
     *,
     objective: str,
     operator: Operator = "project_out",
-    target_kl: float = 0.1,
+    target_kl: float = TARGET_KL,
     remote: bool | str = False,
 ) -> dict[Place, Figures]:
     """First-order figures of every candidate: those that an objective rests on.

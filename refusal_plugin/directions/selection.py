@@ -40,6 +40,7 @@ from ..progress import Progress, track
 from ..prompts import PromptSet
 from ..remote.options import current
 from ..statistics import spearman
+from .calibration import TARGET_KL, at_price, harmless_items
 from .direction import Candidates, Direction
 from .figures import Figures, Place, measure
 from .ranking import estimate
@@ -95,15 +96,16 @@ def select_direction(
     objective: Objective = "defence",
     method: Method = "interventions",
     operator: Operator = "project_out",
-    target_kl: float = 0.1,
+    target_kl: float = TARGET_KL,
     max_kl: float = MAX_KL,
     max_depth: float = MAX_DEPTH,
     removal: bool = True,
     measured: int | Literal["all"] | None = None,
+    harmless: PromptSet | None = None,
     remote: bool | str = False,
     progress: Progress = None,
 ) -> Direction:
-    """The best candidate, with the whole selection table and a strength.
+    """The best candidate, with the whole selection table and a strength, priced where `harmless` prompts are given.
 
     Args:
         model: a loaded model.
@@ -116,24 +118,33 @@ def select_direction(
             reference), or set it to its "benign_mean" at the last prompt token (see
             `Direction.set_to_benign_mean`), which also works where the stream has a large offset along the direction.
             Candidates at other positions are always projected out: the mean belongs to the position it was read at.
-        target_kl: nats per safe prompt that the stored strength may cost.
+        target_kl: nats that a strength may cost: of the first token where candidates are compared, of the whole answer
+            where the chosen one is priced.
         max_kl, max_depth: limits of the filters.
         removal: whether the table also holds what removing and inducing do (bypass, induce, KL, COSMIC); the choice for
             a defence does not rest on them, and costs a third without.
         measured: how many candidates are measured at first, the most promising by gradients; "all" for every one.
             None takes 6 where that is less than a third of the candidates and gradients are to be had (not by COSMIC,
             which has no slope here, and not on a server without `remote.settings(trusted=True)`), else all.
+        harmless: validation prompts, of every modality in which the direction will act, on which the strength of the
+            chosen one is priced as everywhere else (`at_price`). Without them it is the one at which it was compared
+            with the others, and says that it is not priced.
         remote: measure on NDIF: one request for a defence, several where one would exceed `remote.Settings.max_tokens`.
             Where the choice does not rest on strengths, that of the chosen candidate is one more.
         progress: None shows a bar where somebody can see it.
 
     Raises:
         PromptError: a role is missing, or prompts of the fit are used again.
-        DirectionError: no candidate passes the filters (the error says which filter stopped how many), or the choice
-            rests on figures that are left out.
+        DirectionError: no candidate passes the filters (the error says which filter stopped how many), the choice rests
+            on figures that are left out, or a strength is to be priced on a server.
         RemoteError: the server refuses or fails; says why and what to do.
     """
     require_validation(candidates, prompts)
+    if harmless is not None:
+        harmless = harmless_items(PromptSet.of(harmless, "price a strength"))
+        if remote:
+            found = "a price reads many whole answers, where the weights are"
+            raise DirectionError("price a strength on a server", found, "leave harmless= out, and use at_price later")
     if not isinstance(tokens, RefusalTokens):
         found = f"a {type(tokens).__name__} in the place of the refusal tokens"
         raise DirectionError("select a direction", found, "give refusal_tokens(model, training_prompts)")
@@ -170,7 +181,7 @@ def select_direction(
             ]
             chosen = choose(candidates, figures, **limits)
         advance(1)
-    return chosen
+    return chosen if harmless is None else at_price(chosen, model, harmless, target_kl=target_kl)
 
 
 def first_measured(measured: int | Literal["all"] | None, n: int, method: Method, remote: bool | str) -> int | None:

@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..directions.calibration import HARMLESS, at_price
 from ..directions.direction import Direction, fit_direction
 from ..directions.selection import select_direction
 from ..evaluation.refusal_tokens import refusal_tokens
@@ -101,8 +100,7 @@ def _fitted(model: Any, prompts: PromptSet | None) -> Direction:
     every = own_prompts(model) if prompts is None else prompts
     train, val = every.filter(split="train", modality="text"), every.filter(split="val")
     tokens = refusal_tokens(model, train)
-    found = select_direction(model, fit_direction(model, train), val.filter(modality="text"), tokens)
-    return at_price(found, model, val) if len(val.filter(role=HARMLESS)) else found
+    return select_direction(model, fit_direction(model, train), val.filter(modality="text"), tokens, harmless=val)
 
 
 def _bar(value: float) -> str:

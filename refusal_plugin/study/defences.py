@@ -24,35 +24,25 @@ COMPONENTS = 10
 
 
 def defence_rows(
-    model: Any,
-    prompts: PromptSet,
+    arena: DefenceRun,
     training: Callable[[], PromptSet],
     tokens: RefusalTokens,
     stages: Checkpoints,
     undefended: Mapping[str, Sequence[Answer]],
     *,
-    target_kl: float,
-    price_tokens: int,
     seed: int,
-    max_new_tokens: int,
-    token_budget: int = 8192,
     judge: Judge | None = None,
 ) -> tuple[dict[str, dict[str, Record]], list[str]]:
     """The entries `modalities.*.defences.sarsteer` and `.mars` of results.json, and what went wrong.
 
     Args:
-        model: a loaded model.
-        prompts: of the study.
+        arena: the model with the study's prompts and the price.
         training: gives the prompts with training media; called only if something has to be fitted, and nothing of
             their test split is looked at.
         tokens: refusal tokens.
         stages: what is finished is kept there.
         undefended: answers of the model as it is, by modality.
-        target_kl: price, nats per harmless validation answer of the modality.
-        price_tokens: of each answer that are priced, at most; 1 prices the first token alone.
         seed: of the fits and the bootstrap.
-        max_new_tokens: longest answer.
-        token_budget: most tokens of one batch.
         judge: who labels answers.
 
     Returns:
@@ -63,16 +53,15 @@ def defence_rows(
     def work() -> Record:
         rows: dict[str, dict[str, Record]] = {m: {} for m in undefended}
         warnings: list[str] = []
-        # An interrupted run finds its finished batches among the stages.
-        limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "token_budget": token_budget}
-        arena = DefenceRun(model, prompts, stages, target_kl=target_kl, price_tokens=price_tokens, **limits)
-        for name, found in fitted().items():
-            if isinstance(found, RefusalPluginError):
-                warnings.append(f"{name} was not fitted: {found}")
-                continue
-            for m, answers in undefended.items():
+        made = fitted()
+        for name, error in made.items():
+            if isinstance(error, RefusalPluginError):
+                warnings.append(f"{name} was not fitted: {error}")
+        for m, answers in undefended.items():  # the defences of one modality share its prompts and untouched answers
+            for name, found in made.items():
                 try:
-                    rows[m][name] = row(arena, found, m, answers)
+                    if isinstance(found, Defence):
+                        rows[m][name] = row(found, m, answers)
                 except RefusalPluginError as error:
                     warnings.append(f"{name} was not measured on {m}: {error}")
             arena.forget()
@@ -83,15 +72,15 @@ def defence_rows(
         data: DefenceData | None = None
         for name in NAMES:
             try:
-                data = data or DefenceData.of(model, training(), seed, tokens=tokens)
+                data = data or DefenceData.of(arena.model, training(), seed, tokens=tokens)
                 switches = {"k": components(data)} if name == "sarsteer" else {}
-                made[name] = fit_defence(name, model, data, **switches)
+                made[name] = fit_defence(name, arena.model, data, **switches)
             except RefusalPluginError as error:
                 made[name] = error
         return made
 
-    def row(arena: DefenceRun, defence: Defence, modality: str, answers: Sequence[Answer]) -> Record:
-        test = prompts.filter(split="test", modality=modality)  # type: ignore[arg-type]
+    def row(defence: Defence, modality: str, answers: Sequence[Answer]) -> Record:
+        test = arena.tests[modality]  # type: ignore[index]
         price = arena.price(defence, modality)  # type: ignore[arg-type]
         said = arena.answers(defence, modality, [price.strength])[0]  # type: ignore[arg-type]
         return {

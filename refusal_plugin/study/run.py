@@ -1,15 +1,15 @@
 """The study: does the refusal direction of text reach image, video and speech, and does adding it restore refusal?
 
 Everything about refusal comes from text: the direction is fitted on text (train split) and its layer is selected on
-text (val split). The strength is set by its price: the largest that costs 0.05 nats on HARMLESS prompts of every
-modality (val split). No harmful medium is seen before the test split is looked at, once.
+text (val split). The strength is set by its price (`directions.calibration`): the largest that costs 0.1 nats per whole
+answer to HARMLESS prompts of every modality (val split). No harmful medium is seen before the test split is looked at,
+once.
 
 Each stage is kept in `<out>/stages/`: an interrupted study continues where it stopped.
 """
 
 import hashlib
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from ..datasets import provenance
-from ..directions.calibration import calibrate
+from ..defences.run import DefenceRun
+from ..directions.calibration import ITEMS, TARGET_KL, TOKENS, price
 from ..directions.direction import Direction, fit_direction
 from ..directions.selection import rank_agreement, select_direction
 from ..errors import PromptError, RefusalPluginError
@@ -66,7 +67,6 @@ from .transfer import SECTIONS, training_pairs, transfer_sections
 from .twins import twins_section, twins_words
 
 SCHEMA_VERSION = 1
-TARGET_KL, PRICE_TOKENS = 0.05, 1
 POSITIONS = (-1,)  # the token that emits the first word of the answer: the one place every modality shares
 NEEDED = {"train": ("harmful", "benign"), "val": ("harmful", "benign"), "test": ("harmful",)}
 
@@ -121,6 +121,7 @@ def run_study(
 
     steps = 2 + len(modalities) * 5 + 3 + 2 + 1
     named = f"study of {facts.name}"
+    limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "token_budget": token_budget}
     with few_threads(model), metered_blocks(model) as meter, track(steps, named, progress) as advance:
         stages = Checkpoints(
             Path(out) / "stages",
@@ -133,13 +134,14 @@ def run_study(
                 "seed": seed,
                 "limit": limit,
                 "tokens": max_new_tokens,
+                "price": [TARGET_KL, TOKENS, ITEMS],
                 "versions": versions(),
             },
             gauge=meter.tokens,
         )
+        arena = DefenceRun(model, prompts, stages, **limits)
         # 1. The direction: fitted on text train, chosen on text val.
-        harmless = prompts.filter(split="val", role=("benign", "near_miss"))
-        tokens, direction, price = the_direction(model, train, val, harmless, judge, stages, Path(out))
+        tokens, direction, priced = the_direction(arena, train, val, judge, stages, Path(out))
         advance(2)
         arms = {
             "none": None,
@@ -208,17 +210,12 @@ def run_study(
 
         # SARSteer and MARS at the same price, beside the arms above.
         defended, unfitted = defence_rows(
-            model,
-            prompts,
+            arena,
             lambda: with_media_to_train_on(model, prompts, modalities, training_pairs(limit)),
             tokens,
             stages,
             seen["answers"],
-            target_kl=TARGET_KL,
-            price_tokens=PRICE_TOKENS,
             seed=seed,
-            max_new_tokens=max_new_tokens,
-            token_budget=token_budget,
             judge=judge,
         )
         for name, rows in defended.items():
@@ -268,7 +265,7 @@ def run_study(
         ).to_json(),
         "judge": {"name": name_of(judge), "guard": guard and name_of(guard), "agreement": agreement},
         "regime": regime(sections, direction.layer),
-        "direction": direction_record(direction, tokens, price, facts.n_layers),
+        "direction": direction_record(direction, tokens, priced, facts.n_layers),
         "modalities": sections,
         "twins": matched,
         "ablation": {name: found.to_json() for name, found in causal.items()},
@@ -298,29 +295,32 @@ def missing(prompts: PromptSet) -> str:
 
 
 def the_direction(
-    model: Any, train: PromptSet, val: PromptSet, harmless: PromptSet, judge: Judge, stages: Checkpoints, out: Path
+    arena: DefenceRun, train: PromptSet, val: PromptSet, judge: Judge, stages: Checkpoints, out: Path
 ) -> tuple[RefusalTokens, Direction, dict[str, Any]]:
     """Refusal tokens, direction and the price of its strength: from the folder if they are there, else found.
+
+    The strength is priced in every modality of the arena's harmless validation prompts.
 
     The stage knows which direction it found: a file that another run wrote into the folder (another judge, other
     prompts) is not taken for its own.
     """
-    path = out / "direction.safetensors"
+    path, model = out / "direction.safetensors", arena.model
 
     def work() -> dict[str, Any]:
         tokens = refusal_tokens(model, train, judge=judge)
         direction = select_direction(
             model, fit_direction(model, train, positions=POSITIONS), val, tokens, objective="defence"
         )
-        limits: dict[str, Any] = {"target_kl": TARGET_KL, "tokens": PRICE_TOKENS}
-        price = calibrate(direction.addition, model, harmless, refusal_ids=tokens.ids, **limits)
-        priced = replace(direction, strength=price.strength, price={**limits, "kl": price.kl})
+        parts = {m: arena.part(m, tokens.ids) for m in arena.tests if len(arena.harmless(m))}
+        found = price(direction.addition, parts, arena.target_kl)
+        on_text = price(direction.addition, {"text": parts["text"]}, arena.target_kl) if len(parts) > 1 else found
+        priced = found.put_on(direction)
         priced.save(path)
         return {
             **vars(tokens),
             "ids": tokens.ids.tolist(),
             "refused": sorted(tokens.refused),
-            "price": {**vars(price), "text_only": direction.strength},
+            "price": {**vars(found), "text_only": on_text.strength},
             "identity": identity(priced),
         }
 

@@ -1,13 +1,25 @@
 """The parts of a comparison: search for a strength, size of an edit, claims, figures over seeds."""
 
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from refusal_plugin.comparison.cells import Measurement, brr, brr_change, change, labels, matched_row, row, share
+from refusal_plugin.comparison.cells import (
+    Measurement,
+    brr,
+    brr_change,
+    change,
+    labels,
+    matched_row,
+    perplexity,
+    row,
+    share,
+)
 from refusal_plugin.comparison.claims import adjusted, claims, judge, negated
 from refusal_plugin.comparison.fits import control_seeds
 from refusal_plugin.comparison.measure import on_harm
@@ -124,6 +136,17 @@ def cell(seed: int, found: Outcomes, name: str = "sarsteer", kind: Any = "matche
 
 
 NONE = outcome([0] * 40, [0] * 40, [0] * 40)
+
+
+def test_perplexity_is_a_geometric_mean_over_harmless_prompts_and_all_seeds() -> None:
+    """20 near misses and 20 benign ones: ln 2 nats each in one fit, ln 8 in the other, so 4 over both."""
+    found = outcome([1] * 20, [0] * 20, [0] * 20)
+    cells = [replace(cell(seed, found), surprise=(math.log(k),) * 40) for seed, k in enumerate((2, 8))]
+    both, one = perplexity(cells), perplexity(cells[:1])
+    assert both.value == pytest.approx(4.0) and both.n == one.n == 40
+    assert [one.value, one.low, one.high] == pytest.approx([2.0, 2.0, 2.0])
+    assert perplexity([(found, [0.0] * 40)]).value == 1.0, "what the model would have said for certain"
+    assert perplexity([cell(0, found)]).value is None
 
 
 def test_seeds_are_averaged_but_never_counted_as_items() -> None:

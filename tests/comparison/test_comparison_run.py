@@ -97,6 +97,10 @@ def test_compare_json_holds_the_documented_sections(results: dict[str, Any], fol
         (d, m) for d in DEFENCES for m in ("text", "image")
     }
     assert all(r["kl"] <= 0.1 for r in results["matched"])
+    for r in results["matched"]:
+        plain = results["undefended"][r["modality"]]
+        assert 1 <= plain["perplexity"]["value"] < 2, "greedy answers are what the model would have said"
+        assert r["perplexity"]["value"] >= 1 and r["perplexity"]["n"] == plain["n_benign"] + plain["n_near_miss"]
     double = next(r for r in results["rows"] if r["kind"] == "grid" and r["modality"] == "image")
     single = next(
         r

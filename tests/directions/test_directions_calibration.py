@@ -1,11 +1,13 @@
 """The price of a strength: within budget in every modality, the largest such, and never set on harm."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 
-from refusal_plugin.directions.calibration import KLPrice, at_price, calibrate, price
+from refusal_plugin.directions.calibration import TARGET_KL, KLPrice, at_price, calibrate, harmless_items, price
+from refusal_plugin.directions.selection import select_direction
 from refusal_plugin.errors import DirectionError, PromptError
 from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.prompts import PromptSet
@@ -73,6 +75,32 @@ def test_a_direction_says_whether_its_strength_was_priced(
     assert "costs image" in repr(priced) and priced.strength != selected.strength
     priced.save(tmp_path / "priced")
     assert Direction.load(tmp_path / "priced", organism).price == dict(priced.price)
+
+
+def test_a_selected_direction_is_priced_like_any_other_where_harmless_prompts_are_given(
+    organism: Any, selected: Any, candidates: Any, tokens: Any, val: PromptSet, harmless: PromptSet
+) -> None:
+    asked: dict[str, Any] = {"removal": False, "progress": False}
+    harmful = organism_prompts(split="val", modality="image", limit=2).filter(role="harmful")
+    found = select_direction(organism, candidates, val, tokens, harmless=harmless + harmful, **asked)
+    same = at_price(selected, organism, harmless)
+    assert (found.layer, found.strength, dict(found.price)) == (selected.layer, same.strength, dict(same.price))
+    assert found.price["target_kl"] == TARGET_KL and "costs image" in repr(found)
+    for other, error, options in (
+        (harmful, PromptError, {}),
+        (harmless, DirectionError, {"remote": True}),
+    ):
+        with pytest.raises(error, match="price a strength"):
+            select_direction(organism, candidates, val, tokens, harmless=other, **asked, **options)
+
+
+def test_a_price_rests_on_harmless_items_balanced_over_modalities_and_roles() -> None:
+    prompts = organism_prompts(split="val", limit=20, renderings=1)
+    some = harmless_items(prompts, 10)
+    assert Counter((p.modality, p.role) for p in some) == {
+        (m, role): 5 for m in ("text", "image", "video", "audio") for role in ("benign", "near_miss")
+    }
+    assert harmless_items(prompts).hash == prompts.filter(role=("benign", "near_miss")).hash
 
 
 def test_harmful_prompts_and_none_at_all_are_refused(organism: Any, selected: Any) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from refusal_plugin.defences.run import DefenceRun
+from refusal_plugin.directions.calibration import ITEMS, TARGET_KL, TOKENS
+from refusal_plugin.directions.direction import Direction
 from refusal_plugin.errors import PromptError, StudyError
 from refusal_plugin.evaluation import REFUSALS, PhraseJudge
 from refusal_plugin.models import load
@@ -83,6 +86,22 @@ def test_the_dose_starts_at_the_untouched_model_and_holds_the_priced_strength(re
         assert all(0 <= row[side]["value"] <= 1 for row in record["by_strength"] for side in ("harmful", "harmless"))
 
 
+def test_the_study_pays_the_price_of_everything_else_in_every_modality(
+    results: dict[str, Any], folder: Path, organism: Any
+) -> None:
+    price = results["direction"]["calibration"]
+    assert price["target_kl"] == TARGET_KL and price["tokens"] == TOKENS
+    assert set(price["kl"]) == set(results["modalities"]) and all(1 <= n <= ITEMS for n in price["n"].values())
+    assert max(price["kl"].values()) <= TARGET_KL < price["kl"]["text"] + TARGET_KL
+    assert all(len(tokens) > 1 for tokens in price["by_token"].values()), "what comes behind the first word is paid"
+    assert results["direction"]["strength"] <= price["text_only"], "text alone allows no less than all modalities"
+    kept = Direction.load(folder / "direction.safetensors", organism).price
+    assert kept == {"target_kl": TARGET_KL, "tokens": TOKENS, "kl": price["kl"]}
+    for record in results["modalities"].values():
+        rows = [row for name, row in record["defences"].items() if name in ("sarsteer", "mars")]
+        assert all(row["kl"] <= TARGET_KL or row["strength"] == 0 for row in rows)
+
+
 def test_a_study_says_what_it_cost(results: dict[str, Any]) -> None:
     """In bare passes over its prompts; each stage has its share, and reading the test streams is one pass over them."""
     cost = results["cost"]
@@ -153,8 +172,6 @@ def test_the_page_stands_alone(results: dict[str, Any], folder: Path) -> None:
 
 
 def test_the_direction_belongs_to_the_model(results: dict[str, Any], folder: Path, organism: Any) -> None:
-    from refusal_plugin.directions.direction import Direction
-
     direction = Direction.load(folder / "direction.safetensors", organism)
     assert direction.layer == results["direction"]["layer"]
     assert direction.strength == results["direction"]["strength"]
@@ -287,13 +304,13 @@ def test_a_folder_that_another_run_used_gives_this_runs_direction(organism: Any,
     """Two runs write the same file; a run that comes back finds its stage and does not take the other file for it."""
     text = own_prompts(organism).filter(modality="text")
     train, val = text.filter(split="train"), text.filter(split="val")
-    harmless = val.filter(role=("benign", "near_miss"))
+    arena = DefenceRun(organism, text, Checkpoints(tmp_path / "stages"))
     pairs = sorted({p.pair for p in train})
 
     def found(run: str, half: set[str]) -> str:
         stages = Checkpoints(tmp_path / "stages", {"run": run})
         some = PromptSet(p for p in train if p.pair in half)
-        return identity(the_direction(organism, some, val, harmless, PhraseJudge(), stages, tmp_path)[1])
+        return identity(the_direction(arena, some, val, PhraseJudge(), stages, tmp_path)[1])
 
     first, second = set(pairs[::2]), set(pairs[1::2])
     one, two = found("one", first), found("two", second)

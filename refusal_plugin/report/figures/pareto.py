@@ -17,11 +17,11 @@ LOOKS = {
     "random": ("control", "cross"),
 }  # fmt: skip
 """Methods with a mark of their own; every other one is a small grey circle, named in the table and on hover."""
-RATES = ("harmful_refusal", "benign_refusal", "near_miss_refusal", "utility", "brr")
+RATES = ("harmful_refusal", "benign_refusal", "near_miss_refusal", "utility")
 CHANGES = ("gain", "benign_change", "near_miss_change")
 HEADS = (
     "defence", "fitted on", "strength", "KL", "harmful refused", "benign refused", "near-miss refused", "utility",
-    "balanced", "harmful, change", "benign, change", "near-miss, change", "edit / residual",
+    "perplexity", "balanced", "harmful, change", "benign, change", "near-miss, change", "edit / residual",
 )  # fmt: skip
 
 
@@ -94,18 +94,22 @@ def _path(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, flo
 def matched_table(results: Mapping[str, Any], modality: str) -> Markup:
     """All methods on one modality at the same price."""
     plain = mapping(results, "undefended", modality)
-    rows: list[list[object]] = [
-        ["no defence", "", "", "", *(short_share(Rate.of(plain, k)) for k in RATES), "", "", "", ""]
-    ]
+    rows: list[list[object]] = [["no defence", "", "", "", *_rates(plain), "", "", "", ""]]
     for row in records(results, "matched"):
         if row.get("modality") != modality:
             continue
         name, bound = str(row.get("defence")), "*" if row.get("at_bound") else ""
         sees = str(mapping(results, "methods", name).get("sees") or "")
         price = [decimal(finite(row, "strength"), 3) + bound, decimal(finite(row, "kl"), 3)]
-        rates = [short_share(Rate.of(row, key)) for key in RATES]
         changes = [points(Rate.of(row, key)) for key in CHANGES]
-        rows.append([name, sees, *price, *rates, *changes, decimal(finite(row, "edit_norm"))])
+        rows.append([name, sees, *price, *_rates(row), *changes, decimal(finite(row, "edit_norm"))])
     caption = f"{modality}: every defence at the same price, all fit seeds together; 95% intervals over pair groups. "
-    caption += "* at the end of the allowed strengths, or without a strength: below or above the price."
+    caption += "* at the end of the allowed strengths, or without a strength: below or above the price. "
+    caption += "Perplexity: of harmless answers under the model without a defence."
     return html_table(HEADS, rows, caption=caption)
+
+
+def _rates(row: Mapping[str, Any]) -> list[str]:
+    """What is refused and answered, how unlike the model the harmless answers are, and the balance."""
+    rates = [short_share(Rate.of(row, key)) for key in RATES]
+    return [*rates, decimal(Rate.of(row, "perplexity").value), short_share(Rate.of(row, "brr"))]

@@ -44,8 +44,9 @@ def selection_figure(results: Mapping[str, Any]) -> Markup:
     if scores:
         tables.append(_table(scores, COSMIC_COLUMNS, cosmic, "COSMIC on validation text."))
     panels = [Panel(drawing, title, small) for drawing, title, small in drawn if drawing is not None]
-    target, strength = finite(chosen, "calibration", "target_kl"), finite(chosen, "strength")
-    return figure("selection", panels, tables, target_kl=target, strength=strength)
+    target, tokens = (finite(chosen, "calibration", key) for key in ("target_kl", "tokens"))
+    given = {"target_kl": target, "tokens": tokens or 1, "strength": finite(chosen, "strength")}
+    return figure("selection", panels, tables, **given)
 
 
 COSMIC = ("COSMIC score", "token-free cross-check; higher is better")
