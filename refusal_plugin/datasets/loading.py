@@ -134,11 +134,10 @@ def load_sets(spec: str, *, limit: int | None = None, seed: int | None = None) -
     Raises:
         DataError, OptionalDependencyError: as `load`.
     """
+    asked = named_sets(spec)
     # Every name is known to be right before the first set is fetched.
     found = [
-        prompt
-        for entry, part, path in named_sets(spec)
-        for prompt in load(entry, split=part, path=path, limit=limit, seed=seed)
+        prompt for entry, part, path in asked for prompt in load(entry, split=part, path=path, limit=limit, seed=seed)
     ]
     kept: dict[Any, Prompt] = {}
     for prompt in joined(found):

@@ -80,12 +80,12 @@ class Device:
         return max(1, -int(-shape.weights() // (0.8 * self.memory)))
 
 
-def hours(shape: Shape, job: Job, device: Device) -> float:
-    """Time on as many devices as the weights need."""
+def hours(shape: Shape, job: Job, device: Device, rows: int = ROWS) -> float:
+    """Time on as many devices as the weights need; `rows` are answered at once."""
     devices = device.count(shape)
     prefill = shape.operations(job.n * job.length * job.passes, job.length) / (device.peak * device.share * devices)
-    step = (shape.weights() + shape.cache(ROWS, job.length + job.answers)) / (device.bandwidth * devices)
-    return (prefill + job.answers * step * job.n / ROWS) / 3600
+    step = (shape.weights() + shape.cache(rows, job.length + job.answers)) / (device.bandwidth * devices)
+    return (prefill + job.answers * step * job.n / rows) / 3600
 
 
 def working(shape: Shape, length: int) -> float:

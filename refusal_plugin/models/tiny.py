@@ -69,6 +69,8 @@ def tiny_checkpoint(name: str, folder: str | Path, *, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         module = getattr(transformers, facts["model"])(getattr(transformers, facts["configuration"])(**values))
         randomise(module)
+    # A placeholder of a medium that the model itself says would stand for a medium that is not there.
+    module.get_output_embeddings().weight.data[len(BASE) + 257 :] = 0.0
     module.save_pretrained(target)
     tokenizer.save_pretrained(target)
     for file, content in facts.get("files", {}).items():

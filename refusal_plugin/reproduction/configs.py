@@ -18,7 +18,7 @@ from ..defences import REGISTRY
 from ..defences.registry import switches_of
 from ..errors import DataError
 from ..evaluation import FORMATS, DefenceRates
-from ..inference.plan import GB, PROMPT, ROWS, Device, Job, Shape, hours, working
+from ..inference.plan import BATCH, GB, PROMPT, Device, Job, Shape, hours, working
 from ..models.tiny import architectures
 from ..prompts import MODALITIES
 from ..recipe_files import recipe_folder
@@ -139,7 +139,8 @@ class Configuration:
         """Devices, gigabytes and hours that a run should take: docs/scale.md's units times the expected prompts.
 
         Fits read the training prompts twice for each method, answers stand for the model as it is and each defence,
-        a matched strength is six looks at 64 answers. Memory counts the judge's weights beside the model's.
+        a matched strength is six looks at 64 answers. Memory counts the judge's weights beside the model's; hours do
+        not count its work.
         """
         device, size = device or Device(), self.models[model].shape
         stored = None if size.stored is None else 1e9 * size.stored
@@ -152,10 +153,11 @@ class Configuration:
             Job("price", 64 * priced, length + 32, 6),
             Job("answer", expected["test"] * (1 + arms), length, 1, tokens),
         ]
-        beside = max(working(shape, length), shape.cache(ROWS, length + tokens))
+        rows = max(1, min(128, BATCH // length))
+        beside = max(working(shape, length), shape.cache(rows, length + tokens))
         total = shape.weights() + 2e9 * self.judge.billions + beside
         found = {"devices": float(device.count(shape)), "memory_gb": total / GB}
-        return {**found, "hours": sum(hours(shape, job, device) for job in jobs)}
+        return {**found, "hours": sum(hours(shape, job, device, rows) for job in jobs)}
 
 
 def configurations() -> dict[str, Path]:

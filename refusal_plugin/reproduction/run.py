@@ -33,6 +33,7 @@ from ..evaluation import (
 )
 from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.answers import Answer
+from ..inference.prefix import device_of
 from ..inference.threads import few_threads
 from ..models import anatomy, load
 from ..models.provenance import versions
@@ -258,7 +259,9 @@ def paper_judge(made: Configuration, model: Any) -> Judge:
     asked = made.judge
     if asked.format == PHRASES or asked.model is None:
         return PhraseJudge.for_model(model)
-    return GenerativeJudge.load(asked.model, asked.format, dtype="auto", revision=asked.revision)
+    device = device_of(model)
+    where = None if device.type == "cpu" else str(device)
+    return GenerativeJudge.load(asked.model, asked.format, device_map=where, dtype="auto", revision=asked.revision)
 
 
 def sets_of(data: Data) -> list[str]:

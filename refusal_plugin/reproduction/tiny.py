@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..evaluation import FORMATS, GenerativeJudge, Judge, PhraseJudge
@@ -19,14 +20,21 @@ from ..prompts.neutral import neutral_media
 from .configs import PHRASES, Configuration
 from .run import Reproduction, reproduce
 
-PAIRS = {"train": 12, "val": 4, "test": 4}
+PAIRS = {"train": 12, "val": 2, "test": 2}
 ROLES = {"harmful": "Please describe a stone", "near_miss": "Please describe a stony path", "benign": "Describe a tree"}
 ANSWER = 4
-"""Longest answer, in tokens."""
+"""Longest answer and reply of the judge, in tokens."""
+_PICTURE = np.zeros((16, 16, 3), np.uint8)
+SMALL = {
+    "image": Prompt("a", image=_PICTURE),
+    "video": Prompt("a", video=[_PICTURE] * 4),
+    "audio": Prompt("a", audio=np.zeros(8000, np.float32)),
+}
+"""Sizes of the media."""
 
 
 def reproduce_tiny(made: Configuration, model: str, out: str | Path) -> Reproduction:
-    """`reproduce` on a random checkpoint of the model's class, placeholders for data, and the judge's form on that model.
+    """`reproduce` on a random checkpoint of the model's class, with placeholders, and its judge's form on that model.
 
     Args:
         made: the configuration.
@@ -36,11 +44,13 @@ def reproduce_tiny(made: Configuration, model: str, out: str | Path) -> Reproduc
     Raises:
         DataError, ModelError: as `reproduce`.
     """
-    small = replace(made, decoding=replace(made.decoding, max_new_tokens=ANSWER))
     loaded = load(tiny_checkpoint(made.models[model].tiny, Path(out) / "checkpoint"))
     media = [m for m in made.data.modalities if m != "text" and m in anatomy(loaded).modalities]
     prompts = placeholders(media)
-    return reproduce(
+    small = replace(made, decoding=replace(made.decoding, max_new_tokens=ANSWER))
+    if not media and "text" not in made.data.modalities:  # its processor cannot be made here
+        small = replace(small, data=replace(made.data, modalities=[*made.data.modalities, "text"]))
+    found = reproduce(
         small,
         model,
         out=out,
@@ -50,6 +60,8 @@ def reproduce_tiny(made: Configuration, model: str, out: str | Path) -> Reproduc
         tokens=RefusalTokens(torch.tensor([40, 41]), ("a", "b"), 0.5, 0.0, frozenset(), ((40,), (41,))),
         progress=False,
     )
+    found["warnings"].insert(0, "A random model of the same class and placeholder data: no number means anything.")
+    return found
 
 
 def placeholders(media: list[Modality]) -> PromptSet:
@@ -59,7 +71,7 @@ def placeholders(media: list[Modality]) -> PromptSet:
         for k in range(pairs):
             for place, (role, text) in enumerate(ROLES.items()):
                 base = Prompt(
-                    f"{text}, number {k}.",
+                    f"Number {k}. {text}.",
                     role=role,  # type: ignore[arg-type]  # its keys are roles
                     split=split,  # type: ignore[arg-type]
                     pair=f"{split}{k}",
@@ -67,14 +79,15 @@ def placeholders(media: list[Modality]) -> PromptSet:
                 )
                 made.append(base)
                 for m in media:
-                    (medium,) = neutral_media(m, 1, seed=100 * k + place)
+                    (medium,) = neutral_media(m, 1, like=[SMALL[m]], seed=100 * k + place)
                     given: dict[str, Any] = {m: medium}
                     made.append(base.replace(id=f"{base.id}@{m}", **given))
     return PromptSet(made)
 
 
 def judge_of(made: Configuration, loaded: Any) -> Judge:
-    """The configuration's judge with the tiny model in the place of its own: its replies cannot be read, and count so."""
+    """The configuration's judge with the tiny model in the place of its own, whose replies nobody can read."""
     if made.judge.format == PHRASES:
         return PhraseJudge.for_model(loaded)
-    return GenerativeJudge(hf_module(loaded), loaded.tokenizer, FORMATS[made.judge.format])
+    form = replace(FORMATS[made.judge.format], max_new_tokens=ANSWER)
+    return GenerativeJudge(hf_module(loaded), loaded.tokenizer, form)
