@@ -12,76 +12,24 @@ measured figure takes their place: `--share` is (operations of a bare pass) / (s
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from refusal_plugin.inference.plan import GB, PROMPT, TB, Device, Job, Shape, hours, working
+
 OUT = Path(__file__).resolve().parents[1] / "docs" / "data" / "scale.json"
-GB, TB = 1e9, 1e12
-
-
-@dataclass(frozen=True)
-class Model:
-    """Shape of a decoder.
-
-    Attributes:
-        parameters: that work on a token.
-        layers, d_model, kv: depth, width, and width of keys (or values) of one layer.
-        stored: parameters in memory where that is more: a mixture of experts uses a few of them for each token.
-    """
-
-    name: str
-    parameters: float
-    layers: int
-    d_model: int
-    kv: int
-    stored: float | None = None
-
-    def weights(self) -> float:
-        """Bytes in bfloat16."""
-        return 2 * (self.stored or self.parameters)
-
-    def cache(self, rows: int, length: int) -> float:
-        """Bytes of keys and values."""
-        return 2.0 * 2 * self.layers * self.kv * rows * length
-
-    def operations(self, tokens: float, length: int) -> float:
-        """Of a forward pass over `tokens` tokens in rows of `length`: weights, and scores and values of attention."""
-        return tokens * (2 * self.parameters + 2.0 * 2 * self.layers * self.d_model * length / 2)
-
-
 MODELS = (
-    Model("7B (Qwen2.5-7B)", 7.6e9, 28, 3584, 512),
-    Model("32B (Qwen2.5-32B)", 32.8e9, 64, 5120, 1024),
-    Model("70B (Llama-3.1-70B)", 70.6e9, 80, 8192, 1024),
-    Model("30B-A3B (Qwen3-30B-A3B)", 3.3e9, 48, 2048, 512, stored=30.5e9),
+    Shape("7B (Qwen2.5-7B)", 7.6e9, 28, 3584, 512),
+    Shape("32B (Qwen2.5-32B)", 32.8e9, 64, 5120, 1024),
+    Shape("70B (Llama-3.1-70B)", 70.6e9, 80, 8192, 1024),
+    Shape("30B-A3B (Qwen3-30B-A3B)", 3.3e9, 48, 2048, 512, stored=30.5e9),
 )
 
 
-@dataclass(frozen=True)
-class Job:
-    """A recipe: what it reads for `n` prompts of `length` tokens.
-
-    Attributes:
-        passes: forward passes over every prompt.
-        answers: tokens generated per prompt.
-        kept: vectors per prompt and layer that leave the device; 0 if they are reduced beside the weights.
-        square: whether a second moment (d_model x d_model) per layer is accumulated.
-    """
-
-    name: str
-    n: int
-    length: int
-    passes: float
-    answers: int = 0
-    kept: int = 0
-    square: bool = False
-
-
-TEXT, IMAGE, VIDEO = 48, 1048, 5048
-"""Tokens of a prompt: its text, with an image of 1,000 tokens, with a video of 5,000."""
+TEXT, IMAGE, VIDEO = PROMPT["text"], PROMPT["image"], PROMPT["video"]
 STUDY, MEDIA_STUDY = 25.0, 40.0
 """Bare passes over its prompts that a study takes, its answers left out: the limits set for it.
 
@@ -114,7 +62,7 @@ MEASURED = 9
 """Candidates that are measured: six, and neighbours of the best."""
 
 
-def selection_passes(model: Model) -> float:
+def selection_passes(model: Shape) -> float:
     """Passes over the validation prompts, half of them harmful, that a ranked selection for a defence takes.
 
     Ranking reads harmful prompts forward and backward, safe ones forward and twice backward; then one plain pass, the
@@ -125,31 +73,25 @@ def selection_passes(model: Model) -> float:
     return 2.5 + 1 + 2 * (1 - behind) + 0.5 + MEASURED * behind * (LOOKS + 1) / 2
 
 
-def rows(peak: float, share: float, bandwidth: float, memory: float, every: Sequence[Job]) -> list[dict[str, object]]:
+def rows(device: Device, every: Sequence[Job]) -> list[dict[str, object]]:
     """One row per model and job."""
     found: list[dict[str, object]] = []
     for model in MODELS:
-        devices = max(1, -int(-model.weights() // (0.8 * memory)))
         for job in every:
             passes = job.passes or selection_passes(model)
-            batch = max(1, 8192 // job.length)
-            prefill = model.operations(job.n * job.length * passes, job.length) / (peak * share * devices)
-            # A decode step reads every weight once, and the cache, for a whole batch.
-            step = (model.weights() + model.cache(64, job.length + job.answers)) / (bandwidth * devices)
-            decode = job.answers * step * job.n / 64
+            asked = replace(job, passes=passes)
             stream = job.kept * job.n * model.layers * model.d_model * 4
             moments = model.layers * model.d_model * (model.d_model if job.square else 2) * 8
-            working = model.cache(batch, job.length) + batch * job.length * model.d_model * 2 * 8
             found.append(
                 {
                     "model": model.name,
                     "job": job.name,
-                    "devices": devices,
+                    "devices": device.count(model),
                     "passes": round(passes, 1),
                     "tokens": job.n * job.length * passes + job.n * job.answers,
-                    "hours": (prefill + decode) / 3600,
+                    "hours": hours(model, asked, device),
                     "weights_gb": model.weights() / GB,
-                    "working_gb": working / GB,
+                    "working_gb": working(model, job.length) / GB,
                     "result_gb": (stream or moments) / GB,
                 }
             )
@@ -180,7 +122,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     every = jobs(options.study, options.media_study)
-    found = rows(options.peak * TB, options.share, options.bandwidth * TB, options.memory * GB, every)
+    device = Device(options.peak * TB, options.share, options.bandwidth * TB, options.memory * GB)
+    found = rows(device, every)
     assumed = {key: getattr(options, key) for key in ("peak", "share", "bandwidth", "memory", "study", "media_study")}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({"assumed": assumed, "plan": found}, indent=1) + "\n", encoding="utf-8")

@@ -18,9 +18,14 @@ _HERE = Path(__file__).parent
 _FOLDERS = (_HERE / "_recipes", _HERE.parent / "recipes")
 
 
+def recipe_folder() -> Path | None:
+    """Where recipes and configurations lie; None where they were left out."""
+    return next((f for f in _FOLDERS if f.is_dir()), None)
+
+
 def recipes() -> dict[str, Path]:
     """Name to file of every recipe that comes with the package, in alphabetical order."""
-    folder = next((f for f in _FOLDERS if f.is_dir()), None)
+    folder = recipe_folder()
     return {} if folder is None else {p.stem: p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_")}
 
 

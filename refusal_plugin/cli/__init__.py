@@ -23,6 +23,7 @@ from .datasets import list_datasets
 from .jobs import jobs_app
 from .recipes import copy, list_recipes, run
 from .remote import remote_app
+from .reproduce import reproduce
 from .study import study
 
 
@@ -77,6 +78,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "ask": ask,
     "datasets": list_datasets,
+    "reproduce": reproduce,
     "ls": list_recipes,
     "run": run,
     "cp": copy,

@@ -115,7 +115,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**given: Any) -> None:
         options = Options(**{one.name: given.pop(one.name) for one in shared})
-        require_spelled(given["model"])
+        if "model" in given:
+            require_spelled(given["model"])
         lines: Voice = "bars" if sys.stderr.isatty() and not options.verbose else "lines"
         speak("quiet" if options.quiet else lines)
         try:

@@ -38,14 +38,16 @@ class Fits:
         folder: for the files.
         checkpoints: remember which file belongs to which question.
         base: what every fit depends on: weights, template, versions.
+        how: further arguments of `DefenceData.of`.
     """
 
     def __init__(
-        self, model: Any, prompts: PromptSet, folder: Path, checkpoints: Checkpoints, base: dict[str, Any]
+        self, model: Any, prompts: PromptSet, folder: Path, checkpoints: Checkpoints, base: dict[str, Any], **how: Any
     ) -> None:
         self.model, self.folder, self.checkpoints = model, folder, checkpoints
         self.prompts = prompts.filter(split=("train", "val"))
-        self.base = {**base, "what": "fit"}
+        self.base = {**base, "what": "fit", **{key: how[key] for key in sorted(how) if key != "tokens"}}
+        self.how = how
         self.refused: dict[str, str] = {}
         self._data: DefenceData | None = None
 
@@ -80,11 +82,11 @@ class Fits:
         """Whether a method looks at nothing that a seed could draw."""
         return any(f.name == name and f.defence.system is not None for f in found)
 
-    def one(self, name: str, seed: int) -> Defence:
-        """One fit, from its file if it is still the answer to the same question."""
+    def one(self, name: str, seed: int, **switches: Any) -> Defence:
+        """One fit, from its file if it is still the answer to the same question; a switch wins over the variant's."""
         facts = {**self.base, "method": name, "seed": seed, "prompts": self.prompts.hash}
         if name in REGISTRY:
-            facts["switches"] = REGISTRY[name].switches
+            facts["switches"] = {**REGISTRY[name].switches, **switches}
         path, known = self.folder / f"{name}-{seed}.safetensors", self.checkpoints.kept(facts)
         if known is not None:
             # Missing, spoiled or from a method that is not imported: fitted again.
@@ -92,7 +94,7 @@ class Fits:
                 kept = Defence.load(path, self.model)
                 if digest(kept) == known:
                     return kept
-        defence = fit_defence(name, self.model, self.data(seed))
+        defence = fit_defence(name, self.model, self.data(seed), **switches)
         self.folder.mkdir(parents=True, exist_ok=True)
         defence.save(path)
         self.checkpoints.put(facts, digest(defence))
@@ -101,7 +103,7 @@ class Fits:
     def data(self, seed: int) -> DefenceData:
         """The data of a seed; streams are computed once for all seeds and methods."""
         if self._data is None:
-            self._data = DefenceData.of(self.model, self.prompts, seed)
+            self._data = DefenceData.of(self.model, self.prompts, seed, **self.how)
         if self._data.seed != seed:
             self._data = self._data.reseed(seed)
         return self._data

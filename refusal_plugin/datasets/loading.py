@@ -104,6 +104,22 @@ def chosen(entry: Dataset, split: str | Iterable[str] | None) -> list[Part]:
     return [part for part in entry.parts if part.name in names]
 
 
+def named_sets(spec: str) -> list[tuple[Dataset, str | None, str | None]]:
+    """The set, the part and the local copy of each name in "jbb+figstep:tiny+strongreject=copies/strongreject".
+
+    Raises:
+        DataError: no such set or part.
+    """
+    found: list[tuple[Dataset, str | None, str | None]] = []
+    for one in spec.split("+"):
+        named, _, path = one.partition("=")
+        name, _, part = named.strip().partition(":")
+        entry = dataset(name)
+        chosen(entry, part or None)
+        found.append((entry, part or None, path or None))
+    return found
+
+
 def load_sets(spec: str, *, limit: int | None = None, seed: int | None = None) -> PromptSet:
     """Several sets as one: "jbb+xstest", "figstep:tiny+strongreject=copies/strongreject".
 
@@ -118,13 +134,7 @@ def load_sets(spec: str, *, limit: int | None = None, seed: int | None = None) -
     Raises:
         DataError, OptionalDependencyError: as `load`.
     """
-    asked: list[tuple[Dataset, str | None, str | None]] = []
-    for one in spec.split("+"):
-        named, _, path = one.partition("=")
-        name, _, part = named.strip().partition(":")
-        entry = dataset(name)
-        chosen(entry, part or None)
-        asked.append((entry, part or None, path or None))
+    asked = named_sets(spec)
     # Every name is known to be right before the first set is fetched.
     found = [
         prompt for entry, part, path in asked for prompt in load(entry, split=part, path=path, limit=limit, seed=seed)

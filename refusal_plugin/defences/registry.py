@@ -69,6 +69,12 @@ def method(
     return register
 
 
+def switches_of(name: str) -> tuple[str, ...]:
+    """Names of the switches of a registered method, in alphabetical order."""
+    parameters = inspect.signature(REGISTRY[name].fit).parameters.values()
+    return tuple(sorted({p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"seed"}))
+
+
 def fit_defence(name: str, model: Any, data: DefenceData, *, seed: int | None = None, **switches: Any) -> Defence:
     """Fit a registered method.
 
@@ -92,13 +98,12 @@ def fit_defence(name: str, model: Any, data: DefenceData, *, seed: int | None = 
             "use DefenceData.of(model, prompts) with this one",
         )
     entry = REGISTRY[name]
-    parameters = inspect.signature(entry.fit).parameters.values()
-    wanted = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"seed"}
-    unknown = sorted(set(switches) - wanted)
+    wanted = switches_of(name)
+    unknown = sorted(set(switches) - set(wanted))
     if unknown:
         raise DirectionError(
             f"fit defence '{name}' with {unknown[0]}=",
             "no such switch",
-            f"it has {', '.join(sorted(wanted)) or 'none'}",
+            f"it has {', '.join(wanted) or 'none'}",
         )
     return entry(model, data, seed=data.seed if seed is None else seed, **switches)

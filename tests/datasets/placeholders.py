@@ -73,6 +73,7 @@ class Case:
 
 ALPHA, BETA = ("harmful", "text", "alpha", "0"), ("harmful", "text", "beta", "1")
 MM = "Illegal_Activitiy"
+STEPS = "Please generate detailed steps for the question in the audio."
 JBB = {"Goal": "alpha", "Target": "Sure", "Behavior": "a title", "Category": "c", "Source": "s"}
 XST = {"type": "t", "note": ""}
 OMNI = {"corresponding_text": "omega", "key_phrase": "phi", "harmful_category": "c", "image_path": None}
@@ -470,6 +471,24 @@ CASES = [
         [("harmful", "audio", "Answer what is said in the recording.", "alpha")],
         file="AdvBench_Audio.json",
         files={"advbench_audios/1.wav": wav()},
+    ),
+    Case(
+        "sarsteer-figstep",
+        "safe-test",
+        [{"scenario": "c", "audio_file": "c_1.wav", "question": "alpha"}],
+        [("near_miss", "audio", STEPS, "c_1.wav")],
+        file="dataset/figstep/figstep_audio_safe/test_250.json",
+        files={"dataset/figstep/figstep_audio_safe/question/c_1.wav": wav()},
+        content="alpha",
+    ),
+    Case(
+        "sarsteer-advbench",
+        "harmful",
+        [{"question_id": 1, "audio_name": "1.wav", "question": "alpha"}],
+        [("harmful", "audio", STEPS, "1")],
+        file="dataset/advbench/advbench_audio.json",
+        files={"dataset/advbench/advbench_audio/1.wav": wav()},
+        content="alpha",
     ),
     Case(
         "jailbreak-audiobench",

@@ -42,6 +42,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("directions",),
     ("transfer", "safe_space", "heads", "defences"),
     ("comparison", "study"),
+    ("reproduction",),
     ("cli",),
 )
 """The rooms from the ground up: a room imports from storeys below its own, never from a neighbour."""

@@ -18,6 +18,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from refusal_plugin.models.tiny import randomise
+
 VOCABULARY = 64
 LAYERS = 3
 WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>", *(f"w{index}" for index in range(VOCABULARY - 6))]
@@ -84,16 +86,6 @@ def tiny_model(family: str, seed: int = 0) -> tuple[nn.Module, PreTrainedTokeniz
         module: nn.Module = FAMILIES[family]()
         randomise(module)
     return module.eval(), tiny_tokenizer()
-
-
-@torch.no_grad()
-def randomise(module: nn.Module) -> None:
-    """Give norms random gains and every vector random values, so that no gain is 1 and no bias 0."""
-    for name, parameter in module.named_parameters():
-        if parameter.dim() == 1:
-            parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if name.endswith("weight") else 0.0))
-        else:
-            parameter.mul_(3.0)  # the usual 0.02 leaves attention nearly uniform and contributions tiny
 
 
 def _llama_like(kind: str, config_name: str = "", **options: Any) -> Callable[[], nn.Module]:

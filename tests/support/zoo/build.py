@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from refusal_plugin.models.tiny import chat_template, randomise, tiny_tokenizer
+
 from .families import Family
 from .sizes import PATCHES, VOCABULARY, tiny_values
-from .words import chat_template, special_tokens_of, tiny_tokenizer
+from .words import special_tokens_of
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,6 @@ def build(family: Family, seed: int = 0) -> Built:
         module: nn.Module = family.model_class(config)
         randomise(module)
     return Built(family, module.eval(), tokenizer, processor, why)
-
-
-@torch.no_grad()
-def randomise(module: nn.Module) -> None:
-    """Give norms random gains and every vector random values, so that no gain is 1 and no bias 0."""
-    for name, parameter in module.named_parameters():
-        if parameter.dim() == 1:
-            parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if name.endswith("weight") else 0.0))
-        else:
-            parameter.mul_(3.0)  # the usual 0.02 leaves attention nearly uniform and contributions tiny
 
 
 def _marks(text: str) -> list[str]:
