@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..errors import DataError, PromptError
-from ..models import anatomy
+from ..models import anatomy, hf_module
 from ..models.generation import greedy
 from ..models.running import running
 from ..models.wrapper import save
@@ -26,9 +26,10 @@ from ..prompts.encoding import as_prompts
 from ..report.shown import Shown
 from ..traced.read import next_logits
 from ..traced.write import edit_blocks
-from .edits import NO_EDIT, Edit, require_edit, site_modules
+from .edits import NO_EDIT, Edit, has_attached, require_edit, site_modules
+from .leaving import generate_here
 from .loop import Item, ReEncode, re_encoder, run_batches
-from .prefix import device_of, shared_stem
+from .prefix import LEAST, shared_stem, trusted
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def generate_batches(
             name = batch.prompts[int((~good).int().argmax())].id
             found = f"NaN or infinite logits while answering prompt '{name}'"
             raise DataError("generate answers", found, "check the edit's strength and the dtype")
-        said.append(ids[:, batch.length :].tolist())
+        said.append(ids.tolist())
     return said
 
 
@@ -168,20 +169,28 @@ def _answered(
     again: ReEncode | None,
     remote: bool | str,
 ) -> tuple[list[Int[Tensor, "batch pos"]], list[Bool[Tensor, " batch"]]]:
-    """Ids, and per row whether all logits were finite."""
+    """New tokens, and per row whether all logits were finite."""
     if remote:
-        return _generate(model, [(batch.inputs, edit) for batch, edit in work], max_new_tokens, remote)
+        every, finite = _generate(model, [(batch.inputs, edit) for batch, edit in work], max_new_tokens, remote)
+        return [ids[:, batch.length :] for ids, (batch, _) in zip(every, work, strict=True)], finite
     every, finite = [], []
     for batch, edit in work:
         shared = shared_stem(model, batch, edit, again, answers=True)
-        if shared is None:
-            ((ids,), (good,)) = _generate(model, [(batch.inputs, edit)], max_new_tokens, False)
-        else:
-            stem, rows = shared
-            ids, good = _generate_in_hooks(model, stem.answering(rows, batch), edit or NO_EDIT, max_new_tokens)
+        inputs = batch.inputs if shared is None else shared[0].answering(shared[1], batch)
+        leave = shared is not None or _may_leave(model, batch, max_new_tokens, again)
+        ids, good = generate_here(
+            model, inputs, edit or NO_EDIT, max_new_tokens, end_ids(model), leave=batch.size > 1 and leave
+        )
         every.append(ids)
         finite.append(good)
     return every, finite
+
+
+def _may_leave(model: Any, batch: Batch, max_new_tokens: int, again: ReEncode | None) -> bool:
+    """Whether rows that have ended may leave: other rows then go on from a cache that was cut, which is tried first."""
+    if again is None or batch.size * max_new_tokens < LEAST or has_attached(hf_module(model)):
+        return False
+    return trusted(model, batch, again, answers=True)
 
 
 def _require_room(model: Any, batch: Batch, max_new_tokens: int) -> None:
@@ -248,23 +257,6 @@ def _generate(
                     with tracer.invoke():
                         found.append(tracer.result)
     return [ids.cpu() for ids in found], [torch.stack(good).all(0).cpu() for good in finite]
-
-
-def _generate_in_hooks(
-    model: Any, inputs: dict[str, Any], edit: Edit, max_new_tokens: int
-) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, " batch"]]:
-    """As `_generate`, of one batch that continues a cache: in a trace its positions would be counted anew."""
-    good: list[Tensor] = []
-    with edit.attached(model) as module, torch.no_grad():
-        handle = module.register_forward_hook(
-            lambda _module, _args, output: good.append(next_logits(output).amax(-1).isfinite())
-        )
-        try:
-            moved = {name: v.to(device_of(model)) if isinstance(v, Tensor) else v for name, v in inputs.items()}
-            ids: Tensor = module.generate(**moved, **greedy(max_new_tokens))  # type: ignore[operator]
-        finally:
-            handle.remove()
-    return ids.cpu(), torch.stack(good).all(0).cpu()
 
 
 def decoded(model: Any, prompt_id: str, new: list[int]) -> Answer:

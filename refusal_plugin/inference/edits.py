@@ -146,12 +146,15 @@ class Edit(Shown):
         return [(p.layer, p.site, p.where, p.function, _tensors(p, memories)) for p in self.ordered]
 
     @contextmanager
-    def attached(self, model: Any, facts: Anatomy | None = None) -> Iterator[nn.Module]:
+    def attached(
+        self, model: Any, facts: Anatomy | None = None, memories: dict[str, dict[str, Any]] | None = None
+    ) -> Iterator[nn.Module]:
         """Run the edit in plain torch hooks on a Hugging Face model, with no tracing in the loop.
 
         Args:
             model: a loaded model, or a bare Hugging Face module together with its anatomy.
             facts: the anatomy of a bare module.
+            memories: what the run remembers, by name, where it goes on later; None begins a new run.
 
         Yields:
             the Hugging Face module; call its `forward` or `generate` (left-padded) inside the block.
@@ -164,7 +167,7 @@ class Edit(Shown):
         self.check(found)
         blocks = hf_layers(module, found)
         handles: list[Any] = []
-        memories: dict[str, dict[str, Any]] = {}
+        memories = {} if memories is None else memories
         _ATTACHED[module] = _ATTACHED.get(module, 0) + 1
         try:
             for part in _present(self.ordered, found):

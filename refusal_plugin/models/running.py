@@ -1,5 +1,6 @@
 """One run of a model at a time, and only where its weights are."""
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 from ..errors import ModelError
 from .anatomy import anatomy
+from .encoders import kept_features
 
 _LOCKS: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
 _NEW = threading.Lock()
@@ -31,5 +33,5 @@ def running(model: Any, asked: str, remote: bool | str = False) -> Iterator[None
         )
     with _NEW:
         lock = _LOCKS.setdefault(model, threading.RLock())
-    with lock:
+    with lock, contextlib.nullcontext() if remote else kept_features(model):
         yield
