@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from ..prompts.thinking import THOUGHTS
+
 APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u0060\u00b4", "'"))
 INVISIBLE = str.maketrans(dict.fromkeys("\u200b\u200e\u200f\u00ad\u2060\ufeff\ufe0e\ufe0f"))
 SAME_SIGN = ("<wide>", "<narrow>", "<compat>", "<noBreak>", "<initial>", "<medial>", "<final>", "<isolated>", "<small>")
@@ -51,18 +53,7 @@ class Reasoning:
         begun: the chat template ends inside an open block, so an answer without a closing mark has not begun.
     """
 
-    pairs: tuple[tuple[str, str], ...] = (
-        ("<think>", "</think>"),
-        ("<thinking>", "</thinking>"),
-        ("<thought>", "</thought>"),
-        ("<reasoning>", "</reasoning>"),
-        ("<reflection>", "</reflection>"),
-        ("<seed:think>", "</seed:think>"),
-        ("[THINK]", "[/THINK]"),
-        ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
-        ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
-        ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    )
+    pairs: tuple[tuple[str, str], ...] = THOUGHTS
     begun: bool = False
 
     @classmethod

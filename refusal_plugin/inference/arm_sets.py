@@ -181,4 +181,4 @@ def repeated(batch: Batch, copies: int) -> Batch:
 
     inputs = {name: again(value) for name, value in batch.inputs.items()}
     roles = {name: again(mask) for name, mask in batch.roles.items()}
-    return Batch(inputs, roles, batch.prompts * copies, batch.unknown * copies)
+    return Batch(inputs, roles, batch.prompts * copies, batch.unknown * copies, again(batch.turns))

@@ -3,6 +3,7 @@ from .chat import render as render
 from .encoding import batches as batches
 from .encoding import encode as encode
 from .images import load_image as load_image
+from .prompt import EVERY_MODALITY as EVERY_MODALITY
 from .prompt import MODALITIES as MODALITIES
 from .prompt import ROLES as ROLES
 from .prompt import SPLITS as SPLITS

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from .conversation import asked_turn
+
 if TYPE_CHECKING:
     from .chat import Rendered
     from .prompt import Prompt
 
-TokenRole: TypeAlias = Literal["last", "instruction", "media", "post_instruction"]
-TOKEN_ROLES: tuple[TokenRole, ...] = ("last", "instruction", "media", "post_instruction")
+TokenRole: TypeAlias = Literal[
+    "last", "instruction", "media", "post_instruction", "prefill", "thinking", "after_thinking"
+]
+TOKEN_ROLES: tuple[TokenRole, ...] = get_args(TokenRole)
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """Inputs known to have one value per token; for others see `encoding`."""
 
@@ -27,9 +31,11 @@ class Row:
     Attributes:
         prompt: where it comes from.
         tokens: per-token inputs, each (tokens, ...).
-        media: the inputs of its medium, first dimension as the processor gave it.
-        instruction: places of its first and its last token.
-        heard: which tokens stand for the medium, bool (tokens,); None where there is none.
+        media: the inputs of its media, first dimension as the processor gave it.
+        turns: of every token of a text, the number of its turn among the prompt's messages; else -1; (tokens,).
+        thinking: the first and the last token of the thinking block before the answer; the latter lies beyond the row
+            where the block is open; None without a block.
+        heard: which tokens stand for a medium, bool (tokens,); None where there is none.
         raw: no chat template, so nothing follows the instruction.
         unknown: pieces of the instruction that the tokenizer does not know.
         rendered: the text that was tokenized; None where it was not rendered here.
@@ -38,7 +44,8 @@ class Row:
     prompt: Prompt
     tokens: Mapping[str, Tensor]
     media: Mapping[str, Tensor]
-    instruction: tuple[int, int]
+    turns: Tensor
+    thinking: tuple[int, int] | None = None
     heard: Tensor | None = None
     raw: bool = False
     unknown: tuple[str, ...] = ()
@@ -60,18 +67,26 @@ class Batch:
             tensors of the media.
         roles: which tokens play which role, each bool (batch, pos):
             "last": the last prompt token, exactly one per row;
-            "instruction": what the user typed, a suffix included; a token that holds a character of it and one of the
-            template belongs to the instruction;
-            "media": the tokens that stand for the medium; none in a text row;
-            "post_instruction": the template's tokens after the instruction, "last" included; none in raw mode.
+            "instruction": what the user typed in the last user turn, a suffix included; a token that holds a character
+            of it and one of the template belongs to the instruction;
+            "media": the tokens that stand for media, of all turns; none in a text row;
+            "post_instruction": the template's tokens after the last user turn; none in raw mode;
+            "prefill": the given beginning of the answer;
+            "thinking": the thinking block before the answer, written by the template or given, its marks included;
+            "after_thinking": the end of its closing mark and all that follows: what is read there has thought.
+            In a conversation a token has one of "instruction", "media", "post_instruction" and "prefill", or it belongs
+            to an earlier turn or to the template before the instruction.
         prompts: one per row.
-        unknown: per row, the pieces of the instruction that the tokenizer does not know (small vocabularies only).
+        unknown: per row, the pieces of its texts that the tokenizer does not know (small vocabularies only).
+        turns: of every token of a text, the number of its turn among the prompt's messages; -1 for all others,
+            (batch, pos).
     """
 
     inputs: dict[str, Tensor]
     roles: dict[TokenRole, Tensor]
     prompts: tuple[Prompt, ...]
     unknown: tuple[tuple[str, ...], ...] = ()
+    turns: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
 
     @property
     def size(self) -> int:
@@ -99,7 +114,7 @@ class Batch:
             name: value.to(device, dtype if value.is_floating_point() else None) for name, value in self.inputs.items()
         }
         roles = {name: mask.to(device) for name, mask in self.roles.items()}
-        return Batch(inputs, roles, self.prompts, self.unknown)
+        return replace(self, inputs=inputs, roles=roles, turns=self.turns.to(device))
 
     def __repr__(self) -> str:
         return f"Batch({self.size} rows x {self.length} tokens: {', '.join(self.inputs)})"
@@ -130,22 +145,31 @@ def collate(
     else:
         for name in sorted({name for row in rows for name in row.media}):
             inputs[name] = _join([row.media[name] for row in rows if name in row.media])
-    return Batch(inputs, _roles(rows, places), tuple(row.prompt for row in rows), tuple(row.unknown for row in rows))
+    turns = _left_pad([row.turns for row in rows], -1)
+    names = tuple(row.unknown for row in rows)
+    return Batch(inputs, _roles(rows, places, turns), tuple(row.prompt for row in rows), names, turns)
 
 
-def _roles(rows: Sequence[Row], places: Tensor) -> dict[TokenRole, Tensor]:
+def _roles(rows: Sequence[Row], places: Tensor, turns: Tensor) -> dict[TokenRole, Tensor]:
     """The token roles, each bool (batch, pos)."""
-    first, last = torch.tensor([row.instruction for row in rows]).T.unsqueeze(-1)
+    asked = torch.tensor([asked_turn(row.prompt.turns) for row in rows]).unsqueeze(1)
+    beyond = places.shape[1]
+    begins, ends = torch.tensor([row.thinking or (beyond, beyond) for row in rows]).T.unsqueeze(-1)
     raw = torch.tensor([row.raw for row in rows]).unsqueeze(1)
     media = torch.zeros_like(places, dtype=torch.bool)
     for row, mask in zip(rows, media, strict=True):
         if row.heard is not None:
             mask[len(mask) - row.length :] = row.heard
+    instruction = (turns == asked) & ~media
+    last = places.masked_fill(~(instruction | media), -1).amax(1, keepdim=True)
     return {
         "last": places == places[:, -1:],
-        "instruction": (places >= first) & (places <= last) & ~media,
+        "instruction": instruction,
         "media": media,
-        "post_instruction": (places > last) & ~media & ~raw,
+        "post_instruction": (places > last) & (turns < 0) & ~raw,
+        "prefill": turns > asked,
+        "thinking": (places >= begins) & (places <= ends),
+        "after_thinking": places >= ends,
     }
 
 

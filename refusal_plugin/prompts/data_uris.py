@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .conversation import Part
 from .media import load_audio, load_image, load_video
 from .prompt import Prompt
 from .sound import SAMPLE_RATE
@@ -25,24 +26,28 @@ SECONDS, TELEPHONE = 6, 8000
 
 
 def media_record(prompt: Prompt, *, thumbnail: bool = False) -> dict[str, Any] | None:
-    """A prompt's medium: {"kind": image, video or audio, "data": data URIs}, None for text.
+    """A prompt's media: {"kind": its modality, "data": data URIs in the order of the conversation}, None for text.
 
     Args:
-        prompt: with its medium.
+        prompt: with its media.
         thumbnail: small pictures, a few frames, the first seconds at a telephone's rate.
     """
+    if not prompt.media:
+        return None
+    return {"kind": prompt.modality, "data": [uri for part in prompt.media for uri in _uris(part, thumbnail)]}
+
+
+def _uris(part: Part, thumbnail: bool) -> list[str]:
     draw = _thumbnail if thumbnail else _enlarged
-    if prompt.image is not None:
-        return {"kind": "image", "data": [draw(load_image(prompt.image))]}
-    if prompt.video is not None:
-        frames = list(load_video(prompt.video))
+    if part.kind == "image":
+        return [draw(load_image(part.value))]
+    if part.kind == "video":
+        frames = list(load_video(part.value))
         few = [frames[k * len(frames) // FRAMES] for k in range(FRAMES)] if len(frames) > FRAMES else frames
-        return {"kind": "video", "data": [draw(frame) for frame in (few if thumbnail else frames)]}
-    if prompt.audio is not None:
-        rate, width, most = (TELEPHONE, 1, SECONDS * TELEPHONE) if thumbnail else (SAMPLE_RATE, 2, None)
-        raw = _pcm(np.asarray(load_audio(prompt.audio, rate=rate))[:most], rate, width)
-        return {"kind": "audio", "data": ["data:audio/wav;base64," + base64.b64encode(raw).decode()]}
-    return None
+        return [draw(frame) for frame in (few if thumbnail else frames)]
+    rate, width, most = (TELEPHONE, 1, SECONDS * TELEPHONE) if thumbnail else (SAMPLE_RATE, 2, None)
+    raw = _pcm(np.asarray(load_audio(part.value, rate=rate))[:most], rate, width)
+    return ["data:audio/wav;base64," + base64.b64encode(raw).decode()]
 
 
 def spectrogram(inputs: Mapping[str, torch.Tensor]) -> list[str]:

@@ -3,13 +3,15 @@
 Every prompt is encoded as if it were alone and padded here, so a row in a batch holds exactly what the prompt alone
 would hold, whatever a processor's own padding does. Many texts are rendered and tokenized in one call; a processor is
 given all texts without media together. Roles are found from the character offsets of the rendered text. A processor
-replaces the medium's placeholder by many tokens; everything before and after that one place is unchanged, so the
-instruction keeps its distance from one end of the row.
+replaces a medium's placeholder by many tokens; everything before the first and after the last of them is unchanged, so
+a text there keeps its distance from one end of the row. One between two media is found by the tokens that stand for no
+medium, which are the same in both, or, where a processor adds some of its own, by its own words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,10 +22,12 @@ from ..errors import PromptError, RefusalPluginError
 from . import media
 from .batch import PER_TOKEN, Batch, Row, collate
 from .controls import Controls
+from .conversation import MEDIA
 from .input_spec import InputSpec, input_spec_of
-from .prompt import MODALITIES, Prompt
+from .prompt import EVERY_MODALITY, Prompt
 from .sampling import family_sampler, time_arguments
 from .texts import Text, asked_of, common_beginning, texts_of
+from .thinking import thinking_block
 from .waveforms import Samples
 from .whole import require_whole_sound
 
@@ -57,9 +61,10 @@ def encode(
     chosen = as_prompts(prompts)
     if not chosen:
         raise PromptError("encode", "0 prompts", "give at least one")
-    lonely = [prompt for prompt in chosen if spec.joins.get(prompt.modality) == "alone"]
+    lonely = [prompt for prompt in chosen if spec.join_of(prompt) == "alone"]
     if lonely and len(chosen) > 1:
-        found = f"this model computes other values for {lonely[0].modality} in a batch than alone"
+        several = "several media" if len(lonely[0].media) > 1 else lonely[0].modality
+        found = f"this model computes other values for {several} in a batch than alone"
         raise PromptError(f"encode {len(chosen)} prompts at once", found, "use batches(), which gives it one at a time")
     return _collate(spec, _rows(spec, chosen, system, suffix, raw))
 
@@ -93,14 +98,14 @@ def batches(
         raise PromptError(f"batches of {token_budget} tokens and {max_rows} rows", "fewer than 1", "give at least 1")
     spec = input_spec_of(model)
     chosen = as_prompts(prompts)
-    for modality in MODALITIES:
-        most = 1 if spec.joins.get(modality) == "alone" else max_rows
+    for modality, several in product(EVERY_MODALITY, (False, True)):
         # A prompt that comes several times is encoded once, and its rows stay together.
         copies: dict[int, list[int]] = {}
         for place, prompt in enumerate(chosen):
-            if prompt.modality == modality:
+            if prompt.modality == modality and several is (len(prompt.media) > 1):
                 copies.setdefault(id(prompt), []).append(place)
         each = list(copies.values())
+        most = 1 if each and spec.join_of(chosen[each[0][0]]) == "alone" else max_rows
         for start in range(0, len(each), WINDOW):
             some = each[start : start + WINDOW]
             rows: dict[int, Row] = {}
@@ -125,8 +130,8 @@ def _collate(spec: InputSpec, rows: list[Row]) -> Batch:
     tokenizer = spec.tokenizer
     pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     media = None
-    if len(rows) > 1 and any(spec.joins.get(row.prompt.modality) == "processor" for row in rows):
-        media = _joined(spec, [row for row in rows if row.prompt.medium is not None])
+    if len(rows) > 1 and any(spec.join_of(row.prompt) == "processor" for row in rows):
+        media = _joined(spec, [row for row in rows if row.prompt.media])
     batch = collate(rows, pad_id=int(pad), explicit_positions=spec.explicit_positions, media=media)
     for name, value in batch.inputs.items():
         # Pixels and features; numbers about a medium (seconds per frame) keep their precision.
@@ -143,11 +148,7 @@ def _joined(spec: InputSpec, rows: list[Row]) -> dict[str, Tensor]:
     for row in rows:
         one, more = _media(spec, row.prompt)
         for into, values in ((given, one), (extra, more)):
-            for name, value in values.items():
-                if not isinstance(value, list) and into.get(name, value) != value:
-                    found = f"clips of different {name} ({into[name]:g} and {value:g})"
-                    raise PromptError("encode prompts in one batch", found, "one row at a time: max_rows=1")
-                into[name] = into.get(name, []) + value if isinstance(value, list) else value
+            _join_arguments(into, values, "encode prompts in one batch", "one row at a time: max_rows=1")
     tensors = _call(spec, [text.text for text in texts], texts[0].add_special_tokens, given, **extra, padding=True)
     known = {*PER_TOKEN, *(name for row in rows for name in row.tokens)}
     return _accepted(spec, {name: value for name, value in tensors.items() if name not in known})
@@ -179,7 +180,7 @@ def _processed_texts(spec: InputSpec, texts: Sequence[Text]) -> dict[int, dict[s
     """
     found: dict[int, dict[str, Tensor]] = {}
     for adds in (True, False):
-        alike = [text.prompt.medium is None and text.rendered.add_special_tokens is adds for text in texts]
+        alike = [not text.prompt.media and text.rendered.add_special_tokens is adds for text in texts]
         places = [place for place, fits in enumerate(alike) if fits]
         if len(places) < 2 or not _processes_text(spec):
             continue
@@ -201,7 +202,7 @@ def _processed_texts(spec: InputSpec, texts: Sequence[Text]) -> dict[int, dict[s
 def encode_row(spec: InputSpec, text: Text, controls: Controls, raw: bool, ready: dict[str, Tensor] | None) -> Row:
     """One prompt, encoded and checked; `ready` is what a processor has made of it."""
     asked = asked_of(text.prompt)
-    alone = spec.processor is None if text.prompt.medium is not None else not _processes_text(spec)
+    alone = spec.processor is None if text.prompt.media else not _processes_text(spec)
     inputs = ready or ({} if alone else _process(spec, text, asked))
     ids = inputs.get("input_ids", torch.tensor(text.ids))
     if spec.context_length is not None and len(ids) > spec.context_length:
@@ -212,15 +213,15 @@ def encode_row(spec: InputSpec, text: Text, controls: Controls, raw: bool, ready
     tokens.pop("attention_mask", None)  # all ones here; the batch makes its own
     tokens = {name: value if name in PER_TOKEN else value[0] for name, value in tokens.items()}
     others = _accepted(spec, {name: value for name, value in inputs.items() if name not in names})
-    instruction, heard, unknown = _places(spec, text, controls, ids, asked)
+    turns, thinking, heard, unknown = _places(spec, text, controls, ids, asked)
     said = ids if heard is None else ids[~heard]  # a medium's own placeholder may lie outside: it is replaced
     if spec.vocabulary is not None and int(said.max()) >= spec.vocabulary:
         found = f"token {int(said.max())} lies outside the model's embedding of {spec.vocabulary} rows"
         raise PromptError(asked, found, "load the tokenizer that belongs to the model, or resize its embedding")
-    if text.prompt.medium is not None and not others:
+    if text.prompt.media and not others:
         found = f"the processor makes nothing of its {text.prompt.modality}"
         raise PromptError(asked, found, "use another model, or pass processor= to load()")
-    return Row(text.prompt, _accepted(spec, tokens), others, instruction, heard, raw, unknown, text.rendered)
+    return Row(text.prompt, _accepted(spec, tokens), others, turns, thinking, heard, raw, unknown, text.rendered)
 
 
 _GROWS: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
@@ -260,25 +261,40 @@ def _call(spec: InputSpec, texts: list[str], adds: bool, given: dict[str, Any], 
     try:
         output = dict(spec.processor(text=texts, return_tensors="pt", **given))  # type: ignore[misc]
     except ValueError:
-        if "videos" not in given or len(texts) != len(given["videos"]):
+        if "videos" not in given or len(texts) not in (1, len(given["videos"])):
             raise
-        given = {**given, "videos": [[clip] for clip in given["videos"]]}  # SmolVLM wants them prompt by prompt
+        clips = given["videos"]
+        given = {**given, "videos": [clips] if len(texts) == 1 else [[clip] for clip in clips]}  # as SmolVLM wants them
         output = dict(spec.processor(text=texts, return_tensors="pt", **given))  # type: ignore[misc]
     output.pop("labels", None)  # PaliGemma's, for training
     return {name: torch.as_tensor(value) for name, value in output.items() if value is not None}
 
 
 def _media(spec: InputSpec, prompt: Prompt) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A prompt's medium as a processor's arguments; and what further ones Hugging Face's processors need with it."""
-    if prompt.audio is not None:
-        rate = sound_rate(spec)
-        sound = media.load_audio(prompt.audio, rate=rate, name=f"audio of prompt {prompt.id!r}")
-        return {"audio": [sound]}, {"sampling_rate": rate}
-    if prompt.video is not None:
-        choose = family_sampler(spec.processor)
-        clip = media.load_video(prompt.video, choose=choose, name=f"video of prompt {prompt.id!r}")
-        return {"videos": [clip]}, time_arguments(spec.processor, clip)
-    return ({}, {}) if prompt.medium is None else ({"images": [media.load(prompt)]}, {})
+    """A prompt's media as a processor's arguments; and what further ones Hugging Face's processors need with them."""
+    given: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    for part, name in media.named(prompt):
+        more: dict[str, Any] = {}
+        if part.kind == "audio":
+            more = {"sampling_rate": sound_rate(spec)}
+            given.setdefault("audio", []).append(media.load_audio(part.value, rate=sound_rate(spec), name=name))
+        elif part.kind == "video":
+            clip = media.load_video(part.value, choose=family_sampler(spec.processor), name=name)
+            given.setdefault("videos", []).append(clip)
+            more = time_arguments(spec.processor, clip)
+        else:
+            given.setdefault("images", []).append(media.load_image(part.value, name=name))
+        _join_arguments(extra, more, f"encode prompt {prompt.id!r}", "give clips of one rate")
+    return given, extra
+
+
+def _join_arguments(into: dict[str, Any], more: Mapping[str, Any], asked: str, do: str) -> None:
+    """Arguments of one more medium to those of others: lists go one behind another, and the rest has to agree."""
+    for name, value in more.items():
+        if not isinstance(value, list) and into.get(name, value) != value:
+            raise PromptError(asked, f"clips of different {name} ({into[name]:g} and {value:g})", do)
+        into[name] = into.get(name, []) + value if isinstance(value, list) else value
 
 
 def sound_rate(spec: InputSpec) -> int:
@@ -291,17 +307,18 @@ def _process(spec: InputSpec, text: Text, asked: str) -> dict[str, Tensor]:
     try:
         given, extra = _media(spec, text.prompt)
         tensors = _call(spec, [text.rendered.text], text.rendered.add_special_tokens, given, **extra)
-        if text.prompt.audio is not None:
+        for place, samples in enumerate(given.get("audio", ())):
 
-            def again(samples: Samples) -> dict[str, Tensor]:
-                more = {**given, "audio": [samples]}
+            def again(other: Samples, place: int = place) -> dict[str, Tensor]:
+                sounds = [*given["audio"][:place], other, *given["audio"][place + 1 :]]
+                more = {**given, "audio": sounds}
                 return _call(spec, [text.rendered.text], text.rendered.add_special_tokens, more, **extra)
 
-            require_whole_sound(spec.processor, given["audio"][0], sound_rate(spec), tensors, again, asked)
+            require_whole_sound(spec.processor, samples, sound_rate(spec), tensors, again, asked)
     except RefusalPluginError:
         raise
     except Exception as error:  # a processor's own complaints name no prompt
-        if text.prompt.medium is None:
+        if not text.prompt.media:
             return {}  # it takes no text alone (PaliGemma, Qwen3-ASR), and would only have tokenized it
         why = " ".join(str(error).split())[:160]
         raise PromptError(asked, f"the processor fails ({type(error).__name__}: {why})", "check the medium") from error
@@ -311,55 +328,77 @@ def _process(spec: InputSpec, text: Text, asked: str) -> dict[str, Tensor]:
 
 def _places(
     spec: InputSpec, text: Text, controls: Controls, ids: Tensor, asked: str
-) -> tuple[tuple[int, int], Tensor | None, tuple[str, ...]]:
-    """First and last token of the instruction, the medium's tokens, and the pieces unknown to the tokenizer."""
+) -> tuple[Tensor, tuple[int, int] | None, Tensor | None, tuple[str, ...]]:
+    """The turn of every token of a text, the thinking block, the media's tokens, and the pieces that are unknown."""
     short, rendered = text.ids, text.rendered
     long: list[int] = ids.tolist()
-    inside = [
-        place
-        for place, (start, end) in enumerate(text.offsets)
-        if start < end and start < rendered.end and end > rendered.start
-    ]
-    if not inside:
-        raise PromptError(asked, "the tokenizer makes no token of its text", "use words the tokenizer knows")
-    controls.refuse_ids([short[place] for place in inside], asked)
-    same = short == long
-    head = len(short) if same else common_beginning(short, long)
-    tail = len(short) if same else common_beginning(short[::-1], long[::-1])
-    if same or inside[-1] < head:
-        shift = 0
-    elif len(short) - inside[0] <= tail:
-        shift = len(long) - len(short)
-    else:  # it adds tokens of its own behind the text (PaliGemma)
-        shift = _shift(short, inside, long, spec.media_ids.get(text.prompt.modality) in long, asked)
+    turns = torch.full((len(long),), -1)
+    pieces: list[str] = []
+    for span in rendered.spans:
+        inside = _inside(text, span.start, span.end)
+        if not inside:
+            raise PromptError(asked, "the tokenizer makes no token of its text", "use words the tokenizer knows")
+        if span.turn <= rendered.asked:
+            controls.refuse_ids([short[place] for place in inside], asked)
+        first, last = _moved(spec, text, inside, long, asked)
+        turns[first : last + 1] = span.turn
+        strange = [text.offsets[place] for place in inside if short[place] == spec.tokenizer.unk_token_id]
+        pieces += [rendered.text[start:end] for start, end in strange]
+    head, tail = common_beginning(short, long), common_beginning(short[::-1], long[::-1])
     heard = _heard(spec, text.prompt, ids, min(head, len(short) - tail), tail, asked)
-    unknown = spec.tokenizer.unk_token_id
-    strange = [text.offsets[place] for place in inside if short[place] == unknown] if unknown in short else []
-    pieces = tuple(rendered.text[start:end] for start, end in strange)
-    return (inside[0] + shift, inside[-1] + shift), heard, pieces
+    if heard is not None:
+        turns[heard] = -1
+    block, thinking = thinking_block(rendered.text, rendered.end), None
+    if block is not None:
+        first, last = _moved(spec, text, _inside(text, block[0], block[1] or len(rendered.text)), long, asked)
+        thinking = first, last if block[1] is not None else len(long)
+    return turns, thinking, heard, tuple(pieces)
 
 
-def _shift(short: list[int], inside: list[int], long: list[int], marked: bool, asked: str) -> int:
-    """How far the instruction has moved, where it stands in the row once and the medium's tokens are known by id."""
+def _inside(text: Text, start: int, end: int) -> list[int]:
+    """Tokens that hold a character of a piece of the rendered text."""
+    return [n for n, (first, last) in enumerate(text.offsets) if first < last and first < end and last > start]
+
+
+def _moved(spec: InputSpec, text: Text, inside: list[int], long: list[int], asked: str) -> tuple[int, int]:
+    """Where the first and the last of some tokens stand once the processor has put its tokens for the media in."""
+    short = text.ids
+    if short == long or inside[-1] < common_beginning(short, long):
+        return inside[0], inside[-1]
+    if len(short) - inside[0] <= common_beginning(short[::-1], long[::-1]):
+        shift = len(long) - len(short)
+        return inside[0] + shift, inside[-1] + shift
+    known = {spec.media_ids[kind] for kind in MEDIA if kind in spec.media_ids}
+    before, after = ([n for n, token in enumerate(row) if token not in known] for row in (short, long))
+    if [short[n] for n in before] == [long[n] for n in after]:  # between two media
+        moved = dict(zip(before, after, strict=True))
+        return moved[inside[0]], moved[inside[-1]]
+    # A processor adds tokens of its own around media, or behind the text (PaliGemma): then by the words themselves.
     words = short[inside[0] : inside[-1] + 1]
-    places = [start for start in range(len(long) - len(words) + 1) if long[start : start + len(words)] == words]
-    if not marked or len(places) != 1:
+    here, there = (
+        [n for n in range(len(row) - len(words) + 1) if row[n : n + len(words)] == words] for row in (short, long)
+    )
+    if not known & set(long) or len(here) != len(there):
         raise PromptError(asked, "the processor changes the text around the medium", "report this model")
-    return places[0] - inside[0]
+    first = there[here.index(inside[0])]
+    return first, first + inside[-1] - inside[0]
 
 
 def _heard(spec: InputSpec, prompt: Prompt, ids: Tensor, head: int, tail: int, asked: str) -> Tensor | None:
-    """The tokens that stand for the medium; those after `head` and before the last `tail` where no id is known."""
-    if prompt.medium is None:
+    """The tokens that stand for media; those after `head` and before the last `tail` where no id is known."""
+    if not prompt.media:
         return None
-    media_id = spec.media_ids.get(prompt.modality)
-    if prompt.video is not None and (media_id is None or not bool((ids == media_id).any())):
-        media_id = spec.media_ids.get("image")  # InternVL, SmolVLM and GLM-V write a clip as images
-    if media_id is not None:
-        heard = ids == media_id
-    else:
-        heard = torch.zeros(len(ids), dtype=torch.bool)
-        heard[head : len(ids) - tail] = True
-    if not bool(heard.any()):
-        raise PromptError(asked, f"the chat template drops the {prompt.modality}", "use another model or template")
+    heard = torch.zeros(len(ids), dtype=torch.bool)
+    for kind in dict.fromkeys(part.kind for part in prompt.media):
+        media_id = spec.media_ids.get(kind)
+        if kind == "video" and (media_id is None or not bool((ids == media_id).any())):
+            media_id = spec.media_ids.get("image")  # InternVL, SmolVLM and GLM-V write a clip as images
+        own = torch.zeros_like(heard) if media_id is None else ids == media_id
+        if media_id is None and len(prompt.media) > 1:
+            raise PromptError(asked, f"no token of its own stands for {kind}", "give this model one medium a prompt")
+        if media_id is None:
+            own[head : len(ids) - tail] = True
+        if not bool(own.any()):
+            raise PromptError(asked, f"the chat template drops the {kind}", "use another model or template")
+        heard |= own
     return heard

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..errors import ModelError
-from .prompt import Modality
+from .prompt import Modality, Prompt
 
 Join: TypeAlias = Literal["rows", "processor", "alone"]
 """How the media of several prompts become one batch: their tensors one behind another; as the processor itself joins
@@ -37,6 +37,7 @@ class InputSpec:
             with multimodal rotary positions derive theirs from the mask and the media grids, and must be left to it.
         dtype: of the model, in which pixels and sound features are passed on; None leaves them as they come.
         joins: how prompts of a modality become one batch; "rows" for those not named.
+        several: how prompts with more than one medium become one batch.
         vocabulary: rows of the model's embedding; None if unknown.
     """
 
@@ -50,6 +51,11 @@ class InputSpec:
     dtype: torch.dtype | None = None
     joins: Mapping[Modality, Join] = field(default_factory=dict)
     vocabulary: int | None = None
+    several: Join = "alone"
+
+    def join_of(self, prompt: Prompt) -> Join:
+        """How a prompt joins others in a batch."""
+        return self.several if len(prompt.media) > 1 else self.joins.get(prompt.modality, "rows")
 
 
 # Beside the models, not on them: an nnsight Envoy turns attributes into parts of its tree and ships them to the server.

@@ -4,8 +4,11 @@ One prompt per JSONL line or CSV row, with these fields (only `text` is needed):
 
     text         the instruction the user types
     image        path of an image file                             \\
-    video        path of a video file, a GIF or a folder of frames  > relative to the file that names them; at most one
+    video        path of a video file, a GIF or a folder of frames  > relative to the file that names them
     audio        path of a sound file                              /
+    system       the system text
+    messages     in the place of all these: a conversation in transformers' chat format, media by their paths
+    tools, documents   lists of objects for the chat template;  thinking: true or false
     role         harmful, benign or near_miss
     pair         name of the group of prompts about one thing; all of a group are in one split
     split        train, val or test; see `PromptSet.assigned` for prompts that say none
@@ -15,8 +18,8 @@ One prompt per JSONL line or CSV row, with these fields (only `text` is needed):
     wording      name of the template the text was made from
     meta         anything else: an object in JSONL, columns `meta.NAME` (strings) in CSV
 
-An empty CSV cell and a JSON null mean "absent". Blank lines are skipped; any other field is an error, so that a slip of
-spelling does not go unnoticed.
+In CSV messages, tools, documents and thinking are JSON in their cells. An empty CSV cell and a JSON null mean "absent".
+Blank lines are skipped; any other field is an error, so that a slip of spelling does not go unnoticed.
 
 A folder holds `prompts.jsonl` or `prompts.csv`; or one sub-folder per role (`harmful/`, `benign/`, `near_miss/`),
 directly or below one per split (`train/`, `val/`, `test/`). There `NAME.txt` is a text prompt, and `NAME.png`,
@@ -29,6 +32,7 @@ Everything is read and checked before anything is returned; one PromptError list
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -37,10 +41,14 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from ..errors import PromptError
-from .prompt import MEDIA, ROLES, SPLITS, Prompt, Role, Split
+from .conversation import MEDIA, Part, as_messages, placed, short_form
+from .prompt import GIVEN, ROLES, SHORT, SPLITS, Prompt, Role, Split
 from .reading import portable
 
-FIELDS = ("text", *MEDIA, "role", "pair", "split", "id", "answer", "read_text", "read_answer", "wording", "meta")
+OWN = ("role", "pair", "split", "id", "answer", "read_text", "read_answer", "wording", "meta")
+JSONS: Mapping[str, type] = {"messages": list, "tools": list, "documents": list, "thinking": bool, "meta": dict}
+"""Fields that are no strings."""
+FIELDS = (*SHORT, *OWN, "messages", *GIVEN)
 SHOWN = 10  # bad rows named in an error
 
 Raw: TypeAlias = tuple[str, Callable[[], Mapping[str, Any]]]
@@ -77,7 +85,7 @@ def read_csv(path: str | os.PathLike[str]) -> list[Prompt]:
                 rows.append((f"line {reader.line_num}", _csv_row(header, cells)))
     except csv.Error as error:
         raise PromptError(f"read {file}", f"line {reader.line_num}: {error}", "give a CSV file") from None
-    if header is None or "text" not in header or len(set(header)) < len(header):
+    if header is None or not {"text", "messages"} & set(header) or len(set(header)) < len(header):
         raise PromptError(
             f"read {file}", f"its header is {str(header)[:200]}", f"name columns once each: {', '.join(FIELDS)}"
         )
@@ -136,10 +144,14 @@ def write_jsonl(prompts: Iterable[Prompt], path: str | os.PathLike[str]) -> Path
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = []
     for prompt in prompts:
-        row = {name: getattr(prompt, name) for name in FIELDS if name not in MEDIA}
-        if prompt.medium is not None:
+        if prompt.media:
             folder.mkdir(exist_ok=True)
-            row[prompt.modality] = _write_medium(prompt, folder).relative_to(file.parent).as_posix()
+        turns = [
+            dataclasses.replace(turn, parts=tuple(_written(prompt, part, folder) for part in turn.parts))
+            for turn in prompt.turns
+        ]
+        said = short_form(turns) or {"messages": as_messages(turns)}
+        row = said | {name: getattr(prompt, name) for name in (*OWN, *GIVEN)}
         kept = {name: row[name] for name in FIELDS if row.get(name) not in (None, {})}
         try:
             lines.append(json.dumps(kept, ensure_ascii=False, allow_nan=False) + "\n")
@@ -164,17 +176,22 @@ def _read_text(file: Path) -> str:
 
 def _json_row(line: str) -> Callable[[], Mapping[str, Any]]:
     def fields() -> Mapping[str, Any]:
-        try:
-            row = json.loads(line)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
-        except ValueError as error:
-            raise ValueError(f"not JSON ({error})") from None
+        row = _json(line)
         if not isinstance(row, dict):
             raise ValueError(f"a JSON {type(row).__name__}, not an object")
         return row
 
     return fields
+
+
+def _json(text: str, what: str = "") -> Any:
+    """A JSON value; ValueError says in one line what is wrong."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{what}nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{what}not JSON ({error})") from None
 
 
 def _csv_row(header: list[str], cells: list[str]) -> Callable[[], Mapping[str, Any]]:
@@ -187,6 +204,8 @@ def _csv_row(header: list[str], cells: list[str]) -> Callable[[], Mapping[str, A
                 row.setdefault("meta", {})[name.removeprefix("meta.")] = cell
             elif cell and name == "meta":
                 raise ValueError("a column meta; name it meta.NAME")
+            elif cell and name in JSONS:
+                row[name] = _json(cell, f"{name} is ")
             elif cell:
                 row[name] = cell
         return row
@@ -264,37 +283,50 @@ def _build(rows: Iterable[Raw], file: Path, base: Path) -> list[Prompt]:
 
 def _prompt(row: Mapping[str, Any], base: Path) -> Prompt:
     """A prompt from the fields of one row, media looked up but not decoded."""
-    from .media import check
+    from .media import check_part
 
     unknown = sorted(set(row) - set(FIELDS))
     if unknown:
         raise ValueError(f"unknown field {unknown[0][:60]!r}")
     given = {name: value for name, value in row.items() if value is not None}
-    if "text" not in given:
+    if not {"text", "messages"} & set(given):
         raise ValueError("no text")
     for name, value in given.items():
-        if not isinstance(value, dict if name == "meta" else str):
+        if not isinstance(value, JSONS.get(name, str)):
             raise ValueError(f"{name} is a {type(value).__name__}")
+        strange = [one for one in value if not isinstance(one, dict)] if isinstance(value, list) else []
+        if strange:
+            raise ValueError(f"{name} hold a {type(strange[0]).__name__}")
     for name in MEDIA:
         if name in given:
             if not given[name] or "\0" in given[name]:
                 raise ValueError(f"{name} is no path")
             given[name] = base / given[name]
+    if "messages" in given:
+        given["messages"] = placed(given["messages"], base)
     if given.get("role", ROLES[0]) not in ROLES:
         raise ValueError(f"role {str(given['role'])[:60]!r} is none of {', '.join(ROLES)}")
     if given.get("split", SPLITS[0]) not in SPLITS:
         raise ValueError(f"split {str(given['split'])[:60]!r} is none of {', '.join(SPLITS)}")
     prompt = Prompt(**given)
-    try:
-        check(prompt)
-    except PromptError as error:
-        name = given[prompt.modality].name[:60]
-        raise ValueError(f"{prompt.modality} {name!r}: {error.found}") from None
+    for part in prompt.media:
+        try:
+            check_part(part, part.kind)
+        except PromptError as error:
+            raise ValueError(f"{part.kind} {Path(part.value).name[:60]!r}: {error.found}") from None
     return prompt
 
 
-def _write_medium(prompt: Prompt, folder: Path) -> Path:
-    """Writes a prompt's medium into `folder` under a name made from its content, and returns that path.
+def _written(prompt: Prompt, part: Part, folder: Path) -> Part:
+    """A part with its medium, if it is one, as a path of a file in `folder`, relative to the folder above."""
+    if part.kind == "text":
+        return part
+    path = _write_medium(part, f"{part.kind} of prompt {prompt.id!r}", folder)
+    return Part(part.kind, path.relative_to(folder.parent).as_posix())
+
+
+def _write_medium(part: Part, name: str, folder: Path) -> Path:
+    """Writes a medium into `folder` under a name made from its content, and returns that path.
 
     Such names never clash, also when a set is written over the file it was read from.
     """
@@ -302,17 +334,17 @@ def _write_medium(prompt: Prompt, folder: Path) -> Path:
     from .video import TIMES_FILE, Clip
     from .waveforms import wav_bytes
 
-    target = folder / media.digest(prompt)[:16]
-    medium = prompt.medium
+    target = folder / media.digest_of(part, name)[:16]
+    medium = part.value
     if isinstance(medium, (str, os.PathLike)) and Path(medium).is_file():
         copy = target.with_suffix(Path(medium).suffix.lower())
         copy.write_bytes(Path(medium).read_bytes())
         return copy
-    if prompt.audio is not None:
+    found = media.load(part, name)
+    if part.kind == "audio":
         sound = target.with_suffix(".wav")
-        sound.write_bytes(wav_bytes(media.load_audio(prompt.audio)))
+        sound.write_bytes(wav_bytes(cast("Any", found)))
         return sound
-    found = media.load(prompt)
     if isinstance(found, list):
         target.mkdir(exist_ok=True)
         for number, frame in enumerate(found):

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import MediaError
+from .conversation import Part
 from .images import check_pixels
 from .images import load_image as load_image
 from .prompt import ImageLike, Prompt
@@ -32,32 +33,42 @@ from .video import load_video as load_video
 from .waveforms import Samples
 
 
-def load(prompt: Prompt) -> Image.Image | Clip | Samples | None:
-    """The prompt's medium in its canonical form; None for a text prompt. Errors name the prompt."""
-    name = f"{prompt.modality} of prompt {prompt.id!r}"
-    if prompt.image is not None:
-        return load_image(prompt.image, name=name)
-    if prompt.video is not None:
-        return load_video(prompt.video, name=name)
-    if prompt.audio is not None:
-        return load_audio(prompt.audio, name=name)
-    return None
+def load(part: Part, name: str) -> Image.Image | Clip | Samples:
+    """A medium in its canonical form; errors call it by `name`."""
+    if part.kind == "image":
+        return load_image(part.value, name=name)
+    return load_video(part.value, name=name) if part.kind == "video" else load_audio(part.value, name=name)
+
+
+def named(prompt: Prompt) -> list[tuple[Part, str]]:
+    """The prompt's media, and what errors call each."""
+    numbers = [f" {n}" if len(prompt.media) > 1 else "" for n in range(1, len(prompt.media) + 1)]
+    return [
+        (part, f"{part.kind}{number} of prompt {prompt.id!r}")
+        for part, number in zip(prompt.media, numbers, strict=True)
+    ]
 
 
 def check(prompt: Prompt) -> None:
-    """Looks at the prompt's medium without decoding it.
+    """Looks at the prompt's media without decoding them.
 
     Raises:
-        MediaError: the file does not exist, or the array has a wrong shape or type, is too short or holds NaN.
+        MediaError: a file does not exist, or an array has a wrong shape or type, is too short or holds NaN.
     """
-    name, medium = f"{prompt.modality} of prompt {prompt.id!r}", prompt.medium
+    for part, name in named(prompt):
+        check_part(part, name)
+
+
+def check_part(part: Part, name: str) -> None:
+    """The same for one medium."""
+    medium = part.value
     if isinstance(medium, (str, os.PathLike)):
-        path = existing(medium, name, folder=prompt.video is not None)
+        path = existing(medium, name, folder=part.kind == "video")
         if path.is_dir():
             folder_frames(path, name)
-    elif prompt.audio is not None:
+    elif part.kind == "audio":
         check_waveform(np.asarray(medium), name, SAMPLE_RATE)
-    elif prompt.video is not None:
+    elif part.kind == "video":
         frames = cast("Sequence[ImageLike]", medium)
         if isinstance(medium, Image.Image) or len(frames) == 0:
             raise MediaError(name, "it has no frames", "give at least one frame")
@@ -68,28 +79,30 @@ def check(prompt: Prompt) -> None:
                 existing(frame, f"{name} frame {number}")
     elif isinstance(medium, np.ndarray):
         check_pixels(medium, name)
-    elif medium is not None and not isinstance(medium, Image.Image):
+    elif not isinstance(medium, Image.Image):
         raise MediaError(name, f"it is a {type(medium).__name__}", "give a file, a Pillow image or an array")
 
 
 def digest(prompt: Prompt) -> str:
-    """sha256 (hex) of the decoded medium, "" for a text prompt.
+    """sha256 (hex) of the decoded medium, "" for a text prompt, one behind another for several media.
 
     Files that a codec decodes, video and compressed sound, count by their bytes, and a WAV file before resampling, so
     that neither a codec's version nor rounding changes it.
     """
+    return "".join(digest_of(part, name) for part, name in named(prompt))
+
+
+def digest_of(part: Part, name: str) -> str:
+    """sha256 (hex) of one decoded medium; errors call it by `name`."""
     total = hashlib.sha256()
-    if prompt.medium is None:
-        return ""
-    name = f"{prompt.modality} of prompt {prompt.id!r}"
-    file = prompt.medium if isinstance(prompt.medium, (str, os.PathLike)) else None
-    if file is not None and prompt.image is None and not (Path(file).is_dir() or Path(file).suffix.lower() == ".wav"):
+    file = part.value if isinstance(part.value, (str, os.PathLike)) else None
+    if file is not None and part.kind != "image" and not (Path(file).is_dir() or Path(file).suffix.lower() == ".wav"):
         total.update(existing(file, name).read_bytes())
-    elif prompt.audio is not None:
-        samples, rate = read_samples(prompt.audio, name)
+    elif part.kind == "audio":
+        samples, rate = read_samples(part.value, name)
         total.update(f"{rate} {samples.shape}".encode() + samples.tobytes())
     else:
-        found = load(prompt)
+        found = load(part, name)
         for image in found if isinstance(found, list) else [cast("Image.Image", found)]:
             total.update(f"{image.size}".encode() + image.tobytes())
         if isinstance(found, Clip) and found.timed:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..errors import PromptError
-from .media import SAMPLE_RATE, load
+from .media import SAMPLE_RATE, load, named
 from .prompt import Modality, Prompt
 from .prompt_set import PromptSet
 from .video import Clip
@@ -81,7 +81,7 @@ def neutral_prompts(
 
 
 def _shape(prompt: Prompt) -> Shape:
-    found: Any = load(prompt)
+    found: Any = load(*named(prompt)[0])
     if prompt.modality == "image":
         return (found.height, found.width), None
     if prompt.modality == "video":

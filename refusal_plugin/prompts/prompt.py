@@ -1,8 +1,9 @@
-"""One prompt: what the user says and shows, and what the experiment knows about it.
+"""One prompt: what is said and shown to a model, and what the experiment knows about it.
 
-A prompt holds an instruction (`text`) and at most one medium (an image, a video or a sound), the role it plays in an
-experiment (harmful, benign, or a near miss that only looks harmful) and the pair it belongs to. Members of one pair
-are about the same thing, so a pair never crosses from one split into another: that is what keeps test figures honest.
+A prompt is a conversation that ends with a question: in most cases an instruction (`text`) and perhaps a medium, else
+turns of texts, images, videos and sounds. It plays a role in an experiment (harmful, benign, or a near miss that only
+looks harmful) and belongs to a pair. Members of one pair are about the same thing, so a pair never crosses from one
+split into another: that is what keeps test figures honest.
 
 This module imports neither torch nor NumPy nor Pillow: a prompt is plain data, media are decoded when they are encoded.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +20,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 from ..errors import PromptError
+from .conversation import MEDIA as MEDIA
+from .conversation import (
+    Part,
+    Turn,
+    as_messages,
+    asked_turn,
+    outline,
+    read_turns,
+    require_text,
+    short_form,
+    short_turns,
+)
 from .reading import portable
 
-Modality: TypeAlias = Literal["text", "image", "video", "audio"]
+Modality: TypeAlias = Literal[
+    "text", "image", "video", "audio", "image+video", "image+audio", "video+audio", "image+video+audio"
+]
 Role: TypeAlias = Literal["harmful", "benign", "near_miss"]
 Split: TypeAlias = Literal["train", "val", "test"]
 
@@ -39,15 +55,24 @@ if TYPE_CHECKING:
 else:  # importing a prompt must not import NumPy and Pillow; media are checked when they are read
     ImageLike = VideoLike = AudioLike = Media = Any
 
-MODALITIES: tuple[Modality, ...] = get_args(Modality)
+EVERY_MODALITY: tuple[Modality, ...] = get_args(Modality)
+"""Text, the media alone, and what several kinds of media in one prompt are called."""
+MODALITIES: tuple[Modality, ...] = EVERY_MODALITY[:4]
 ROLES: tuple[Role, ...] = get_args(Role)
 SPLITS: tuple[Split, ...] = get_args(Split)
-MEDIA: tuple[Modality, ...] = ("image", "video", "audio")
+SHORT = ("text", *MEDIA, "system")
+"""Fields that say what `messages` say of a single question."""
+GIVEN = ("tools", "documents", "thinking")
+"""Fields that a chat template gets beside the conversation."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Prompt:
-    """One user turn, with what an experiment needs to know about it.
+    """A question to a model, with what an experiment needs to know about it.
+
+    `text`, the media and `system` are the short form of `messages`: give the one or the other, and read either. Of a
+    conversation that the short form cannot say, `text` is the text of the last user turn, `system` that of the system
+    turn, and `image`, `video` and `audio` are None; `media` holds all media of any prompt.
 
     Two prompts are compared by identity: comparing media by content is costly, and `PromptSet.hash` does it when asked.
 
@@ -67,12 +92,22 @@ class Prompt:
         read_answer: exact answer to `read_text`.
         wording: name of the template the text was made from.
         meta: anything else worth keeping; JSON-able values if the set is to be saved.
+        system: the system text; None leaves the chat template its own default.
+        messages: system, user and assistant turns in the chat format that transformers' processors take, a content
+            being a string or a list of {"type": "text" | "image" | "video" | "audio", ...}. A last assistant turn is
+            the beginning of the answer, which the model continues. Filled in for the short form.
+        tools, documents: JSON objects that are handed to the chat template.
+        thinking: whether the template asks the model to think; None leaves it the default.
+
+    Attributes:
+        turns: `messages`, read: what everything in the package works on.
 
     Raises:
-        PromptError: blank text, more than one medium, unknown role or split.
+        PromptError: blank text, unknown role or split, messages that are no conversation or stand beside the short
+            form.
     """
 
-    text: str
+    text: str = ""
     image: ImageLike | None = None
     video: VideoLike | None = None
     audio: AudioLike | None = None
@@ -85,19 +120,29 @@ class Prompt:
     read_answer: str | None = None
     wording: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    system: str | None = None
+    messages: Sequence[Mapping[str, Any]] | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    documents: Sequence[Mapping[str, Any]] | None = None
+    thinking: bool | None = None
+    turns: tuple[Turn, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         name = f"prompt {self.id!r}" if self.id else "prompt"
-        for what in ("text", "pair", "id"):
-            _require_text(name, what, getattr(self, what))
+        for what in ("pair", "id"):
+            require_text(name, what, getattr(self, what))
         for what in ("answer", "read_text", "read_answer", "wording"):
             if getattr(self, what) is not None:
-                _require_text(name, what, getattr(self, what))
-        if not self.text.strip():
-            raise PromptError(name, "its text is empty", "give the instruction the user types, also beside a medium")
-        given = [kind for kind in MEDIA if getattr(self, kind) is not None]
-        if len(given) > 1:
-            raise PromptError(name, f"it has {' and '.join(given)}", "give one medium per prompt")
+                require_text(name, what, getattr(self, what))
+        turns = self._turns(name)
+        short = short_form(turns) or {"text": turns[asked_turn(turns)].text}
+        if turns[0].role == "system":
+            short["system"] = turns[0].text
+        for what, value in {"turns": turns, "messages": as_messages(turns), **short}.items():
+            object.__setattr__(self, what, value)
+        _require_json(name, {what: getattr(self, what) for what in ("tools", "documents")})
+        if self.thinking not in (None, True, False):
+            raise PromptError(name, f"its thinking is {self.thinking!r}", "give True, False or None")
         if self.role is not None and self.role not in ROLES:
             raise PromptError(f"{name} with role {self.role!r}", "no such role", f"use one of {', '.join(ROLES)}")
         if self.split is not None and self.split not in SPLITS:
@@ -106,29 +151,91 @@ class Prompt:
             raise PromptError(name, f"its meta is a {type(self.meta).__name__}", "give a mapping")
         object.__setattr__(self, "meta", dict(self.meta))
         if not self.id:
-            object.__setattr__(self, "id", _automatic_id(self.text, self.modality, self.medium))
+            object.__setattr__(self, "id", _automatic_id(self))
         if not self.pair:
             object.__setattr__(self, "pair", self.id)
 
+    def _turns(self, name: str) -> tuple[Turn, ...]:
+        """The conversation that is given, in the one form or in the other."""
+        if self.messages is not None:
+            beside = [what for what in SHORT if getattr(self, what) is not None and what != "text"]
+            beside += ["text"] * (self.text != "")
+            if beside:
+                raise PromptError(name, f"it has messages and {beside[0]}", "say it in the messages, or without them")
+            return read_turns(self.messages, name)
+        require_text(name, "text", self.text)
+        if not self.text.strip():
+            raise PromptError(name, "its text is empty", "give the instruction the user types, also beside a medium")
+        if self.system is not None:
+            require_text(name, "system text", self.system)
+            if not self.system.strip():
+                raise PromptError(name, "its system text is empty", "leave it out")
+        return short_turns(self.text, self.system, {kind: getattr(self, kind) for kind in MEDIA})
+
+    @property
+    def media(self) -> tuple[Part, ...]:
+        """All images, videos and sounds, in the order of the conversation."""
+        return tuple(part for turn in self.turns for part in turn.media)
+
     @property
     def modality(self) -> Modality:
-        """The kind of the prompt's medium; "text" if it has none."""
-        for kind in MEDIA:
-            if getattr(self, kind) is not None:
-                return kind
-        return "text"
+        """The kinds of the prompt's media in the order of `MEDIA`, "image+audio" for example; "text" without any."""
+        kinds = {part.kind for part in self.media}
+        return cast("Modality", "+".join(kind for kind in MEDIA if kind in kinds) or "text")
 
     @property
     def medium(self) -> Media | None:
-        """The image, video or sound itself; None for a text prompt."""
-        return None if self.modality == "text" else cast("Media", getattr(self, self.modality))
+        """The image, video or sound itself where there is one; None for a text prompt, and for several media."""
+        return self.media[0].value if len(self.media) == 1 else None
+
+    @property
+    def prefill(self) -> str:
+        """The given beginning of the answer, which the model continues; "" if it begins by itself."""
+        return self.turns[-1].text if self.turns[-1].role == "assistant" else ""
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the short form says the whole conversation."""
+        return short_form(self.turns) is not None
+
+    def beyond(self) -> dict[str, Any]:
+        """What makes the prompt another one than its text and its media alone, as JSON; empty where nothing does."""
+        said = {} if self.is_short else {"messages": outline(self.turns)}
+        if self.is_short and self.system is not None:
+            said = {"system": self.system}
+        return {**said, **{name: getattr(self, name) for name in GIVEN if getattr(self, name) is not None}}
 
     def replace(self, **changes: Any) -> Prompt:
-        """A copy with some fields changed; everything else, the id included, stays."""
-        unknown = sorted(set(changes) - {f.name for f in dataclasses.fields(self)})
+        """A copy with some fields changed; everything else, the id included, stays.
+
+        In a conversation that the short form cannot say, `text` changes the last user turn, `system` the system turn,
+        and a medium joins the last user turn, in front of it, where the conversation has none yet.
+        """
+        known = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.init}
+        unknown = sorted(set(changes) - set(known))
         if unknown:
             raise PromptError(f"prompt {self.id!r}: replace {unknown[0]!r}", "no such field", "see Prompt")
-        return dataclasses.replace(self, **changes)
+        if changes.get("messages") is None and self.is_short:
+            return Prompt(**{**known, "messages": None, **changes})
+        if changes.get("messages") is None:
+            said = {name: changes.pop(name) for name in SHORT if name in changes}
+            changes["messages"] = as_messages(self._saying(said))
+        return Prompt(**{name: value for name, value in known.items() if name not in SHORT} | changes)
+
+    def _saying(self, said: Mapping[str, Any]) -> tuple[Turn, ...]:
+        """The turns with the fields of a short form in the place of what they were."""
+        shown = [Part(kind, said[kind]) for kind in MEDIA if said.get(kind) is not None]
+        if any(kind in said for kind in MEDIA) and (self.media or not shown):
+            asked = f"prompt {self.id!r}: replace {next(kind for kind in MEDIA if kind in said)}"
+            raise PromptError(asked, f"it is a conversation with {self.modality}", "replace its messages")
+        turns, place = list(self.turns), asked_turn(self.turns)
+        turns[place] = Turn("user", (*shown, *turns[place].parts))
+        if "text" in said:
+            turns[place] = turns[place].saying(said["text"])
+        if "system" in said:
+            told = [] if said["system"] is None else [Turn("system", (Part("text", said["system"]),))]
+            turns = [*told, *turns[turns[0].role == "system" :]]
+        return tuple(turns)
 
     def read_back(self) -> Prompt:
         """The read-back question about the same medium: did the model read it at all?
@@ -153,19 +260,30 @@ class Prompt:
         return f"Prompt({text!r}, {', '.join(str(word) for word in known if word)}, id={self.id!r})"
 
 
-def _require_text(name: str, what: str, value: object) -> None:
-    """Raises PromptError unless `value` is a string that can be written as UTF-8 (a lone surrogate cannot)."""
-    if not isinstance(value, str):
-        raise PromptError(name, f"its {what} is a {type(value).__name__}", "give a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise PromptError(name, f"its {what} holds half a surrogate pair", "give valid Unicode") from None
+def _require_json(name: str, values: Mapping[str, Any]) -> None:
+    """Raises PromptError unless each value is None or a list of JSON objects."""
+    for what, value in values.items():
+        objects = isinstance(value, (list, tuple)) and all(isinstance(one, Mapping) for one in value)
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            objects = False
+        if value is not None and not objects:
+            raise PromptError(name, f"its {what} are no list of JSON objects", "give a list of dictionaries")
 
 
-def _automatic_id(text: str, modality: str, medium: object) -> str:
-    """A stable name from the text and the content of the medium, wherever that lies."""
-    digest = hashlib.sha256(f"{modality}\0{text}".encode())
+def _automatic_id(prompt: Prompt) -> str:
+    """A stable name from what is said and the content of the media, wherever they lie."""
+    digest = hashlib.sha256(f"{prompt.modality}\0{prompt.text}".encode())
+    for part in prompt.media:
+        _add_medium(digest, part.kind, part.value)
+    if beyond := prompt.beyond():
+        digest.update(b"\0" + json.dumps(beyond, sort_keys=True).encode())
+    return digest.hexdigest()[:12]
+
+
+def _add_medium(digest: Any, kind: str, medium: object) -> None:
+    """The content of a medium, into a digest."""
     for part in medium if isinstance(medium, (list, tuple)) else [medium]:
         if isinstance(part, (str, bytes, os.PathLike)):
             digest.update(b"\0")
@@ -176,12 +294,11 @@ def _automatic_id(text: str, modality: str, medium: object) -> str:
                 digest.update(b"\0" + part.tobytes())
             except (OSError, SyntaxError, ValueError) as error:  # a Pillow image is decoded when first asked
                 why = " ".join(str(error).split())[:120]
-                raise PromptError("prompt", f"its {modality} cannot be read ({why})", "check the medium") from None
+                raise PromptError("prompt", f"its {kind} cannot be read ({why})", "check the medium") from None
         elif part is not None:
             digest.update(b"\0" + repr(part).encode())
     if getattr(medium, "timed", False):  # a clip whose frames have times
         digest.update(repr(cast("Any", medium).schedule).encode())
-    return digest.hexdigest()[:12]
 
 
 def _contents(path: Path) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 from ..errors import PromptError
 from ..report.shown import Shown
 from . import io
-from .prompt import MODALITIES, ROLES, SPLITS, Modality, Prompt, Role, Split
+from .prompt import EVERY_MODALITY, ROLES, SPLITS, Modality, Prompt, Role, Split
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,7 +112,7 @@ class PromptSet(Shown, Sequence[Prompt]):
         Raises:
             PromptError: an unknown modality, role or split (a typing slip would otherwise give an empty set).
         """
-        modalities = _allowed("modality", modality, MODALITIES)
+        modalities = _allowed("modality", modality, EVERY_MODALITY)
         roles = _allowed("role", role, ROLES)
         splits = _allowed("split", split, SPLITS)
         return self.where(
@@ -216,6 +216,12 @@ class PromptSet(Shown, Sequence[Prompt]):
             for name in fractions
         }
 
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The modalities that occur, text first, media alone before several kinds of them."""
+        there = {prompt.modality for prompt in self._prompts}
+        return tuple(modality for modality in EVERY_MODALITY if modality in there)
+
     # -- asking -------------------------------------------------------------------------------------------------------
     def require(
         self, *, roles: Iterable[Role] = ("harmful", "benign"), at_least: int = 1, asked: str = "prompt set"
@@ -263,7 +269,9 @@ class PromptSet(Shown, Sequence[Prompt]):
                 known = [prompt.text, prompt.role, prompt.pair, prompt.split, prompt.id, prompt.answer]
                 known += [prompt.read_text, prompt.read_answer, prompt.wording]
                 meta = json.dumps(prompt.meta, sort_keys=True, default=_plain)
-                total.update(json.dumps([prompt.modality, *known, meta]).encode())
+                beyond = prompt.beyond()
+                said = [prompt.modality, *known, meta, *([json.dumps(beyond, sort_keys=True)] if beyond else [])]
+                total.update(json.dumps(said).encode())
                 total.update(digest(prompt).encode())
             self._hash = total.hexdigest()
         return self._hash
@@ -337,7 +345,7 @@ def _cell(prompt: Prompt) -> tuple[int, int, int]:
     """Where a prompt belongs in the balance: split, modality and role as numbers that sort in their natural order."""
     places: tuple[tuple[Sequence[Any], Any], ...] = (
         ((*SPLITS, None), prompt.split),
-        (MODALITIES, prompt.modality),
+        (EVERY_MODALITY, prompt.modality),
         ((*ROLES, None), prompt.role),
     )
     return cast("tuple[int, int, int]", tuple(known.index(value) for known, value in places))

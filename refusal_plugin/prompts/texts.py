@@ -52,7 +52,7 @@ def texts_of(
         PromptError: as for `encode`, where that does not need the media.
     """
     for prompt in prompts:
-        if prompt.modality not in spec.modalities:
+        if any(part.kind not in spec.modalities for part in prompt.media):
             found = f"it holds {prompt.modality}, the model takes {', '.join(spec.modalities)}"
             raise PromptError(asked_of(prompt), found, "filter by modality")
     rendered = render_all(spec, prompts, controls or Controls.of(spec), system=system, suffix=suffix, raw=raw)

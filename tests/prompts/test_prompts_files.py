@@ -38,9 +38,8 @@ def test_a_set_comes_back_from_jsonl_as_it_was(tmp_path: Path, picture, noise) -
     back = PromptSet.from_jsonl(prompts.to_jsonl(tmp_path / "deep" / "set.jsonl"))
     assert back.hash == prompts.hash
     for old, new in zip(prompts, back, strict=True):
-        assert [getattr(old, f) for f in FIELDS if f not in ("image", "video", "audio")] == [
-            getattr(new, f) for f in FIELDS if f not in ("image", "video", "audio")
-        ]
+        same = [field for field in FIELDS if field not in ("image", "video", "audio", "messages")]
+        assert [getattr(old, field) for field in same] == [getattr(new, field) for field in same]
     # written over itself in another order: nothing is mixed up
     turned = back[::-1]
     assert PromptSet.from_jsonl(turned.to_jsonl(tmp_path / "deep" / "set.jsonl")).hash == prompts[::-1].hash
@@ -72,7 +71,7 @@ def test_every_bad_row_is_named_and_nothing_is_loaded(tmp_path: Path) -> None:
         {"text": "x", "id": "a"},
         {"text": "other", "pair": "p", "split": "test"},
         {"text": "x", "image": "nowhere.png"},
-        {"text": "x", "image": "a.png", "audio": "a.wav"},
+        {"text": "x", "messages": [{"role": "user", "content": "y"}]},
         {"id": "no text"},
         [1, 2],
         {"text": "x", "split": ["train"]},
@@ -92,7 +91,7 @@ def test_every_bad_row_is_named_and_nothing_is_loaded(tmp_path: Path) -> None:
         "line 7: id 'a' is taken by line 1",
         "line 8: pair 'p' is in test, but in train by line 1",
         "line 9: image 'nowhere.png': no such file",
-        "line 10: it has image and audio",
+        "line 10: it has messages and text",
         "line 11: no text",
         "line 12: a JSON list",
     ):

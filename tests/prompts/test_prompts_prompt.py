@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refusal_plugin.errors import PromptError
-from refusal_plugin.prompts import MODALITIES, ROLES, Prompt, PromptSet
+from refusal_plugin.prompts import EVERY_MODALITY, MODALITIES, ROLES, Prompt, PromptSet
 
 
 def many(n: int = 12, roles: tuple[str, ...] = ("harmful", "benign")) -> PromptSet:
@@ -34,7 +34,16 @@ def test_a_prompt_tells_its_modality() -> None:
 def test_a_bad_prompt_is_refused_at_once(complaints) -> None:
     cases = {
         "Prompt('  ')": "text is empty",
-        "Prompt('hi', image='a.png', audio='a.wav')": "image and audio",
+        "Prompt('hi', messages=[{'role': 'user', 'content': 'ho'}])": "messages and text",
+        "Prompt(messages=[])": "no list of turns",
+        "Prompt(messages=[{'role': 'boss', 'content': 'ho'}])": "role 'boss'",
+        "Prompt(messages=[{'role': 'user', 'content': [{'type': 'smell'}]}])": "type 'smell'",
+        "Prompt(messages=[{'role': 'user', 'content': [{'type': 'image', 'image': 'a.png'}]}])": "text of its last user",
+        "Prompt(messages=[{'role': 'user', 'content': 'a'}, {'role': 'system', 'content': 'b'}])": "turn 2 is a system",
+        "Prompt(messages=[{'role': 'assistant', 'content': 'b'}])": "no user turn",
+        "Prompt('hi', system=' ')": "system text is empty",
+        "Prompt('hi', tools=[print])": "tools are no list",
+        "Prompt('hi', thinking='much')": "thinking",
         "Prompt('hi', role='evil')": "harmful, benign, near_miss",
         "Prompt('hi', split='dev')": "train, val, test",
         "Prompt(3)": "int",
@@ -180,4 +189,5 @@ def test_prompts_are_cheap_to_import() -> None:
 
 
 def test_modalities_and_roles_are_those_of_the_types() -> None:
-    assert MODALITIES == ("text", "image", "video", "audio") and ROLES == ("harmful", "benign", "near_miss")
+    assert MODALITIES == ("text", "image", "video", "audio") and EVERY_MODALITY[4] == "image+video"
+    assert ROLES == ("harmful", "benign", "near_miss")
