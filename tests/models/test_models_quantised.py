@@ -1,4 +1,4 @@
-"""Weights that a library keeps quantised, loaded as users load them; `make test` has the library beside the environment."""
+"""Weights that a library keeps quantised, loaded as users load them; `make test` has the library at hand."""
 
 import importlib.util
 

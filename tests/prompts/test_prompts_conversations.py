@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +14,10 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from prompt_models import PARTS_TEMPLATE, STRING_TEMPLATE, WORDS, word_tokenizer
+from prompt_models import WORDS
 
 from refusal_plugin.errors import PromptError
-from refusal_plugin.prompts import Batch, Prompt, PromptSet, batches, encode, render
+from refusal_plugin.prompts import Batch, Prompt, PromptSet, encode
 from refusal_plugin.prompts.waveforms import wav_bytes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
