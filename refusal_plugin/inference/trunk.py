@@ -38,7 +38,8 @@ def left_out(model: Any, inputs: dict[str, Any], rows: Sequence[int], depth: int
         rows: one for each row of the passes within.
         depth: at least 1.
     """
-    blocks, kept = hf_layers(model)[:depth], []
+    blocks = hf_layers(model)[:depth]
+    kept: list[Any] = []
 
     def keep(_module: Any, _args: Any, output: Any) -> None:
         kept.append(output)
