@@ -84,7 +84,9 @@ def on_topic(cells: Sequence[Measurement], seed: int = 0) -> Estimate:
 
 def perplexity(found: Sequence[Measurement] | Sequence[tuple[Outcomes, Sequence[float]]], seed: int = 0) -> Estimate:
     """Of the answers to harmless prompts under the model as it is: geometric mean over prompts, all seeds together."""
-    rows = [one if isinstance(one, tuple) else (one.outcomes, one.surprise) for one in found]
+    rows: list[tuple[Outcomes, Sequence[float]]] = [
+        one if isinstance(one, tuple) else (one.outcomes, one.surprise) for one in found
+    ]
     nats = [value for _, own in rows for value in own]
     pairs = [pair for outcomes, own in rows if own for pair in outcomes.refused(*SAFE)[1]]
     if len(set(pairs)) < 2:

@@ -8,6 +8,7 @@ With an edit these are the logits that generation under the edit would have, had
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,8 @@ from ..prompts.light import continued_inputs
 from ..traced.answer import through_answer
 from .edits import NO_EDIT, Edit, flat
 from .loop import Item, ReEncode, run_batches
-from .prefix import REST, Stems, device_of, shared_stem
+from .prefix import REST, Stems, on_device, shared_stem, shared_trunk
+from .trunk import left_out
 
 ASKED = "read answers"
 LOGITS = 2**28
@@ -100,6 +102,7 @@ def _logits(
 ) -> Float[Tensor, "row token vocab"]:
     longest = max(len(answer) for answer in answers)
     shared = shared_stem(model, batch, edit, again, answers=False, kept=kept)
+    trunk = shared_trunk(model, batch, edit, again, answers) if shared is None else None
     if shared is None:
         prompt, inputs = batch.length, continued_inputs(model, batch, answers)
     else:
@@ -110,8 +113,7 @@ def _logits(
         prompt, inputs = REST, stem.continued(copies, tails)
         if "logits_to_keep" in (input_spec_of(model).accepts or ()):
             inputs["logits_to_keep"] = longest + 1
-    device = device_of(model)
-    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
-    with torch.no_grad(), over_answer(edit or NO_EDIT, prompt).attached(model):
-        logits: Tensor = hf_module(model)(**moved).logits
+    within: Any = left_out(model, *trunk) if trunk else nullcontext()
+    with torch.no_grad(), within, over_answer(edit or NO_EDIT, prompt).attached(model):
+        logits: Tensor = hf_module(model)(**on_device(model, inputs)).logits
     return logits[:, logits.shape[1] - longest - 1 :]

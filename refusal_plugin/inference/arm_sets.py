@@ -6,9 +6,9 @@ Prompts are encoded once; a batch holds a few of them, repeated as often as it h
 reduced beside the weights, so that two numbers per row come back and no logits; there the prompts are repeated, too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, groupby, pairwise
 from typing import Any
 
 import torch
@@ -16,16 +16,20 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import DataError, PromptError
-from ..models import anatomy, layers
+from ..models import anatomy, hf_module, layers
+from ..models.running import running
 from ..models.wrapper import save
 from ..prompts import PromptSet, batches
 from ..prompts.batch import Batch
 from ..prompts.light import next_token_inputs
 from ..traced.arms import score_rows
+from ..traced.measure import kl_divergence, refusal_score
 from .answers import Answer, decoded, generate_batches
 from .arms import ArmScores, edit_of_rows
 from .edits import NO_EDIT, Edit, site_modules
 from .loop import Item, re_encoder, run_batches
+from .prefix import on_device, shared_logits
+from .trunk import untouched_blocks
 
 TOGETHER = 8
 """Prompts in one batch where there are arms to fill it: little is padded."""
@@ -87,11 +91,29 @@ def score_arm_sets(
             found = save(score_rows(model, blocks, work, refusal_ids, price))
         return list(found)
 
+    def local(items: list[Item]) -> list[Tensor]:
+        """As `measure`, with what the rows of a batch have in common read once, where that is possible."""
+        ((rows, batch),) = items
+        prompts = replace(batch, prompts=batch.prompts[: batch.size // copies_of(batch)])
+        with running(model, asked):
+            logits = shared_logits(model, repeated(prompts, copies_of(batch)), _edit_of(sets, rows), again)
+            if logits is None:
+                return measure(items)
+            score = refusal_score(logits, refusal_ids)
+            cost = torch.zeros_like(score)
+            if price:
+                inputs = on_device(model, next_token_inputs(model, prompts))
+                with torch.no_grad():
+                    plain = hf_module(model)(**inputs).logits[:, -1]
+                cost = kl_divergence(logits, plain.repeat(copies_of(batch), 1))
+        return [torch.stack([score, cost]).cpu()]
+
     values = torch.zeros(2, sum(one.rows for one in sets))
-    asked = f"score prompts on {anatomy(model).name}"
+    asked, again = f"score prompts on {anatomy(model).name}", re_encoder(model)
     options: dict[str, Any] = {"asked": asked, "remote": remote, "passes": lambda item: copies_of(item[1]) + price}
-    work = ((rows, replace(batch, prompts=batch.prompts * copies)) for rows, batch, copies in _work(model, sets))
-    for (rows, batch), found in run_batches(work, measure, re_encoder(model), **options):
+    some = _work(model, sets, like=None if remote else lambda edit: untouched_blocks(model, edit))
+    work = ((rows, replace(batch, prompts=batch.prompts * copies)) for rows, batch, copies in some)
+    for (rows, batch), found in run_batches(work, measure if remote else local, again, **options):
         finite = found.isfinite().all(0)
         if not bool(finite.all()):
             name = batch.prompts[int((~finite).int().argmax())].id
@@ -139,9 +161,17 @@ def generate_arm_sets(
 
 
 def _work(
-    model: Any, sets: Sequence[ArmSet], *, token_budget: int = 8192, max_rows: int = 256
+    model: Any,
+    sets: Sequence[ArmSet],
+    *,
+    like: Callable[[Edit], Any] | None = None,
+    token_budget: int = 8192,
+    max_rows: int = 256,
 ) -> Iterator[tuple[list[int], Batch, int]]:
-    """Rows (first of the set + arm * prompts + prompt), a batch of prompts, and how often these stand in the rows."""
+    """Rows (first of the set + arm * prompts + prompt), a batch of prompts, and how often these stand in the rows.
+
+    Where `like` is given, the neighbouring arms of a batch agree in it.
+    """
     for one in sets:
         for edit in one.edits:
             edit.check(anatomy(model))
@@ -149,8 +179,9 @@ def _work(
         n = len(one.prompts)
         for rows, batch in batches(model, one.prompts, max_rows=TOGETHER) if n else ():
             copies = max(1, min(max_rows // batch.size, token_budget // (batch.size * batch.length)))
-            for start in range(0, len(one.edits), copies):
-                arms = range(start, min(start + copies, len(one.edits)))
+            runs = [len(list(run)) for _, run in groupby(one.edits, like or (lambda _edit: None))]
+            cuts = [0, *accumulate(runs)]
+            for arms in (range(a, min(a + copies, b)) for start, b in pairwise(cuts) for a in range(start, b, copies)):
                 yield [first + arm * n + row for arm in arms for row in rows], batch, len(arms)
 
 

@@ -29,6 +29,7 @@ from ..prompts import Prompt, PromptSet, batches
 from ..prompts.batch import PER_TOKEN, Batch
 from ..prompts.encoding import as_prompts
 from ..prompts.input_spec import input_spec_of
+from ..prompts.light import continued_inputs, next_token_inputs
 from ..prompts.texts import common_beginning, texts_of
 from ..traced.gate import remember
 from ..traced.measure import agrees
@@ -37,6 +38,7 @@ from ..traced.write import on_rows
 from .activations import collect_activations
 from .edits import Edit, SiteEdit, has_attached
 from .loop import Item, ReEncode, backed_off, is_out_of_memory, re_encoder
+from .trunk import Enough, left_out, untouched_blocks
 
 REST = 2
 """Tokens of a prompt that arms read for themselves: edits tell a prompt from a decode step by more than one token."""
@@ -191,13 +193,54 @@ def shared_logits(
 ) -> Float[Tensor, "row vocab"] | None:
     """Logits of the next token of rows that repeat a few prompts; None where the batch has to run as it is."""
     found = shared_stem(model, batch, edit, again, answers=False)
-    if found is None:
-        return None
-    stem, copies = found
-    inputs = stem.continued(copies, batch.inputs["input_ids"][:, -REST:].tolist())
-    with torch.no_grad(), edit.attached(model) if edit is not None else contextlib.nullcontext():
+    within: Any = contextlib.nullcontext()
+    if found is not None:
+        stem, copies = found
+        inputs = stem.continued(copies, batch.inputs["input_ids"][:, -REST:].tolist())
+    else:
+        trunk = shared_trunk(model, batch, edit, again)
+        if trunk is None:
+            return None
+        within, inputs = left_out(model, *trunk), on_device(model, next_token_inputs(model, batch))
+    with torch.no_grad(), within, edit.attached(model) if edit is not None else contextlib.nullcontext():
         logits: Tensor = hf_module(model)(**inputs).logits[:, -1]
     return logits
+
+
+def shared_trunk(
+    model: Any,
+    batch: Batch,
+    edit: Edit | None,
+    again: ReEncode | None,
+    answers: Sequence[Sequence[int]] | None = None,
+) -> tuple[dict[str, Any], list[int], int] | None:
+    """What `left_out` needs for a batch whose rows repeat a few prompts; None where it does not pay, or is not sure.
+
+    Args:
+        model: a loaded model, on this machine.
+        batch: the rows.
+        edit: what acts on them.
+        again: encodes some prompts of the batch anew; None where that is not known.
+        answers: what the rows go on with.
+    """
+    depth, n_layers = untouched_blocks(model, edit), anatomy(model).n_layers
+    first: dict[tuple[int, tuple[int, ...]], int] = {}
+    given = [tuple(answer) for answer in answers] if answers else [()] * batch.size
+    keys = [(id(prompt), answer) for prompt, answer in zip(batch.prompts, given, strict=True)]
+    copies = [first.setdefault(key, len(first)) for key in keys]
+    saved = (batch.size - len(first)) * (batch.length + max(map(len, given))) * depth
+    if again is None or not depth or saved < LEAST * n_layers or has_attached(hf_module(model)):
+        return None
+    stems = again([batch.prompts[keys.index(key)] for key in first])
+    if stems.length != batch.length or not trusted(model, stems, again, answers=False, depth=depth):
+        return None
+    return on_device(model, continued_inputs(model, stems, [answer for _, answer in first])), copies, depth
+
+
+def on_device(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs where the weights begin."""
+    device = device_of(model)
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
 def _newest_only(part: SiteEdit) -> bool:
@@ -319,10 +362,6 @@ def _read_groups(
     return (members, found) if bool(found.isfinite().all()) else None
 
 
-class _Enough(Exception):
-    """Raised behind the last block: the final norm and the output head have nothing to say."""
-
-
 def _streams(model: Any, inputs: dict[str, Any]) -> Float[Tensor, "row layer d_model"]:
     """Streams of all layers at the last position, float32, in torch hooks: positions may have three rows here."""
     kept: list[Tensor] = []
@@ -331,11 +370,11 @@ def _streams(model: Any, inputs: dict[str, Any]) -> Float[Tensor, "row layer d_m
     def keep(_module: Any, _args: Any, output: Any) -> None:
         kept.append(residual(output)[:, -1].float())
         if len(kept) == len(blocks):
-            raise _Enough
+            raise Enough
 
     handles = [block.register_forward_hook(keep) for block in blocks]
     try:
-        with torch.no_grad(), contextlib.suppress(_Enough):
+        with torch.no_grad(), contextlib.suppress(Enough):
             hf_module(model)(**inputs)
     finally:
         for handle in handles:
@@ -346,8 +385,8 @@ def _streams(model: Any, inputs: dict[str, Any]) -> Float[Tensor, "row layer d_m
 # -- whether a model allows it -----------------------------------------------------------------------------------------
 
 
-def trusted(model: Any, batch: Batch, again: ReEncode, *, answers: bool) -> bool:
-    """Whether this model goes on from copied keys and values as if it had read the prompt.
+def trusted(model: Any, batch: Batch, again: ReEncode, *, answers: bool, depth: int = 0) -> bool:
+    """Whether this model goes on from copied keys and values, or behind blocks left out, as if it had read the prompt.
 
     A window of attention or a scaling of positions shows only in prompts that are long enough: it is tried anew when
     rows reach the next power of two, and once it has failed at some length it is not taken there or beyond.
@@ -357,8 +396,9 @@ def trusted(model: Any, batch: Batch, again: ReEncode, *, answers: bool) -> bool
         batch: whose longest and shortest prompt are tried.
         again: encodes them.
         answers: whether `generate` goes on, or a single pass.
+        depth: blocks that are left out (`trunk`); 0 tries the keys and values.
     """
-    way = ("answers" if answers else "pass", batch.prompts[0].modality)
+    way = (f"behind {depth}" if depth else "answers" if answers else "pass", batch.prompts[0].modality)
     known, size = _TRIED.setdefault(model, {}), batch.length.bit_length()
     failed = [length for (*what, length), good in known.items() if tuple(what) == way and not good]
     if failed and size >= min(failed):
@@ -369,7 +409,10 @@ def trusted(model: Any, batch: Batch, again: ReEncode, *, answers: bool) -> bool
         ends = dict.fromkeys(order[:1] if alone else (order[0], order[-1]))
         try:
             some = again([batch.prompts[row] for row in ends])
-            known[(*way, size)] = (_same_answers if answers else _same_pass)(model, some)
+            if depth:
+                known[(*way, size)] = _same_behind(model, some, again([*some.prompts, some.prompts[0]]), depth)
+            else:
+                known[(*way, size)] = (_same_answers if answers else _same_pass)(model, some)
         except Exception as error:  # whatever a cache raises when it is copied or goes on: the plain way then
             if is_out_of_memory(error):
                 return False  # which says nothing of the model
@@ -387,6 +430,15 @@ def _same_pass(model: Any, batch: Batch) -> bool:
     device = device_of(model)
     plain = _streams(model, {name: value.to(device) for name, value in batch.inputs.items()})
     return bool(agrees(found, plain[rows], next(hf_module(model).parameters()).dtype).all())
+
+
+def _same_behind(model: Any, batch: Batch, twice: Batch, depth: int) -> bool:
+    """Streams with the first blocks left out, of prompts and the first of them again, against those of all blocks."""
+    plain = on_device(model, next_token_inputs(model, twice))
+    with left_out(model, on_device(model, next_token_inputs(model, batch)), [*range(batch.size), 0], depth):
+        found = _streams(model, plain)
+    dtype = next(hf_module(model).parameters()).dtype
+    return bool(agrees(found[:, depth - 1 :], _streams(model, plain)[:, depth - 1 :], dtype).all())
 
 
 def _same_answers(model: Any, batch: Batch) -> bool:
