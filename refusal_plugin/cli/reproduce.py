@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import DataError
 from .options import Limit, Options, Prompts, console, emit, judge_of, prompt_set, table, with_options
 
 
@@ -37,7 +38,6 @@ def reproduce(
 
     [dim]refusal-plugin reproduce arditi:llama3 --out arditi --dtype bfloat16[/dim]
     """
-    from ..errors import DataError
     from ..reproduction import configuration, configurations, reproduce_tiny
     from ..reproduction import reproduce as run
 

@@ -78,7 +78,6 @@ def reproduce(
     judge: Judge | None = None,
     tokens: RefusalTokens | None = None,
     limit: int | None = None,
-    max_rows: int = 128,
     token_budget: int = 8192,
     progress: Progress = None,
 ) -> Reproduction:
@@ -93,7 +92,7 @@ def reproduce(
         judge: who labels, instead of the configuration's.
         tokens: refusal tokens if they are known already.
         limit: at most this many validation and test prompts each (a quick look; every interval widens).
-        max_rows, token_budget: limits of one batch.
+        token_budget: most tokens of one batch.
         progress: None shows bars where somebody can see them.
 
     Returns:
@@ -124,7 +123,6 @@ def reproduce(
             checkpoints,
             target_kl=TARGET_KL,
             max_new_tokens=tokens_long,
-            max_rows=max_rows,
             token_budget=token_budget,
         )
         chosen = [m for m in arena.tests if m in made.data.modalities and len(arena.tests[m])]
