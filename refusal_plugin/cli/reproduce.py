@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import DataError
 from .options import Limit, Options, Prompts, console, emit, judge_of, prompt_set, table, with_options
 
 
@@ -37,7 +38,6 @@ def reproduce(
 
     [dim]refusal-plugin reproduce arditi:llama3 --out arditi --dtype bfloat16[/dim]
     """
-    from ..errors import DataError
     from ..reproduction import configuration, configurations, reproduce_tiny
     from ..reproduction import reproduce as run
 
@@ -46,8 +46,8 @@ def reproduce(
     known = [(made, model) for made in map(configuration, files) for model in made.models]
     asked = [(made, model) for made, model in known if chosen in ("", model)]
     if not asked:
-        found = f"its models are {', '.join(model for _, model in known)}"
-        raise DataError(f"reproduce {name!r}", f"no model {chosen!r}", found)
+        do = f"use one of {', '.join(model for _, model in known)}"
+        raise DataError(f"reproduce {name!r}", f"no model {chosen!r} in that table", do)
     if dry_run or (name is None and not tiny):
         plans = [(made, model, made.plan(model)) for made, model in asked]
         if options.json:
@@ -57,21 +57,22 @@ def reproduce(
             if dry_run and name is not None:
                 show_facts(asked[0][0])
         return
-    given, judged, found = prompt_set(prompts), judge_of(judge), []
+    given, judged = prompt_set(prompts), judge_of(judge)
+    results: list[Any] = []
     for made, model in asked:
         folder = out / f"{made.name}-{model}"
         if tiny:
             with TemporaryDirectory() as kept:
-                found.append(reproduce_tiny(made, model, kept))
+                results.append(reproduce_tiny(made, model, kept))
         else:
             entry = made.models[model]
             loaded = replace(options, revision=options.revision or entry.revision).load(entry.id)
             how: dict[str, Any] = {"prompts": given, "judge": judged, "limit": limit}
-            found.append(run(made, model, out=folder, loaded=loaded, token_budget=options.batch_tokens, **how))
+            results.append(run(made, model, out=folder, loaded=loaded, token_budget=options.batch_tokens, **how))
         if not options.quiet and not options.json:
-            show_table(found[-1], "nothing is kept of a tiny run" if tiny else str(folder / "reproduction.json"))
+            show_table(results[-1], "nothing is kept of a tiny run" if tiny else str(folder / "reproduction.json"))
     if options.json:
-        emit(found)
+        emit(results)
 
 
 def show_plans(plans: list[Any]) -> None:
@@ -87,11 +88,11 @@ def show_plans(plans: list[Any]) -> None:
 
 def show_facts(made: Any) -> None:
     """What a configuration names: everything of it was found."""
-    from ..datasets.registry import dataset
-    from ..reproduction.run import sets_of
+    from ..datasets.loading import named_sets
 
     judge = made.judge.format if made.judge.model is None else f"{made.judge.format}={made.judge.model}"
-    sets = [f"{name} ({dataset(name).gate})" for name in sets_of(made.data)]
+    specs = [spec for spec in (made.data.train, made.data.test) if isinstance(spec, str)]
+    sets = dict.fromkeys(f"{one.name} ({one.gate})" for spec in specs for one, _, _ in named_sets(spec))
     methods = [f"{name} at {made.strength(name) or 'its own strength'}" for name in made.defences]
     facts = {"paper": f"{made.paper} (arXiv {made.arxiv})", "sets": ", ".join(sets), "judge": judge}
     answers = f"{made.decoding.strategy}, at most {made.decoding.max_new_tokens} tokens"
@@ -102,24 +103,17 @@ def show_facts(made: Any) -> None:
 
 def show_table(found: Any, where: str) -> None:
     """Paper and ours in a terminal."""
+    rows = found["rows"]
 
-    def share(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
+    def cell(value: Any) -> Any:
+        if value is None or isinstance(value, bool):
+            return {True: "yes", False: "no", None: ""}[value]
+        return f"{value:.3f}" if isinstance(value, float) else value
 
-    rows = [
-        (
-            row["defence"],
-            row["modality"],
-            row["rate"].replace("_", " "),
-            share(row["paper"]),
-            share(row["ours"]),
-            f"{share(row['low'])} to {share(row['high'])}",
-            row["n"],
-            {True: "yes", False: "no", None: ""}[row["within"]],
-        )
-        for row in found["rows"]
-    ]
-    table(("defence", "modality", "rate", "paper", "ours", "95 % interval", "n", "within?"), rows)
+    table(
+        tuple("within?" if name == "within" else name for name in rows[0]),
+        [tuple(map(cell, row.values())) for row in rows],
+    )
     for line in found.caveats():
         console().print(f"[yellow]note[/yellow] {line}", highlight=False)
     typer.echo(f"{found['configuration']}:{found['model']}: {where}")

@@ -75,7 +75,7 @@ class SteeredModel:
             return []
         rows = rows_at_once(self.model, max(map(len, answers)))
         asked = [_turn(one.args[0]) for one in requests]
-        limits = {"token_budget": self.token_budget, "max_rows": min(64, rows), "system": self.system}
+        limits: dict[str, Any] = {"token_budget": self.token_budget, "max_rows": min(64, rows), "system": self.system}
         work = list(batches(self.model, asked, **limits))
         found = [(0.0, False)] * len(answers)
         again = re_encoder(self.model, system=self.system)

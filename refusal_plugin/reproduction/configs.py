@@ -33,6 +33,14 @@ RATES = tuple(one.name for one in fields(DefenceRates) if one.name not in ("unkn
 
 
 @dataclass(frozen=True)
+class Counts:
+    """How many prompts of a part there should be."""
+
+    train: int
+    test: int
+
+
+@dataclass(frozen=True)
 class Data:
     """Prompts.
 
@@ -40,7 +48,7 @@ class Data:
         train, test: public sets as `--data` takes them; for `test` also a share of the training pairs.
         val: share of the training pairs that prices and selects.
         modalities: of the table.
-        expected: how many prompts of "train" and "test" there should be; for the plan of hours alone.
+        expected: how many prompts there should be; for the plan of hours alone.
         train_limit, test_limit: most prompts of each set.
         seed: of every draw, and of the fits.
     """
@@ -49,7 +57,7 @@ class Data:
     test: str | float
     val: float
     modalities: list[str]
-    expected: dict[str, int]
+    expected: Counts
     train_limit: int | None = None
     test_limit: int | None = None
     seed: int = 0
@@ -149,9 +157,9 @@ class Configuration:
         arms, expected = len(self.defences), self.data.expected
         priced = sum(self.strength(name) == MATCHED for name in self.defences) * len(self.data.modalities)
         jobs = [
-            Job("fit", expected["train"], length, 2 * arms),
+            Job("fit", expected.train, length, 2 * arms),
             Job("price", 64 * priced, length + 32, 6),
-            Job("answer", expected["test"] * (1 + arms), length, 1, tokens),
+            Job("answer", expected.test * (1 + arms), length, 1, tokens),
         ]
         rows = max(1, min(128, BATCH // length))
         beside = max(working(shape, length), shape.cache(rows, length + tokens))
@@ -201,7 +209,6 @@ def check(made: Configuration) -> None:
     if any(not 0 < share < 1 for share in shares) or sum(shares) >= 1:
         raise _wrong(made, "data", f"shares {shares}", "give shares above 0 that leave some to train on")
     _known(made, "data.modalities", data.modalities, MODALITIES)
-    _known(made, "data.expected", list(data.expected), ("train", "test"))
     _known(made, "decoding.strategy", [made.decoding.strategy], ("greedy",))
     _known(made, "judge.format", [judge.format], (*FORMATS, PHRASES))
     if (judge.model is None) != (judge.format == PHRASES):

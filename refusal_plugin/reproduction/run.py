@@ -16,7 +16,7 @@ from typing import Any
 from ..comparison.fits import Fits, limited
 from ..comparison.run import TARGET_KL
 from ..datasets import load_sets, provenance
-from ..datasets.loading import joined, named_sets
+from ..datasets.loading import joined
 from ..defences import Defence
 from ..defences.run import DefenceRun
 from ..errors import DataError, PromptError, RefusalPluginError
@@ -38,7 +38,7 @@ from ..inference.threads import few_threads
 from ..models import anatomy, load
 from ..models.provenance import versions
 from ..progress import Progress, track
-from ..prompts import Modality, PromptSet
+from ..prompts import Modality, PromptSet, Split
 from ..report.shown import Shown
 from ..storage import Checkpoints, write_json
 from .configs import MATCHED, NONE, PHRASES, Configuration, Data, check
@@ -78,7 +78,6 @@ def reproduce(
     judge: Judge | None = None,
     tokens: RefusalTokens | None = None,
     limit: int | None = None,
-    max_rows: int = 128,
     token_budget: int = 8192,
     progress: Progress = None,
 ) -> Reproduction:
@@ -93,7 +92,7 @@ def reproduce(
         judge: who labels, instead of the configuration's.
         tokens: refusal tokens if they are known already.
         limit: at most this many validation and test prompts each (a quick look; every interval widens).
-        max_rows, token_budget: limits of one batch.
+        token_budget: most tokens of one batch.
         progress: None shows bars where somebody can see them.
 
     Returns:
@@ -124,7 +123,6 @@ def reproduce(
             checkpoints,
             target_kl=TARGET_KL,
             max_new_tokens=tokens_long,
-            max_rows=max_rows,
             token_budget=token_budget,
         )
         chosen = [m for m in arena.tests if m in made.data.modalities and len(arena.tests[m])]
@@ -132,7 +130,7 @@ def reproduce(
             wanted = ", ".join(made.data.modalities)
             found = f"no test prompt of {wanted} that '{anatomy(loaded).name}' takes"
             raise PromptError(f"reproduce '{made.name}:{model}'", found, "see `refusal-plugin check MODEL`")
-        how = {"share": 1.0, "limit": max(128, len(prompts)), "tokens": tokens}
+        how: dict[str, Any] = {"share": 1.0, "limit": max(128, len(prompts)), "tokens": tokens}
         fits = Fits(loaded, prompts, Path(out) / "defences", checkpoints, arena.base, **how)
         steps = len(made.defences) + len(chosen) * (1 + len(made.defences))
         with track(steps, f"{made.name} on {anatomy(loaded).name}", progress) as advance:
@@ -235,8 +233,8 @@ def paper_prompts(data: Data) -> PromptSet:
     """
     train = load_sets(data.train, limit=data.train_limit, seed=data.seed)
     if not isinstance(data.test, str):
-        shares = {"train": 1 - data.test - data.val, "val": data.val, "test": data.test}
-        return PromptSet(p for part in train.split(shares, data.seed).values() for p in part)  # type: ignore[arg-type]
+        shares: dict[Split, float] = {"train": 1 - data.test - data.val, "val": data.val, "test": data.test}
+        return PromptSet(p for part in train.split(shares, data.seed).values() for p in part)
     test = load_sets(data.test, limit=data.test_limit, seed=data.seed)
     own = {prompt.id for prompt in test}
     every = joined([*(p for p in train if p.id not in own), *test])
@@ -262,9 +260,3 @@ def paper_judge(made: Configuration, model: Any) -> Judge:
     device = device_of(model)
     where = None if device.type == "cpu" else str(device)
     return GenerativeJudge.load(asked.model, asked.format, device_map=where, dtype="auto", revision=asked.revision)
-
-
-def sets_of(data: Data) -> list[str]:
-    """Names of the public sets of a configuration, each once."""
-    specs = [data.train, data.test]
-    return list(dict.fromkeys(e.name for spec in specs if isinstance(spec, str) for e, _, _ in named_sets(spec)))

@@ -15,13 +15,18 @@ from ..evaluation import FORMATS, GenerativeJudge, Judge, PhraseJudge
 from ..evaluation.refusal_tokens import RefusalTokens
 from ..models import anatomy, hf_module, load
 from ..models.tiny import tiny_checkpoint
-from ..prompts import Modality, Prompt, PromptSet
+from ..prompts import Modality, Prompt, PromptSet, Split
 from ..prompts.neutral import neutral_media
+from ..prompts.prompt import Role
 from .configs import PHRASES, Configuration
 from .run import Reproduction, reproduce
 
-PAIRS = {"train": 12, "val": 2, "test": 2}
-ROLES = {"harmful": "Please describe a stone", "near_miss": "Please describe a stony path", "benign": "Describe a tree"}
+PAIRS: dict[Split, int] = {"train": 12, "val": 2, "test": 2}
+ROLES: dict[Role, str] = {
+    "harmful": "Please describe a stone",
+    "near_miss": "Please describe a stony path",
+    "benign": "Describe a tree",
+}
 ANSWER = 4
 """Longest answer and reply of the judge, in tokens."""
 _PICTURE = np.zeros((16, 16, 3), np.uint8)
@@ -72,8 +77,8 @@ def placeholders(media: list[Modality]) -> PromptSet:
             for place, (role, text) in enumerate(ROLES.items()):
                 base = Prompt(
                     f"Number {k}. {text}.",
-                    role=role,  # type: ignore[arg-type]  # its keys are roles
-                    split=split,  # type: ignore[arg-type]
+                    role=role,
+                    split=split,
                     pair=f"{split}{k}",
                     id=f"{split}{k}-{role}",
                 )

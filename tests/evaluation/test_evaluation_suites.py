@@ -38,7 +38,7 @@ def asked() -> PromptSet:
 def edit(organism: Any) -> Edit:
     """A push that changes answers, at every position."""
     torch.manual_seed(3)
-    return addition({2: torch.randn(128)}, strength=3.0)
+    return addition({2: torch.randn(128)}, strength=20.0)
 
 
 @pytest.mark.parametrize("steered", [False, True])
@@ -99,7 +99,7 @@ def test_a_task_file_of_our_own_runs_on_a_steered_model(
     from lm_eval.tasks import TaskManager
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    answers = [str(p.answer) for p in asked]
+    answers = [str(p.answer).removesuffix(" .") for p in asked]
     rows = [
         {"text": p.text, "answer": answer, "choices": [answer, other]}
         for p, answer, other in zip(asked, answers, [*answers[1:], answers[0]], strict=True)

@@ -54,6 +54,7 @@ def test_what_a_configuration_names_exists(name: str) -> None:
         ("data/train", "jbb:no-such-part", "no part 'no-such-part'"),
         ("data/test", "visu-text", "visu-text cannot be loaded by name"),
         ("data/modalities", ["smell"], "there is no 'smell'"),
+        ("data/expected/test", None, "no key 'test'"),
         ("decoding/strategy", "beam", "there is no 'beam'"),
         ("decoding/max_new_tokens", "long", "'long' is no int"),
         ("judge/format", "coin", "there is no 'coin'"),

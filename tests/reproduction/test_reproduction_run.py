@@ -18,7 +18,7 @@ from refusal_plugin.models.own_prompts import own_prompts
 from refusal_plugin.models.tiny import architectures
 from refusal_plugin.prompts import Prompt, PromptSet
 from refusal_plugin.reproduction import configuration, configurations, reproduce, reproduce_tiny
-from refusal_plugin.reproduction.configs import Data, Figure
+from refusal_plugin.reproduction.configs import Counts, Data, Figure
 from refusal_plugin.reproduction.run import paper_prompts, table
 
 PAIRS = [(name, model) for name in sorted(configurations()) for model in configuration(name).models]
@@ -69,7 +69,7 @@ def test_no_pair_of_the_test_part_is_fitted_on(tmp_path: Path) -> None:
         ["category", "source", "forbidden_prompt"],
         [["c", "s", "sentence 3 unsafe"], ["c", "s", "another"]],
     )
-    data = Data(f"xstest={one}", f"strongreject={other}", 0.25, ["text"], {"train": 20, "test": 2})
+    data = Data(f"xstest={one}", f"strongreject={other}", 0.25, ["text"], Counts(20, 2))
     found = paper_prompts(data)
     test = found.filter(split="test")
     assert {p.text for p in test} == {"sentence 3 unsafe", "another"}
