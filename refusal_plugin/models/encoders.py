@@ -62,6 +62,10 @@ class Kept:
     def taken_whole(self, method: str) -> None:
         """From now on batches are kept as a whole; items that were found in others are forgotten."""
         self.separable[method] = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Everything that is kept, but not what is known of the methods."""
         self.held.clear()
         self.used = 0
 
