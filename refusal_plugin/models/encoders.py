@@ -71,7 +71,6 @@ class Kept:
 
 
 _KEPT: weakref.WeakKeyDictionary[Any, Kept] = weakref.WeakKeyDictionary()
-_OWNERS: weakref.WeakKeyDictionary[Any, list[tuple[nn.Module, str]]] = weakref.WeakKeyDictionary()
 
 
 def kept_of(model: Any) -> Kept:
@@ -83,15 +82,13 @@ def kept_of(model: Any) -> Kept:
 def kept_features(model: Any) -> Iterator[None]:
     """Inside the block a loaded model on this machine looks the features of its media up first."""
     module = hf_module(model)
-    if model not in _OWNERS:
-        # An outer class hands on to the inner one, whose forward pass calls the method.
-        _OWNERS[model] = [
-            (part, name)
-            for part in module.modules()
-            for name in METHODS
-            if hasattr(part, name) and not any(hasattr(inner, name) for inner in list(part.modules())[1:])
-        ]
-    owners = [(part, name) for part, name in _OWNERS[model] if name not in vars(part)]  # the outermost block does it
+    having = [(part, name) for part in module.modules() for name in METHODS if hasattr(type(part), name)]
+    owners = [  # an outer class hands on to the inner one, whose forward pass calls the method
+        (part, name)
+        for part, name in having
+        if name not in vars(part)  # the outermost block does it
+        and not any(hasattr(type(inner), name) for inner in part.modules() if inner is not part)
+    ]
     if not owners or module.training or _watched(module, anatomy(model)):
         yield
         return
