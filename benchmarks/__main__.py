@@ -41,6 +41,7 @@ def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
             "media-0.1B": lambda: fits.encoders(shapes.llava(), repeats=1),
             "memory-0.1B": lambda: memory.rows("0.1B", prompts=32, repeats=3),
             "generating-0.1B": lambda: generating.rows(shapes.qwen("0.1B"), repeats=2),
+            "endings-0.1B": lambda: generating.varied(shapes.qwen("0.1B"), repeats=2),
             "strengths-0.1B": lambda: [generating.strengths(shapes.qwen("0.1B"), repeats=2, n=4)],
             "choosing-0.1B": lambda: choosing.ranked(shapes.qwen("0.1B"), repeats=2),
             "choosing-0.5B": lambda: choosing.ranked(shapes.qwen("0.5B", dtype=torch.bfloat16), repeats=1),
