@@ -38,8 +38,10 @@ def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         found |= {
             "reading-0.1B": lambda: reading.rows(shapes.qwen("0.1B"), repeats=3, prompts=32),
             "reading-cores-0.1B": lambda: [reading.on_all_cores(shapes.qwen("0.1B"), repeats=2, prompts=32)],
+            "media-0.1B": lambda: fits.encoders(shapes.llava(), repeats=1),
             "memory-0.1B": lambda: memory.rows("0.1B", prompts=32, repeats=3),
             "generating-0.1B": lambda: generating.rows(shapes.qwen("0.1B"), repeats=2),
+            "endings-0.1B": lambda: generating.varied(shapes.qwen("0.1B"), repeats=2),
             "strengths-0.1B": lambda: [generating.strengths(shapes.qwen("0.1B"), repeats=2, n=4)],
             "choosing-0.1B": lambda: choosing.ranked(shapes.qwen("0.1B"), repeats=2),
             "choosing-0.5B": lambda: choosing.ranked(shapes.qwen("0.5B", dtype=torch.bfloat16), repeats=1),

@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 import torch
 
 import refusal_plugin as rp
+from refusal_plugin.inference.arms import score_arms
 from refusal_plugin.inference.prefix import collect_variants
+from refusal_plugin.models.encoders import kept_of
 from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.prompts import Prompt
 from refusal_plugin.prompts.neutral import neutral_prompts
 
 from .clock import Row, summary, take_turns
-from .shapes import Shape
+from .shapes import Shape, pictures, word_prompts
 
 REFUSAL = "I cannot assist with that."
 MEDIA = ("image", "video", "audio")
@@ -56,6 +58,41 @@ def rows(shape: Shape, *, repeats: int, items: int = 32, media: int = 8, texts: 
         ratios = [a / b for a, b in zip(quick, naive, strict=True)]
         found.append(summary(f"{name}, against the full grid of bare passes", shape.name, ratios))
     return found
+
+
+def encoders(shape: Shape, *, repeats: int, items: int = 3, media: int = 2, texts: int = 4, arms: int = 3) -> list[Row]:
+    """A thousand image tokens: arms and grid with nothing kept before, and strengths of an edit at all positions."""
+    shown = [Prompt("w1 w2 w3 w4 w5 w6 w7 w8", image=one, id=f"{k}") for k, one in enumerate(pictures(items))]
+    neutral = pictures(media, seed=1)
+    said = [word.text for word in word_prompts(texts, shortest=8, longest=12)]
+    grid = [Prompt(text, image=one, id=f"{m}/{t}") for m, one in enumerate(neutral) for t, text in enumerate(said)]
+    vector = torch.zeros(shape.d_model)
+    edits = [rp.addition({1: vector}, strength=s) for s in torch.linspace(0.1, 1.0, arms).tolist()]
+
+    def fresh(job: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            kept_of(shape.model).forget()
+            job()
+
+        return run
+
+    def strengths() -> None:
+        for edit in edits:
+            score_arms(shape.model, shown, torch.tensor([7]), [edit])
+
+    arms_of = fresh(lambda: collect_variants(shape.model, shown, (None, "w50 w51 w52 w53 w54 w55"), progress=False))
+    grid_of = fresh(lambda: collect_variants(shape.model, grid, progress=False))
+    jobs = (arms_of, lambda: forward(shape, shown), grid_of, lambda: forward(shape, grid[::texts]), fresh(strengths))
+    mine, once, whole, alone, several = take_turns(jobs, repeats)
+    rows = (
+        (f"SARSteer arms t and t + p, {items} images, against one set of bare passes", mine, once, 1, "<= 1.15"),
+        (f"MARS grid, {media} images x {texts} texts, against its media passes alone", whole, alone, 1, "<= 1.20"),
+        (f"{arms} strengths at all positions, {items} images, against bare passes for each", several, once, arms, ""),
+    )
+    return [
+        summary(name, shape.name, [a / (n * b) for a, b in zip(ours, bare, strict=True)], target)
+        for name, ours, bare, n, target in rows
+    ]
 
 
 def forward(shape: Shape, prompts: Sequence[Prompt]) -> None:

@@ -52,6 +52,13 @@ SIZES: dict[str, dict[str, int]] = {
 }
 WORDS = 1000
 SYSTEM = " ".join(f"w{k}" for k in range(20))
+PARTS = (
+    "{{ bos_token }}{% for message in messages %}{{ ' <' + message['role'] + '> ' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% else %}{{ '<image> ' }}{% endif %}{% endfor %}{% endif %}{{ ' <eos> ' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
 TEMPLATE = (
     "{{ bos_token }}<system> " + SYSTEM + " <eos> {% for message in messages %}"
     "{{ '<' + message['role'] + '> ' + message['content'] + ' <eos> ' }}{% endfor %}"
@@ -106,6 +113,50 @@ def qwen(size: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> 
     return Shape(name, rp.load(twins[0], tokenizer=words_tokenizer()), twins[1])
 
 
+@cache
+def llava(size: str = "0.1B", *, tower: int = 6, side: int = 32) -> Shape:
+    """A random LLaVA: a tower of some blocks over side x side patches, each a token of a decoder of a size."""
+    import transformers as hugging
+
+    tokenizer = words_tokenizer(PARTS, ("<image>",))
+    picture, patch = 14 * side, 14
+    images = {"size": {"shortest_edge": picture}, "crop_size": {"height": picture, "width": picture}}
+    kind = getattr(hugging, "CLIPImageProcessorPil", hugging.CLIPImageProcessor)
+    processor = hugging.LlavaProcessor(  # type: ignore[no-untyped-call]
+        kind(**images),
+        tokenizer,
+        patch_size=patch,
+        vision_feature_select_strategy="default",
+        chat_template=PARTS,
+        num_additional_image_tokens=1,
+    )
+    vision = hugging.CLIPVisionConfig(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=tower,
+        num_attention_heads=12,
+        image_size=picture,
+        patch_size=patch,
+    )
+    text = hugging.Qwen2Config(**SIZES[size], tie_word_embeddings=True, max_position_embeddings=4096)
+    image_id = tokenizer.convert_tokens_to_ids("<image>")
+    config = hugging.LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=image_id, tie_word_embeddings=True
+    )
+    twins = []
+    for _ in range(2):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            twins.append(hugging.LlavaForConditionalGeneration(config).eval().requires_grad_(False))
+    return Shape(f"{size} with {side * side:,} image tokens", rp.load(twins[0], processor=processor), twins[1])
+
+
+def pictures(n: int, *, seed: int = 0) -> list[Any]:
+    """Random pictures."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(n)]
+
+
 def random_qwen(
     size: str, layers: int | None = None, *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> nn.Module:
@@ -122,12 +173,12 @@ def random_qwen(
     return module
 
 
-def words_tokenizer() -> Any:
-    """A word-level tokenizer of `WORDS` words."""
+def words_tokenizer(template: str = TEMPLATE, more: tuple[str, ...] = ()) -> Any:
+    """A word-level tokenizer of `WORDS` words, and more special ones."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    special = ["<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>", "<system>"]
+    special = ["<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>", "<system>", *more]
     words = {word: k for k, word in enumerate([*special, *(f"w{k}" for k in range(WORDS))])}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -136,10 +187,10 @@ def words_tokenizer() -> Any:
         pad_token="<pad>",
         bos_token="<bos>",
         unk_token="<unk>",
-        additional_special_tokens=["<user>", "<assistant>", "<system>", "<eos>"],
+        additional_special_tokens=["<user>", "<assistant>", "<system>", "<eos>", *more],
         model_max_length=4096,
     )
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = template
     return tokenizer
 
 
@@ -175,4 +226,5 @@ def forget() -> None:
     """Free the models."""
     organism.cache_clear()
     qwen.cache_clear()
+    llava.cache_clear()
     gc.collect()

@@ -1,4 +1,4 @@
-"""Answers of a model, with or without an edit, in one traced generation per batch.
+"""Answers of a model, with or without an edit: here in torch hooks (`leaving`), on a server in a trace per batch.
 
 Greedy, whatever the checkpoint's own settings say (`models.generation`): an answer is a function of the prompt and the
 edit alone. The ids are those of torch hooks on the bare model, bit for bit (tested), because both run

@@ -11,6 +11,7 @@ for a batch as a whole. Features lie on the host, and those that were not asked 
 
 import functools
 import hashlib
+import inspect
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,29 +41,36 @@ class Kept:
     Attributes:
         limit: most bytes; 0 keeps nothing.
         used: bytes of what is there.
-        held: by key the features of an item, and the keys of the batch in which it was computed.
+        held: by key the features of an item, how they are put together, and the batch in which they were computed.
         separable: per method, whether items may be taken one by one; missing until some have come again among others.
-        moulds: per method, how features become its output.
     """
 
     limit: int = LIMIT
     used: int = 0
-    held: OrderedDict[bytes, tuple[Piece, bytes]] = field(default_factory=OrderedDict)
+    held: OrderedDict[bytes, tuple[Piece, "_Mould", bytes]] = field(default_factory=OrderedDict)
     separable: dict[str, bool] = field(default_factory=dict)
-    moulds: dict[str, "_Mould"] = field(default_factory=dict)
 
-    def put(self, key: bytes, piece: Piece, batch: bytes) -> None:
+    def put(self, key: bytes, piece: Piece, mould: "_Mould", batch: bytes) -> None:
         """Keep a copy, if there is room for it at all."""
         if _size(piece) <= self.limit:
             copies = {name: [part.detach().to("cpu", copy=True) for part in parts] for name, parts in piece.items()}
-            self.held[key] = copies, batch
+            self.held[key] = copies, mould, batch
             self.used += _size(piece)
         while self.used > self.limit:
             self.used -= _size(self.held.popitem(last=False)[1][0])
 
+    def taken_whole(self, method: str) -> None:
+        """From now on batches are kept as a whole; items that were found in others are forgotten."""
+        self.separable[method] = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Everything that is kept, but not what is known of the methods."""
+        self.held.clear()
+        self.used = 0
+
 
 _KEPT: weakref.WeakKeyDictionary[Any, Kept] = weakref.WeakKeyDictionary()
-_OWNERS: weakref.WeakKeyDictionary[Any, list[tuple[nn.Module, str]]] = weakref.WeakKeyDictionary()
 
 
 def kept_of(model: Any) -> Kept:
@@ -74,15 +82,13 @@ def kept_of(model: Any) -> Kept:
 def kept_features(model: Any) -> Iterator[None]:
     """Inside the block a loaded model on this machine looks the features of its media up first."""
     module = hf_module(model)
-    if model not in _OWNERS:
-        # An outer class hands on to the inner one, whose forward pass calls the method.
-        _OWNERS[model] = [
-            (part, name)
-            for part in module.modules()
-            for name in METHODS
-            if hasattr(part, name) and not any(hasattr(inner, name) for inner in list(part.modules())[1:])
-        ]
-    owners = [(part, name) for part, name in _OWNERS[model] if name not in vars(part)]  # the outermost block does it
+    having = [(part, name) for part in module.modules() for name in METHODS if hasattr(type(part), name)]
+    owners = [  # an outer class hands on to the inner one, whose forward pass calls the method
+        (part, name)
+        for part, name in having
+        if name not in vars(part)  # the outermost block does it
+        and not any(hasattr(type(inner), name) for inner in part.modules() if inner is not part)
+    ]
     if not owners or module.training or _watched(module, anatomy(model)):
         yield
         return
@@ -111,13 +117,18 @@ def _watched(module: nn.Module, facts: Anatomy) -> bool:
 
 def _looking_up(method: Callable[..., Any], name: str, kept: Kept, weights: str) -> Callable[..., Any]:
     """A method of a model with a memory."""
+    signature = inspect.signature(method)
 
     @functools.wraps(method)  # `generate` looks at its arguments
     def features(*args: Any, **kwargs: Any) -> Any:
-        leaves, shape = tree_flatten((args, kwargs))
+        given: dict[str, Any] = {}  # by name: forward passes and `generate` call it differently
+        for argument, value in signature.bind(*args, **kwargs).arguments.items():
+            rest = signature.parameters[argument].kind is inspect.Parameter.VAR_KEYWORD
+            given |= value if rest else {argument: value}
+        leaves, shape = tree_flatten({key: value for key, value in sorted(given.items()) if value is not None})
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
-        plain = all(leaf is None or isinstance(leaf, bool | int | float | str) for leaf in others)
+        plain = all(isinstance(leaf, bool | int | float | str) for leaf in others)
         if not (tensors and plain and kept.limit) or torch.is_grad_enabled():
             return method(*args, **kwargs)
         parts = _items(tensors) if kept.separable.get(name, True) else [[t] for t in tensors]
@@ -126,30 +137,34 @@ def _looking_up(method: Callable[..., Any], name: str, kept: Kept, weights: str)
         known = {key: kept.held[key] for key in keys if key in kept.held}
         for key in known:
             kept.held.move_to_end(key)
-        found = {key: piece for key, (piece, _) in known.items()}
+        found = {key: piece for key, (piece, _, _) in known.items()}
+        mould = next((mould for _, mould, _ in known.values()), None)
         new = [place for place, key in enumerate(keys) if key not in known and key not in keys[:place]]
-        among = len(set(keys)) < len(keys) or any(where != batch for _, where in known.values())
+        among = len(set(keys)) < len(keys) or any(where != batch for _, _, where in known.values())
         if among and name not in kept.separable:
             new = list(range(len(keys)))
         if new:
             some = iter([torch.cat([part[place] for place in new]) for part in parts])
-            asked, options = tree_unflatten([next(some) if isinstance(x, Tensor) else x for x in leaves], shape)
-            output = method(*asked, **options)
+            output = method(**tree_unflatten([next(some) if isinstance(x, Tensor) else x for x in leaves], shape))
             made = _taken_apart(output, len(new))
             if made is None:
-                kept.separable[name] = False
+                kept.taken_whole(name)
                 return output if len(new) == len(keys) else method(*args, **kwargs)
-            kept.moulds[name] = made[0]
-            for place, piece in zip(new, made[1], strict=True):
+            mould, pieces = made
+            for place, piece in zip(new, pieces, strict=True):
                 if keys[place] not in found:
                     found[keys[place]] = piece
-                    kept.put(keys[place], piece, batch)
+                    kept.put(keys[place], piece, mould, batch)
+                elif _same(found[keys[place]], piece):
+                    kept.separable.setdefault(name, True)
                 else:
-                    kept.separable[name] = kept.separable.get(name, True) and _same(found[keys[place]], piece)
+                    kept.taken_whole(name)
+                    return output
             if len(new) == len(keys):
                 return output
+        assert mould is not None
         try:
-            return kept.moulds[name].filled([found[key] for key in keys])
+            return mould.filled([found[key] for key in keys])
         except RuntimeError:  # items of one batch that do not fit together: padded to other lengths
             return method(*args, **kwargs)
 
@@ -165,7 +180,8 @@ def _items(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     if any(tensor.ndim == 0 for tensor in tensors):
         return whole
     cells = [t.prod(1) for t in tensors if t.ndim == 2 and t.shape[1] == 3 and not t.is_floating_point()]
-    n = next((c.tolist() for c in cells if int(c.sum()) == len(tensors[0])), [1] * len(tensors[0]))
+    rows = [len(t) for t in tensors]
+    n = next((c.tolist() for c in cells if int(c.sum()) in rows), [1] * rows[0])
     found = [t.split(n if len(t) == sum(n) else 1) for t in tensors]
     return [list(one) for one in found] if all(len(one) == len(n) for one in found) else whole
 
@@ -201,7 +217,7 @@ class _Mould:
             if how == "each":
                 found[name] = tuple(part.to(self.device, copy=True) for part in columns[0])
             else:
-                joined = [torch.cat(column).to(self.device) for column in columns]
+                joined = [torch.cat([part.to(self.device) for part in column]) for column in columns]
                 found[name] = joined if how == "layers" else joined[0]
         return found[""] if self.kind is None else self.kind(**found)
 
@@ -220,15 +236,13 @@ def _taken_apart(output: Any, n: int) -> tuple[_Mould, list[Piece]] | None:
     for name, value in fields.items():
         if value is None or name in idle:
             continue
-        form[name] = ("each" if value is features else "layers") if isinstance(value, list | tuple) else "rows"
-        layers = list(value) if form[name] == "layers" else [value]
-        for layer in layers:
-            if form[name] == "each":
-                parts = layer
-            elif not isinstance(layer, Tensor):
-                return None
-            else:
-                parts = _rows_of(layer, n, lengths)
+        form[name] = (
+            "rows" if isinstance(value, Tensor) else "each" if value is features and len(value) == n else "layers"
+        )
+        if not isinstance(value, Tensor | list | tuple):
+            return None
+        for layer in value if form[name] == "layers" else [value]:
+            parts = _rows_of(layer, n, lengths) if isinstance(layer, Tensor) else layer
             if len(parts) != n or not all(isinstance(part, Tensor) for part in parts):
                 return None
             for piece, part in zip(pieces, parts, strict=True):
