@@ -80,16 +80,14 @@ def test_prompts_with_their_thinking_are_read_behind_it(thinker: Thinker) -> Non
     batch = encode(thinker.model, behind)
     words = [WORDS[n] for n in batch.inputs["input_ids"][0][batch.roles["thinking"][0]].tolist()]
     assert words == behind[0].prefill.split() and batch.roles["after_thinking"].equal(batch.roles["last"])
-    values = {
-        at: collect_activations(thinker.model, behind, positions=at).values for at in ("after_thinking", "thinking")
-    }
+    closed = collect_activations(thinker.model, behind, positions="after_thinking").values
     last = collect_activations(thinker.model, behind).values
     before = collect_activations(thinker.model, prompts).values
     assert closed.equal(last)
     for streams, word in ((last, "</think>"), (before, "assistant")):
         nearest = (streams[:, 0, -1] @ thinker.embedding.T).argmax(-1)
         assert {WORDS[n] for n in nearest.tolist()} == {word}
-    with pytest.raises(PromptError, match="average over the after_thinking tokens of prompt '[ab]': it has none"):
+    with pytest.raises(PromptError, match=r"over the after_thinking tokens of prompt '[ab]': it has none"):
         collect_activations(thinker.model, prompts, positions="after_thinking")
 
 
