@@ -100,5 +100,5 @@ def overlay(model: Any, found: TokenProjection | SourceAttribution, prompt: Prom
     sound = spectrogram(inputs)
     drawn = sound or list((media_record(prompt) or {}).get("data", ()))
     grid = media_grid(inputs, prompt.modality, len(inside))
-    seconds = None if prompt.audio is None else len(load_audio(prompt.audio)) / SAMPLE_RATE
+    seconds = len(load_audio(prompt.media[0].value)) / SAMPLE_RATE if prompt.modality == "audio" else None
     return Overlay(name, prompt.modality, inside, grid, tuple(drawn), seconds)

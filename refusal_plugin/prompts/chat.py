@@ -31,7 +31,6 @@ _PRINTED_LIST = re.compile(r"""['"]text['"]: ['"]Zq\d+instructionZq""")
 Form: TypeAlias = Literal["parts", "mixed", "string"]
 FORMS: tuple[Form, ...] = ("parts", "mixed", "string")
 """How a template takes contents: as lists of parts; as strings where there is text alone; as strings."""
-FINISHED = {"add_generation_prompt": False}
 
 
 @dataclass(frozen=True)
@@ -244,8 +243,8 @@ class _Around:
 
     def places(self, full: str | None, asked: _Asked) -> tuple[list[tuple[int, int, int]], int | None]:
         """Turn, start and end of every text in a rendering, but for blanks; and the turn where it differs, if any."""
-        texts, found = asked.texts, []
-        last = len(asked.turns) - 1
+        found: list[tuple[int, int, int]] = []
+        texts, last = asked.texts, len(asked.turns) - 1
         if full is None or not self.pieces or not full.startswith(self.pieces[0]):
             return [], last
         place = len(self.pieces[0])
@@ -304,7 +303,9 @@ def _shown(spec: InputSpec, asked: _Asked, owner: Any) -> _Around:
     lead = ""
     if asked.prompt.prefill:
         answer = Turn("assistant", (Part("text", SENTINEL.format(len(texts), len(texts))),))
-        ended, _ = _rendered(owner, _messages(spec, (*marked, answer), form), {**asked.given, **FINISHED})
+        ended, _ = _rendered(
+            owner, _messages(spec, (*marked, answer), form), {**asked.given, "add_generation_prompt": False}
+        )
         between = (ended or "").partition(answer.text)[0].removeprefix(bare)
         lead = between if between.isspace() else ""
     return _Around(tuple(_MARK.split(bare)[::2]), tuple(order), form, why, lost, lead)
