@@ -52,11 +52,11 @@ def run(model: Any, prompts: PromptSet, *, remote: bool | str = False, strength:
     facts, test = anatomy(model), prompts.filter(split="test").require(roles=("harmful",), asked="test the defence")
     every = with_media_to_train_on(model, prompts)  # media give the sizes of the neutral ones
     data = DefenceData.of(model, every, share=1.0, limit=LIMIT, remote=remote)
-    shown = [p for m in facts.modalities if m != "text" for p in data.neutral(m)[1]]
+    shown = [p for m in data.shown for p in data.neutral(m)[1]]
     data.streams([*data.train("text", "harmful", "benign"), *data.val("harmful", "benign"), *shown])  # read at once
     defence = fit_defence(METHOD, model, data)
 
-    kinds = [m for m in facts.modalities if len(test.filter(modality=m))]
+    kinds = [m for m in test.modalities if facts.takes(m)]
     sets = [ArmSet(test.filter(modality=m), [NO_EDIT, defence.edit(strength, modality=m) or NO_EDIT]) for m in kinds]
     before, after, powers = {}, {}, {}
     spoken = generate_arm_sets(model, sets, max_new_tokens=MAX_NEW_TOKENS, remote=remote)

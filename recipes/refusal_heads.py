@@ -54,7 +54,7 @@ def run(
     """
     facts = anatomy(model)
     text = prompts.filter(split=FIT, modality="text", role=("harmful", "benign"))
-    shown = prompts.filter(split=look, role=("harmful", "benign"), modality=facts.modalities)
+    shown = prompts.filter(split=look, role=("harmful", "benign")).where(lambda p: facts.takes(p.modality))
     for part in (text, shown):
         part.require(roles=("harmful", "benign"))
     layer = int(DEPTH * facts.n_layers) if layer is None else layer

@@ -21,7 +21,7 @@ from ..errors import DirectionError
 from ..inference.edits import Edit, SiteEdit, When, Where, require_strength
 from ..models import Anatomy, hf_module
 from ..models.provenance import Artefact
-from ..prompts import MODALITIES, Modality
+from ..prompts import EVERY_MODALITY, Modality
 
 Strength: TypeAlias = float | Float[Tensor, " row"] | None
 Modalities: TypeAlias = Modality | Sequence[Modality]
@@ -121,11 +121,11 @@ class Defence(Artefact):
         """One modality, or a tuple with one per row that fits the strengths."""
         given = (modality,) if isinstance(modality, str) else tuple(modality)
         for one in given:
-            if one not in MODALITIES:
+            if one not in EVERY_MODALITY:
                 raise DirectionError(
                     f"use defence '{self.name}' on modality {one!r}",
                     "no such modality",
-                    f"use one of {', '.join(MODALITIES)}",
+                    f"use one of {', '.join(EVERY_MODALITY)}",
                 )
         if not given:
             raise DirectionError(f"use defence '{self.name}'", "0 modalities", "give one, or one per row")

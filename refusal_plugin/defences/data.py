@@ -22,7 +22,7 @@ from ..inference.prefix import collect_variants
 from ..models import anatomy
 from ..models.provenance import provenance
 from ..progress import Progress
-from ..prompts import Modality, Prompt, PromptSet
+from ..prompts import EVERY_MODALITY, MODALITIES, Modality, Prompt, PromptSet
 from ..prompts.neutral import neutral_prompts
 from ..report.shown import Shown
 
@@ -160,7 +160,13 @@ class DefenceData(Shown):
     def media(self) -> tuple[Modality, ...]:
         """Modalities other than text of which there are harmful and safe training prompts."""
         have = {(p.modality, p.role == "harmful") for p in self.prompts if p.split == "train" and p.role is not None}
-        return tuple(m for m in anatomy(self.model).modalities if m != "text" and {(m, True), (m, False)} <= have)
+        return tuple(m for m in self.shown if {(m, True), (m, False)} <= have)
+
+    @property
+    def shown(self) -> tuple[Modality, ...]:
+        """Modalities other than text: the media that the model takes, and the mixtures of them among the prompts."""
+        mixed = self.prompts.modalities
+        return tuple(m for m in EVERY_MODALITY[1:] if anatomy(self.model).takes(m) and (m in MODALITIES or m in mixed))
 
     def paired(self, modality: Modality) -> tuple[PromptSet, PromptSet]:
         """Harmful training prompts and their safe partners, row by row: same pair, benign before near miss.
@@ -293,7 +299,7 @@ class DefenceData(Shown):
             delta = mean over texts t and neutral media m of ( h(m, t) - h(t) )        last prompt token
 
         Args:
-            modality: "image", "video" or "audio".
+            modality: other than text.
             beside: "text": training text, half harmful, half benign; "instructions": the distinct instructions of the
                 modality's own safe prompts ("do what the picture says"), their media left out; training text where
                 there are no such prompts.
@@ -328,7 +334,7 @@ class DefenceData(Shown):
                 "too few, or odd",
                 "use an even number >= 2",
             )
-        if modality not in anatomy(self.model).modalities:
+        if not anatomy(self.model).takes(modality):
             takes = ", ".join(anatomy(self.model).modalities)
             raise PromptError(f"{modality} shift of '{anatomy(self.model).name}'", f"it takes {takes}", "leave it out")
         like = self.prompts.filter(modality=modality, role=("benign", "near_miss"))

@@ -41,7 +41,6 @@ from torch import Tensor
 from ..errors import DataError
 from ..geometry import unit
 from ..inference.edits import SiteEdit
-from ..models import anatomy
 from ..traced import gate as gates
 from .base import Defence, Modalities
 from .data import DefenceData
@@ -214,7 +213,7 @@ def fit_mars(
     u, norm = unit(r[chosen]), float(r[chosen].norm())
     middle = (mu_u[chosen] + mu_s[chosen]) / 2
 
-    kinds = [m for m in anatomy(model).modalities if m != "text"]
+    kinds = data.shown
     centres: dict[str, Tensor] = {"text": middle}
     shifts: dict[str, dict[str, float]] = {}
     for kind in kinds:

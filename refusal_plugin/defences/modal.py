@@ -50,7 +50,7 @@ def sources(data: DefenceData, fit_on: FitOn, asked: str) -> dict[Modality, tupl
         PromptError: an unknown choice, or no training media where media are wanted.
     """
     if fit_on == "text":
-        return dict.fromkeys(anatomy(data.model).modalities, ("text",))
+        return dict.fromkeys(("text", *data.shown), ("text",))
     if fit_on not in ("modality", "pooled"):
         raise PromptError(f"fit {asked} on {fit_on!r}", "no such choice", "use 'modality', 'pooled' or 'text'")
     if not data.media and len(anatomy(data.model).modalities) > 1:

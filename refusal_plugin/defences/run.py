@@ -25,7 +25,7 @@ from ..inference.loop import re_encoder
 from ..inference.surprise import surprise
 from ..models import anatomy
 from ..models.provenance import versions
-from ..prompts import Modality, Prompt, PromptSet, batches
+from ..prompts import EVERY_MODALITY, Modality, Prompt, PromptSet, batches
 from ..prompts.batch import Batch
 from ..prompts.prompt import ROLES, Role
 from ..storage import Checkpoints
@@ -98,7 +98,7 @@ class DefenceRun:
             "template": facts.template_hash,
             "versions": versions(),
         }
-        self.tests = {m: prompts.filter(split="test", modality=m) for m in facts.modalities}
+        self.tests = {m: prompts.filter(split="test", modality=m) for m in EVERY_MODALITY if facts.takes(m)}
         self.val = prompts.filter(split="val")
         self._hashes: dict[tuple[str, ...], str] = {}
         self._priced: dict[str, KLPrice] = {}

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from ..errors import PromptError
 from ..geometry import unit
 from ..inference.edits import When, Where
-from ..models import anatomy
 from .data import DefenceData
 from .modal import ModalAddition
 from .registry import method
@@ -55,7 +54,7 @@ def fit_shiftdc(
     chosen = list(data.layers(layers))
     r = unit(data.candidates().vectors[0])
     used = list(data.train("text", "harmful", "benign"))
-    kinds = [m for m in anatomy(model).modalities if m != "text"] if shift == "neutral" else list(data.media)
+    kinds = list(data.shown) if shift == "neutral" else list(data.media)
     if not kinds:
         raise PromptError(f"ShiftDC with shift={shift!r}", "there are no media to measure", "use a multimodal model")
     vectors = {"text": 0.0 * r[chosen]}

@@ -218,7 +218,7 @@ def template_positions(model: Any, prompts: Iterable[Prompt]) -> tuple[int, ...]
     The template is the same for every prompt, so the first prompt tells.
     """
     _, batch = next(iter(batches(model, list(prompts)[:1])))
-    n = int(batch.roles["post_instruction"].sum())
+    n = int(batch.roles["post_instruction"][0].flip(0).long().cumprod(0).sum())  # none behind a given beginning
     return tuple(range(-max(n, 1), 0))
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from ..prompts import Prompt
+from ..prompts.conversation import asked_turn
 
 Verdict: TypeAlias = Literal["refusal", "harmful", "harmless", "declined"]
 Form: TypeAlias = Literal["text", "user", "turns"]
@@ -55,14 +56,14 @@ class Format:
 
 
 def request(prompt: Prompt) -> str:
-    """What was asked, in words: the instruction, and what the medium says where that is known.
+    """What was asked, in words: the turns before, the instruction, and what the medium says where that is known.
 
     A guard model that reads text alone cannot see the medium; without its content it would judge the instruction alone.
     """
-    if prompt.modality == "text":
-        return prompt.text
     shown = f"{prompt.read_answer!r}" if prompt.read_answer else "of unknown content"
-    return f"{prompt.text} [{prompt.modality}: {shown}]"
+    asked = prompt.text if prompt.modality == "text" else f"{prompt.text} [{prompt.modality}: {shown}]"
+    before = [f"{turn.role}: {turn.text}" for turn in prompt.turns[: asked_turn(prompt.turns)] if turn.text]
+    return "\n".join([*before, f"user: {asked}"]) if before else asked
 
 
 def read_llama_guard(reply: str) -> Verdict | None:

@@ -151,7 +151,9 @@ def read(text: str, extra: tuple[str, ...] = (), request: str = "") -> Reading:
                 reserves.append(sentence.start() + match.end() - 1)  # what stands in it helps nobody
             if match := grammar.finds("refusal", grammar.without("reserve", meant)):
                 declines.append(sentence.start() + match.start())
-            if (match := grammar.finds("unwilling", meant)) and asked.intersection(WORD.findall(meant, match.end())[:1]):
+            if (match := grammar.finds("unwilling", meant)) and asked.intersection(
+                WORD.findall(meant, match.end())[:1]
+            ):
                 declines.append(sentence.start() + match.start())
     clauses = _clauses(folded)
     return Reading(

@@ -52,8 +52,8 @@ def messages(format: Format, prompt: Prompt, answer: str, *, parts: bool = False
     said = answer or "(no answer)"
     if not parts:
         return [{"role": "user", "content": request(prompt)}, {"role": "assistant", "content": said}]
-    seen = [] if prompt.image is None else [{"type": "image", "image": load_image(prompt.image)}]
-    asked = {"type": "text", "text": prompt.text if seen else request(prompt)}
+    seen = [{"type": "image", "image": load_image(part.value)} for part in prompt.media if part.kind == "image"]
+    asked = {"type": "text", "text": prompt.text if seen and prompt.is_short else request(prompt)}
     return [
         {"role": "user", "content": [*seen, asked]},
         {"role": "assistant", "content": [{"type": "text", "text": said}]},

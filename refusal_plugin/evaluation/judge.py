@@ -72,7 +72,9 @@ class PhraseJudge:
         """
         match_answers(prompts, answers)
         pairs = zip(prompts, answers, strict=True)
-        return [self.one(answer.text, prompt.read_answer, prompt.read_answer or prompt.text) for prompt, answer in pairs]
+        return [
+            self.one(answer.text, prompt.read_answer, prompt.read_answer or prompt.text) for prompt, answer in pairs
+        ]
 
     def one(self, text: str, content: str | None = None, request: str = "") -> Label:
         """The label of one answer.

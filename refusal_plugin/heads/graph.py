@@ -259,7 +259,7 @@ def circuit(
     made = Circuit.of(found, sources, refused, seed=seed)
     one_each = [next(p for p in chosen if p.role == "harmful" and p.modality == m) for m in made.modalities]
     examples = attribute_sources(model, direction, one_each, heads, keep_attention=True, progress=progress)
-    pictures: dict[str, Overlay] = {p.modality: overlay(model, examples, p) for p in one_each if p.modality != "text"}
+    pictures: dict[str, Overlay] = {p.modality: overlay(model, examples, p) for p in one_each if len(p.media) == 1}
     return replace(made, examples=examples, pictures=pictures, notes=notes)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import DataError, PromptError
-from ..prompts import Prompt, PromptSet
+from ..prompts import EVERY_MODALITY, Prompt, PromptSet
 
 SHOWN = 6
 """Prompts that a picture in a notebook shows; the rest is counted."""
@@ -66,8 +66,7 @@ class Labels:
 
     def kinds(self) -> tuple[str, ...]:
         """The modalities that occur, text first."""
-        order = ("text", "image", "video", "audio")
-        return tuple(m for m in order if m in self.modalities)
+        return tuple(m for m in EVERY_MODALITY if m in self.modalities)
 
 
 def chosen_prompts(prompts: Iterable[Prompt | str], asked: str) -> PromptSet:

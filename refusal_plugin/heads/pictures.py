@@ -84,11 +84,13 @@ def overlay(model: Any, found: TokenProjection | SourceAttribution, prompt: Prom
         prompt: one of those that were measured, with its medium.
 
     Raises:
-        DataError: another prompt, or one of text.
+        DataError: another prompt, or one of text or of several media.
     """
-    if prompt.id not in found.labels.ids or prompt.modality == "text":
-        have = f"it is {prompt.modality}; measured were {', '.join(found.labels.ids[:5])}"
-        raise DataError(f"lay values over prompt '{prompt.id}'", have, "give a measured prompt with a medium")
+    if prompt.id not in found.labels.ids or len(prompt.media) != 1:
+        have = (
+            f"it is {prompt.modality} with {len(prompt.media)} media; measured were {', '.join(found.labels.ids[:5])}"
+        )
+        raise DataError(f"lay values over prompt '{prompt.id}'", have, "give a measured prompt with one medium")
     row = found.labels.ids.index(prompt.id)
     value, name = found.values[row], "refusal projection"
     if isinstance(found, SourceAttribution):
@@ -98,5 +100,5 @@ def overlay(model: Any, found: TokenProjection | SourceAttribution, prompt: Prom
     sound = spectrogram(inputs)
     drawn = sound or list((media_record(prompt) or {}).get("data", ()))
     grid = media_grid(inputs, prompt.modality, len(inside))
-    seconds = None if prompt.audio is None else len(load_audio(prompt.audio)) / SAMPLE_RATE
+    seconds = len(load_audio(prompt.media[0].value)) / SAMPLE_RATE if prompt.modality == "audio" else None
     return Overlay(name, prompt.modality, inside, grid, tuple(drawn), seconds)

@@ -200,7 +200,8 @@ def token_words(model: Any, batch: Batch, row: int, start: int) -> tuple[str, ..
 
 def token_spans(batch: Batch, row: int, start: int) -> tuple[str, ...]:
     """The role of each token of a row, see `SPANS`."""
-    masks = [batch.roles[name][row, start:].tolist() for name in ("instruction", "media", "post_instruction")]
+    after = batch.roles["post_instruction"] | batch.roles["prefill"]
+    masks = [mask[row, start:].tolist() for mask in (batch.roles["instruction"], batch.roles["media"], after)]
     return tuple(
         next((name for name, mask in zip(SPANS, masks, strict=False) if mask[place]), "before")
         for place in range(len(masks[0]))

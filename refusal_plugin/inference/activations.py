@@ -7,7 +7,7 @@ single forward pass, which stops behind the last layer that is read, in one loop
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -19,13 +19,13 @@ from ..models.running import running
 from ..models.wrapper import save
 from ..progress import Progress, track
 from ..prompts import Prompt, PromptSet, batches
-from ..prompts.batch import Batch
+from ..prompts.batch import Batch, TokenRole
 from ..prompts.encoding import as_prompts
 from ..report.shown import Shown
 from ..traced.read import residuals, span_residuals
 from .loop import Room, re_encoder, run_batches
 
-Positions: TypeAlias = Sequence[int] | Literal["media", "instruction", "post_instruction"]
+Positions: TypeAlias = Sequence[int] | TokenRole
 """Negative offsets from the end of the prompt (-1 is the last prompt token), or the mean over a token role."""
 
 

@@ -38,7 +38,7 @@ class Answer(Shown):
 
     Attributes:
         prompt_id: of the prompt.
-        text: decoded answer without special tokens, stripped.
+        text: decoded answer without special tokens, stripped; what follows the beginning that a prompt gives.
         ids: generated token ids up to and without the end token.
         finished: whether the model ended by itself before `max_new_tokens`.
     """

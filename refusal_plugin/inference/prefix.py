@@ -316,8 +316,8 @@ def _groups(prompts: Sequence[Prompt], variants: int) -> list[list[tuple[int, in
     """(suffix, row) of everything that begins with the same medium, or is the same text; the first has suffix 0."""
     found: dict[Any, list[tuple[int, int]]] = {}
     for row, prompt in enumerate(prompts):
-        medium: Any = prompt.medium
-        key = row if medium is None else (prompt.modality, medium if isinstance(medium, str) else id(medium))
+        shown = [(p.kind, p.value if isinstance(p.value, str) else id(p.value)) for p in prompt.media]
+        key = (tuple(shown), prompt.turns[0].text if len(prompt.turns) > 1 else "") if shown else row
         found.setdefault(key, []).append((0, row))
     return [[(k, row) for k in range(variants) for _, row in group] for group in found.values()]
 
@@ -398,14 +398,16 @@ def trusted(model: Any, batch: Batch, again: ReEncode, *, answers: bool, depth: 
         answers: whether `generate` goes on, or a single pass.
         depth: blocks that are left out (`trunk`); 0 tries the keys and values.
     """
-    way = (f"behind {depth}" if depth else "answers" if answers else "pass", batch.prompts[0].modality)
+    first = batch.prompts[0]
+    kind = first.modality if len(first.media) < 2 else "several media"
+    way = (f"behind {depth}" if depth else "answers" if answers else "pass", kind)
     known, size = _TRIED.setdefault(model, {}), batch.length.bit_length()
     failed = [length for (*what, length), good in known.items() if tuple(what) == way and not good]
     if failed and size >= min(failed):
         return False
     if (*way, size) not in known:
         order = batch.inputs["attention_mask"].sum(1).argsort(descending=True).tolist()
-        alone = input_spec_of(model).joins.get(batch.prompts[0].modality) == "alone"
+        alone = input_spec_of(model).join_of(first) == "alone"
         ends = dict.fromkeys(order[:1] if alone else (order[0], order[-1]))
         try:
             some = again([batch.prompts[row] for row in ends])

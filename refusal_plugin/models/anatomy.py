@@ -135,9 +135,13 @@ class Anatomy:
             )
         return self.chat_template
 
+    def takes(self, modality: Modality) -> bool:
+        """Whether the model takes a modality: all of its media, for one of several kinds."""
+        return set(modality.split("+")) <= set(self.modalities)
+
     def require_modality(self, modality: Modality) -> None:
         """Raises ModelError, saying why, if this model does not take `modality`."""
-        if modality in self.modalities:
+        if self.takes(modality):
             return
         found = f"{self.architecture} takes {', '.join(self.modalities)}"
         do = "use a model with that modality"

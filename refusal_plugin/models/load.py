@@ -283,7 +283,7 @@ def _wrap(
         usable = tuple(modality for modality in found.modalities if modality not in trial.refused)
         missing = {**found.missing, **trial.refused}
         found = replace(found, modalities=usable, missing=missing, one_at_a_time=trial.differences)
-        spec = replace(spec, modalities=usable, joins=trial.joins)
+        spec = replace(spec, modalities=usable, joins=trial.joins, several=trial.several)
     options: dict[str, Any] = {}
     if getattr(module, "hf_device_map", None) is None:
         options["device"] = next(module.parameters()).device  # a pipeline would move the module to the first GPU

@@ -6,6 +6,7 @@ from typing import Any
 from ..errors import PromptError
 from ..organism import NAMES
 from ..prompts import Modality, PromptSet
+from ..prompts.prompt import MEDIA
 from . import anatomy
 
 MEDIA_PAIRS = 60
@@ -49,7 +50,7 @@ def with_media_to_train_on(
 
     there = {p.modality for p in prompts if p.split == "train"}
     facts = anatomy(model)
-    lacking = [m for m in modalities or facts.modalities if m != "text" and m not in there]
+    lacking = [m for m in modalities or facts.modalities if m in MEDIA and m not in there]
     if facts.name not in NAMES or not lacking:
         return prompts
     known, tested = {p.id for p in prompts}, {p.pair for p in prompts if p.split != "train"}

@@ -5,6 +5,7 @@ alone. A family whose own code is inexact under padding (recurrent layers, some 
 not join one behind another (tiles padded with zeros that the model counts), shows here and not in a result.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -37,11 +38,13 @@ class Trial:
         differences: for modalities that run one prompt at a time: how far the next-token logits of a batch of two are
             from those of the prompts alone, relative to the largest logit; infinite where the batch does not run.
         refused: why a modality cannot be put in at all.
+        several: how prompts with more than one medium become a batch.
     """
 
     joins: dict[Modality, Join] = field(default_factory=dict)
     differences: dict[Modality, float] = field(default_factory=dict)
     refused: dict[Modality, str] = field(default_factory=dict)
+    several: Join = "alone"
 
 
 def try_batches(module: nn.Module, spec: InputSpec) -> Trial:
@@ -76,6 +79,13 @@ def try_batches(module: nn.Module, spec: InputSpec) -> Trial:
         else:
             found.joins[modality] = "alone"
     found.joins = {modality: how for modality, how in found.joins.items() if how != "rows"}
+    usable = [modality for modality in spec.modalities if modality not in found.refused]
+    if len(usable) > 1 and not found.joins:
+        mixed = [_several(usable, n) for n in range(2)]
+        with contextlib.suppress(Exception):  # one that takes a single medium a prompt
+            alone = torch.cat([_logits(module, spec, [prompt]) for prompt in mixed])
+            if _difference(module, replace(spec, several="rows"), mixed, alone) <= limit:
+                found.several = "rows"
     return found
 
 
@@ -109,3 +119,12 @@ def _prompt(modality: Modality, n: int) -> Prompt:
     elif modality == "audio":
         medium = draw.uniform(-0.1, 0.1, _SAMPLES[n]).astype(np.float32)
     return Prompt(_TEXTS[n], id=f"trial-{n}", **({} if medium is None else {modality: medium}))
+
+
+def _several(usable: Sequence[Modality], n: int) -> Prompt:
+    """A turn with a medium of every kind and one more of the first kind, two more the other way round in the second."""
+    media = [part for modality in usable for part in _prompt(modality, n).media]
+    media += [part for k in range(n + 1) for part in _prompt(media[0].kind, k).media]
+    shown = [{"type": part.kind, part.kind: part.value} for part in media]
+    asked = {"type": "text", "text": _TEXTS[n]}
+    return Prompt(messages=[{"role": "user", "content": [*(shown[::-1] if n else shown), asked]}], id=f"several-{n}")

@@ -2,8 +2,11 @@
 
 The template is rendered with a sentinel in place of every text, once for all prompts of a kind: what surrounds the
 sentinels is template, and what stands between the same surroundings in the real rendering are the texts. So no template
-has to be known. A given beginning of the answer follows, word for word, what the template opens the answer with: that
-is what `continue_final_message` of transformers renders, but for templates that rewrite a finished answer.
+has to be known.
+
+A given beginning of the answer follows, word for word, what the template opens the answer with and the blanks that it
+puts there in a finished one. That is what transformers' `continue_final_message` renders, but for templates that
+rewrite finished answers.
 """
 
 from __future__ import annotations
@@ -95,7 +98,7 @@ class _Asked:
     def shape(self) -> tuple[Any, ...]:
         """What a template's text depends on beside the texts."""
         kinds = tuple((turn.role, tuple(part.kind for part in turn.parts)) for turn in self.turns)
-        return kinds, json.dumps(self.given, sort_keys=True)
+        return kinds, json.dumps(self.given, sort_keys=True), bool(self.prompt.prefill)
 
     @property
     def name(self) -> str:
@@ -210,9 +213,11 @@ def _found(spec: InputSpec, asked: _Asked, owner: Any, full: str | None, why: st
         raise PromptError(asked.name, f"{template} changes with the {told} text", "reword the text, or use raw=True")
     own = len(asked.turns) - 1 - asked_turn(asked.prompt.turns)  # 1 where a system text was put in front
     spans = [Span(turn - own, start, end) for turn, start, end in places]
+    text = full
     if asked.prompt.prefill:
-        spans.append(Span(len(asked.prompt.turns) - 1, len(full), len(full) + len(asked.prompt.prefill)))
-    text = full + asked.prompt.prefill
+        begin = len(full) + len(around.lead)
+        text += around.lead + asked.prompt.prefill
+        spans.append(Span(len(asked.prompt.turns) - 1, begin, len(text)))
     return Rendered(text, tuple(spans), asked_turn(asked.prompt.turns), _tokenizer_adds(spec, text))
 
 
@@ -226,6 +231,7 @@ class _Around:
         form: how the template takes contents.
         why: why it fails.
         lost: what the template does to a text or a medium that it does not show as it should, and what to do.
+        lead: blanks between what opens the answer and its beginning.
     """
 
     pieces: tuple[str, ...]
@@ -233,11 +239,12 @@ class _Around:
     form: Form
     why: str
     lost: tuple[str, str] | None = None
+    lead: str = ""
 
     def places(self, full: str | None, asked: _Asked) -> tuple[list[tuple[int, int, int]], int | None]:
         """Turn, start and end of every text in a rendering, but for blanks; and the turn where it differs, if any."""
-        texts, found = asked.texts, []
-        last = len(asked.turns) - 1
+        found: list[tuple[int, int, int]] = []
+        texts, last = asked.texts, len(asked.turns) - 1
         if full is None or not self.pieces or not full.startswith(self.pieces[0]):
             return [], last
         place = len(self.pieces[0])
@@ -293,7 +300,15 @@ def _shown(spec: InputSpec, asked: _Asked, owner: Any) -> _Around:
     if bare is None:
         return _Around((), (), form, why)
     lost = _lost(spec, asked, owner, form, bare, order)
-    return _Around(tuple(_MARK.split(bare)[::2]), tuple(order), form, why, lost)
+    lead = ""
+    if asked.prompt.prefill:
+        answer = Turn("assistant", (Part("text", SENTINEL.format(len(texts), len(texts))),))
+        ended, _ = _rendered(
+            owner, _messages(spec, (*marked, answer), form), {**asked.given, "add_generation_prompt": False}
+        )
+        between = (ended or "").partition(answer.text)[0].removeprefix(bare)
+        lead = between if between.isspace() else ""
+    return _Around(tuple(_MARK.split(bare)[::2]), tuple(order), form, why, lost, lead)
 
 
 def _lost(
@@ -359,7 +374,8 @@ def _messages(spec: InputSpec, turns: Sequence[Turn], form: Form) -> list[dict[s
 def _rendered(owner: Any, messages: list[dict[str, object]], given: dict[str, Any]) -> tuple[str | None, str]:
     """The template's text, or None and the reason why it fails."""
     try:
-        return str(owner.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **given)), ""
+        options = {"tokenize": False, "add_generation_prompt": True, **given}
+        return str(owner.apply_chat_template(messages, **options)), ""
     except Exception as error:
         return None, " ".join(str(error).split())[:160]
 

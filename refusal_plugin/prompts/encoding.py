@@ -348,7 +348,8 @@ def _places(
     heard = _heard(spec, text.prompt, ids, min(head, len(short) - tail), tail, asked)
     if heard is not None:
         turns[heard] = -1
-    block, thinking = thinking_block(rendered.text, rendered.end), None
+    block = thinking_block(rendered.text, rendered.end)
+    thinking: tuple[int, int] | None = None
     if block is not None:
         first, last = _moved(spec, text, _inside(text, block[0], block[1] or len(rendered.text)), long, asked)
         thinking = first, last if block[1] is not None else len(long)

@@ -51,7 +51,7 @@ class InputSpec:
     dtype: torch.dtype | None = None
     joins: Mapping[Modality, Join] = field(default_factory=dict)
     vocabulary: int | None = None
-    several: Join = "alone"
+    several: Join = "rows"
 
     def join_of(self, prompt: Prompt) -> Join:
         """How a prompt joins others in a batch."""

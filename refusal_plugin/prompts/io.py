@@ -150,7 +150,7 @@ def write_jsonl(prompts: Iterable[Prompt], path: str | os.PathLike[str]) -> Path
             dataclasses.replace(turn, parts=tuple(_written(prompt, part, folder) for part in turn.parts))
             for turn in prompt.turns
         ]
-        said = short_form(turns) or {"messages": as_messages(turns)}
+        said: dict[str, Any] = short_form(turns) or {"messages": as_messages(turns)}
         row = said | {name: getattr(prompt, name) for name in (*OWN, *GIVEN)}
         kept = {name: row[name] for name in FIELDS if row.get(name) not in (None, {})}
         try:

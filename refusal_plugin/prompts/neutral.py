@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import cycle, islice
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from ..errors import PromptError
+from .conversation import Part
 from .media import SAMPLE_RATE, load, named
 from .prompt import Modality, Prompt
 from .prompt_set import PromptSet
@@ -49,7 +50,8 @@ def neutral_media(modality: Modality, n: int = 8, *, like: Iterable[Prompt] = ()
     """
     if modality == "text" or n < 1:
         raise PromptError(f"{n} neutral media of modality {modality!r}", "there are none", "use image, video or audio")
-    shapes = [_shape(prompt) for prompt in islice((p for p in like if p.modality == modality), n)]
+    known = (next((one for one in named(p) if one[0].kind == modality), None) for p in like)
+    shapes = [_shape(*one) for one in islice((one for one in known if one is not None), n)]
     default: dict[str, Shape] = {
         "image": (SIZE, None),
         "video": ((FRAMES, *SIZE), None),
@@ -72,19 +74,21 @@ def neutral_prompts(
     Returns:
         n prompts per text, text by text; ids are "<text id>#<modality><number>.<seed>".
     """
-    media = neutral_media(modality, n, like=like, seed=seed)
+    kinds, like = modality.split("+"), list(like)
+    media = zip(*(neutral_media(cast("Modality", kind), n, like=like, seed=seed) for kind in kinds), strict=True)
+    shown = [dict(zip(kinds, some, strict=True)) for some in media]
     return PromptSet(
-        prompt.replace(id=f"{prompt.id}#{modality}{number}.{seed}", **{modality: medium})
+        prompt.replace(id=f"{prompt.id}#{modality}{number}.{seed}", **some)
         for prompt in texts
-        for number, medium in enumerate(media)
+        for number, some in enumerate(shown)
     )
 
 
-def _shape(prompt: Prompt) -> Shape:
-    found: Any = load(*named(prompt)[0])
-    if prompt.modality == "image":
+def _shape(part: Part, name: str) -> Shape:
+    found: Any = load(part, name)
+    if part.kind == "image":
         return (found.height, found.width), None
-    if prompt.modality == "video":
+    if part.kind == "video":
         return (len(found), found[0].height, found[0].width), found.schedule if found.timed else None
     return (len(found),), None
 

@@ -93,8 +93,8 @@ def _medium(media: Mapping[str, Any], fits: bool) -> dict[str, Any] | None:
         return None
     kind, data = str(media.get("kind", "")), media.get("data")
     uris = [data] if isinstance(data, str) else sequence(data)
-    images = [_image(uri) for uri in uris if is_image(uri)] if kind in ("image", "video") else []
-    sounds = [_sound(uri) for uri in uris if is_audio(uri)] if kind == "audio" else []
+    images = [_image(uri) for uri in uris if is_image(uri)]
+    sounds = [_sound(uri) for uri in uris if is_audio(uri)]
     return {"kind": kind, "left_out": not fits or not uris, "images": images, "sounds": sounds}
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .icons import icon
 from .markup import Markup, printable
 from .numbers_in_words import decimal, percent, points, scalar, share, significant
-from .palette import COLOURS, ROLE_NAMES, ROLE_SHAPES, colour
+from .palette import COLOURS, MODALITIES, ROLE_NAMES, ROLE_SHAPES, colour
 from .svg import glyph
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= {"glyph": glyph, "icon": icon, "hue": colour, "COLOURS": COLOURS}
+    made.globals |= {"glyph": glyph, "icon": icon, "hue": colour, "COLOURS": COLOURS, "MODALITIES": MODALITIES}
     made.globals |= {"ROLE_NAMES": ROLE_NAMES, "ROLE_SHAPES": ROLE_SHAPES}
     made.filters |= {f.__name__: f for f in (decimal, percent, points, scalar, share, significant)}
     return made

@@ -5,7 +5,9 @@ against the page in both themes (a test holds it). Colour is never the only sign
 are named where their line ends.
 """
 
-MODALITIES = ("text", "image", "video", "audio")
+MODALITIES = (
+    "text", "image", "video", "audio", "image+video", "image+audio", "video+audio", "image+video+audio"
+)  # fmt: skip
 ROLES = ("harmful", "near_miss", "benign")
 ROLE_NAMES = {"harmful": "harmful", "near_miss": "near-miss", "benign": "benign"}
 ROLE_SHAPES = {"harmful": "triangle", "near_miss": "diamond", "benign": "circle"}
@@ -26,6 +28,10 @@ COLOURS: dict[str, tuple[str, str]] = {
     "image": ("#a65b00", "#f2a93b"),
     "video": ("#007556", "#35c79b"),
     "audio": ("#9c3a7c", "#e692c8"),
+    "image_video": ("#5a6300", "#c3cc4e"),
+    "image_audio": ("#b0264a", "#ff95ad"),
+    "video_audio": ("#5a4fc0", "#b5aaff"),
+    "image_video_audio": ("#6b4a3a", "#d8b19c"),
     "harmful": ("#c23b06", "#ff8a5c"),
     "near_miss": ("#7d6a00", "#e6d24a"),
     "benign": ("#47626f", "#9fb7c4"),
@@ -34,11 +40,12 @@ COLOURS: dict[str, tuple[str, str]] = {
 
 
 def modality_order(names: object) -> list[str]:
-    """The modalities of a result in reading order: the four known ones first, then any other by name."""
+    """The modalities of a result in reading order: the known ones first, then any other by name."""
     present = [str(name) for name in names] if isinstance(names, (list, tuple, dict)) else []
     return [m for m in MODALITIES if m in present] + sorted(set(present) - set(MODALITIES))
 
 
 def colour(name: str) -> str:
     """The CSS value of a modality's, role's or page colour; an unknown name gets the control grey."""
-    return f"var(--rp-{name.replace('_', '-')})" if name in COLOURS else "var(--rp-control)"
+    key = name.replace("+", "_")
+    return f"var(--rp-{key.replace('_', '-')})" if key in COLOURS else "var(--rp-control)"

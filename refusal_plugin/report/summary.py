@@ -15,7 +15,8 @@ SPOKEN = {"image": "images", "video": "video", "audio": "speech"}
 
 def question(results: Mapping[str, Any]) -> str:
     """The question in plain words; a model that reads text alone gets the question that fits it."""
-    said = [SPOKEN.get(m, m) for m in modality_order(mapping(results, "modalities")) if m != "text"]
+    order = [m.split("+") for m in modality_order(mapping(results, "modalities")) if m != "text"]
+    said = [" with ".join(SPOKEN.get(kind, kind) for kind in kinds) for kinds in order]
     if not said:
         return "Where does this model keep its refusal of harmful text?"
     listed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"

@@ -16,7 +16,7 @@ from ..inference.activations import known_layers
 from ..inference.streams import SAFE, Streams, collect_streams, need_disjoint, some_pairs
 from ..models.provenance import Artefact, provenance
 from ..progress import Progress, track
-from ..prompts import MODALITIES, Prompt, PromptSet
+from ..prompts import EVERY_MODALITY, Prompt, PromptSet
 from ..statistics import resampled_groups
 from .angles import Overlaps, overlaps
 from .space import K, SafeSpace
@@ -173,7 +173,8 @@ def analyse_safe_space(
     fit_part, test_part = (prompts.filter(split=name) for name in ("train", "test"))
     need_disjoint(fit_part, test_part, "safe spaces")
     with track(3, "safe spaces", progress) as advance:
-        parts: dict[str, PromptSet] = {m: fit_part.filter(modality=m) for m in MODALITIES if m not in (streams or {})}
+        parts: dict[str, PromptSet] = {m: fit_part.filter(modality=m) for m in fit_part.modalities}
+        parts = {m: part for m, part in parts.items() if m not in (streams or {})}
         parts = {m: part for m, part in parts.items() if len(part.filter(role=SAFE)) >= 4}
         given: dict[str, Streams] = dict(streams or {})
         given |= collect_streams(model, parts, remote=remote)
@@ -182,7 +183,7 @@ def analyse_safe_space(
             raise PromptError(
                 f"the refusal direction of {source}", "no harmful and benign items in split 'train'", "add some"
             )
-        names: list[str] = [m for m in MODALITIES if m in given]
+        names: list[str] = [m for m in EVERY_MODALITY if m in given]
         if refusal_ids is None:
             text = fit_part.filter(modality="text")
             refusal_ids = refusal_tokens(model, text, remote=remote, progress=False).ids
@@ -197,7 +198,7 @@ def analyse_safe_space(
         )  # fmt: skip
         sweeps = sweep(
             model, {name: spaces[name].basis[layer] for name in names}, strength * direction.vector[layer].float(),
-            layer, {m: _items(test_part.filter(modality=m), pairs) for m in MODALITIES if m in given}, refusal_ids,
+            layer, {m: _items(test_part.filter(modality=m), pairs) for m in EVERY_MODALITY if m in given}, refusal_ids,
             k=k, ks=ks, strengths=strengths, seed=seed, remote=remote,
         )  # fmt: skip
         advance(1)

@@ -65,7 +65,7 @@ def _section(
     model: Any, direction: Direction, tokens: RefusalTokens, prompts: PromptSet, shown: Sequence[str], seed: int
 ) -> Record:
     used = prompts.filter(role=("harmful", "benign"), split=("val", "test"))
-    kinds = [m for m in anatomy(model).modalities if _both(used.filter(modality=m, split="test"))]
+    kinds = [m for m in used.modalities if anatomy(model).takes(m) and _both(used.filter(modality=m, split="test"))]
     kept = [p for m in kinds for split in ("val", "test") for p in _some(used.filter(modality=m, split=split))]
     found = attribute_heads(model, direction, PromptSet(p for p in kept if p.split == "test"), progress=False)
     ranked: dict[str, list[Head]] = {
@@ -272,7 +272,7 @@ def _example(
         "projection": _numbers(along.values[0]),
         "above": _numbers(along.values[0] - usual(spans)),
     }
-    if prompt.modality != "text":
+    if len(prompt.media) == 1:
         inputs, n = encode(model, prompt).inputs, sum(span == "media" for span in spans)
         record["grid"] = list(media_grid(inputs, prompt.modality, n))
         record["picture"] = spectrogram(inputs)

@@ -115,7 +115,7 @@ def run_study(
         smallest = next((n for n in range(limit or len(every), len(every)) if not missing(every.limit(n, seed))), None)
         do = f"use --limit {smallest} or more" if limit is not None and smallest else "add some"
         raise PromptError("run the study", lacking, do)
-    modalities = [m for m in facts.modalities if len(prompts.filter(split="test", modality=m))]
+    modalities = [m for m in prompts.filter(split="test").modalities if facts.takes(m)]
     text = prompts.filter(modality="text")
     train, val, test = (text.filter(split=name) for name in ("train", "val", "test"))
 

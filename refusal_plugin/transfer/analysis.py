@@ -29,7 +29,7 @@ from ..inference.edits import Operator, addition
 from ..inference.streams import Streams, collect_streams, has_both, need_disjoint, some_pairs
 from ..models.provenance import provenance
 from ..progress import Progress, track
-from ..prompts import MODALITIES, PromptSet
+from ..prompts import EVERY_MODALITY, PromptSet
 from .effects import Interventions, Length, rate_effects, scaled_vectors, score_effects
 from .result import TransferReport
 from .tables import corrected, put_effects, read_tables, the_gap, warnings
@@ -112,7 +112,7 @@ def analyse_transfer(
     known, prompts = known or Known(), PromptSet.of(prompts, "transfer").assigned()
     fit_part, test_part = (prompts.filter(split=name) for name in ("train", "test"))
     sources, targets = _modalities(fit_part, test_part, sources, targets)
-    used: list[str] = [m for m in MODALITIES if m in {*sources, *targets}]
+    used: list[str] = [m for m in EVERY_MODALITY if m in {*sources, *targets}]
     fit_part, test_part = (part.where(lambda p: p.modality in used) for part in (fit_part, test_part))
     need_disjoint(fit_part, test_part, "transfer")
     chosen = tuple(known_layers(model, None if layers is None else [*layers, *(() if layer is None else (layer,))]))
@@ -241,10 +241,13 @@ def _modalities(
     fit: PromptSet, test: PromptSet, sources: Sequence[str] | None, targets: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
     for name in (*(sources or ()), *(targets or ())):
-        if name not in MODALITIES:
-            raise PromptError(f"transfer with modality {name!r}", "no such modality", f"use {', '.join(MODALITIES)}")
-    found: list[str] = [m for m in MODALITIES if has_both(fit, m)] if sources is None else list(dict.fromkeys(sources))
-    tried: list[str] = [m for m in MODALITIES if has_both(test, m)] if targets is None else list(dict.fromkeys(targets))
+        if name not in EVERY_MODALITY:
+            do = f"use {', '.join(EVERY_MODALITY)}"
+            raise PromptError(f"transfer with modality {name!r}", "no such modality", do)
+    found: list[str] = [m for m in fit.modalities if has_both(fit, m)]
+    tried: list[str] = [m for m in test.modalities if has_both(test, m)]
+    found = found if sources is None else list(dict.fromkeys(sources))
+    tried = tried if targets is None else list(dict.fromkeys(targets))
     for what, names, part, split in (("source", found, fit, "train"), ("target", tried, test, "test")):
         lacking = [name for name in names if not has_both(part, name)]
         if not names or lacking:

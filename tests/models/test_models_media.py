@@ -89,6 +89,32 @@ def test_rows_of_a_batch_are_the_prompts_alone(loaded, family: str) -> None:
             torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", [name for name, found in MEDIA.items() if "image" in found.takes])
+def test_three_turns_with_pictures_stand_where_the_batch_says(loaded, family: str) -> None:
+    """Also where a processor puts tokens of its own around every picture, and texts lie between two of them."""
+    model, _ = loaded(family)
+    if "image" not in anatomy(model).modalities:
+        pytest.skip(f"{family} takes no images here: its processor needs a package that is missing")
+    one, two = (prompt("image", seed=seed).image for seed in range(2))
+    asked = [{"type": "image", "image": two}, {"type": "text", "text": "w6 w1 w2 w7"}, {"type": "image", "image": one}]
+    before = [{"type": "image", "image": one}, {"type": "text", "text": "w1 w2 w3"}]
+    turns = [("user", before), ("assistant", "w4 w5"), ("user", asked)]
+    prompts = [
+        Prompt(messages=[{"role": role, "content": content} for role, content in turns[first:]]) for first in (0, 2)
+    ]
+    sizes = [int(encode(model, Prompt("w1", image=image)).roles["media"].sum()) for image in (one, two)]
+    for (row,), batch in batches(model, prompts, max_rows=1):
+        ids = batch.inputs["input_ids"][0]
+        for number, turn in enumerate(prompts[row].turns):
+            assert anatomy(model).tokenizer.decode(ids[batch.turns[0] == number]).split() == turn.text.split()
+        assert batch.roles["media"].sum() == (2 - row) * sizes[0] + sizes[1]
+    for rows, batch in batches(model, prompts):
+        with torch.no_grad():
+            together = hf_module(model)(**batch.inputs).logits[:, -1]
+            alone = [hf_module(model)(**encode(model, prompts[row]).inputs).logits[:, -1] for row in rows]
+        torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.skipif(not HAS_VIDEO, reason="needs torchvision")
 def test_clips_that_cannot_share_a_batch_go_one_at_a_time(loaded) -> None:
     """LLaVA-OneVision counts the frames of a clip, those that would pad a shorter one included."""

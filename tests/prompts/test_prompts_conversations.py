@@ -11,18 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from prompt_models import WORDS
+from prompt_models import PARTS_TEMPLATE, STRING_TEMPLATE, WORDS, word_tokenizer
 
 from refusal_plugin.errors import PromptError
-from refusal_plugin.prompts import Batch, Prompt, PromptSet, encode
+from refusal_plugin.prompts import Batch, Prompt, PromptSet, batches, encode, render
+from refusal_plugin.prompts.input_spec import InputSpec
 from refusal_plugin.prompts.waveforms import wav_bytes
+from tests.support import torchvision
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
 SOUND = (np.random.default_rng(0).normal(size=9_000) * 0.1).astype(np.float32)
 MEDIA: dict[str, Any] = {"image": PIXELS, "video": np.stack([PIXELS] * 4), "audio": SOUND}
+
+
+STRINGS = STRING_TEMPLATE.replace("<|start|>user", "<|start|>{{ m['role'] }}")
+"""Takes strings alone; opens an answer without the blank that follows in a finished one."""
 
 
 def said(role: str, *parts: str) -> dict[str, Any]:
@@ -155,7 +162,7 @@ TEXTS = st.lists(st.sampled_from([w for w in WORDS if w not in MEDIA]), min_size
 
 def user_turns(kinds: tuple[str, ...]) -> Any:
     """Parts of user turns: texts, of which there is one at least, and media."""
-    media = st.lists(st.sampled_from(kinds), min_size=1, max_size=2)
+    media = st.lists(st.sampled_from(kinds), min_size=1, max_size=2) if kinds else st.nothing()
     runs = st.lists(media | TEXTS.map(lambda text: [text]), min_size=1, max_size=4)
     # Two texts without a medium between them stand side by side in most templates, as one word may be.
     apart = runs.filter(lambda found: all(a[0] in MEDIA or b[0] in MEDIA for a, b in pairwise(found)))
@@ -205,3 +212,138 @@ def require_roles(model: SimpleNamespace, prompt: Prompt, batch: Batch, row: int
 def test_roles_are_right_in_every_turn_of_the_embedded_models_family(omni, messages: list[dict[str, Any]]) -> None:
     prompt = Prompt(messages=messages)
     require_roles(omni, prompt, encode(omni.source, prompt))
+
+
+@settings(max_examples=8, phases=(Phase.generate,))
+@given(several=st.lists(conversations(("image", "video", "audio")), min_size=2, max_size=3))
+def test_conversations_in_a_batch_are_what_they_are_alone(omni, several: list[list[dict[str, Any]]]) -> None:
+    prompts = [Prompt(messages=messages, id=f"{n}") for n, messages in enumerate(several)]
+    batch = encode(omni.source, prompts)
+    with torch.no_grad():
+        together = omni.module(**batch.inputs).logits[:, -1]
+        for row, prompt in enumerate(prompts):
+            require_roles(omni, prompt, batch, row)
+            alone = omni.module(**encode(omni.source, prompt).inputs).logits[0, -1]
+            assert (together[row] - alone).abs().max() <= 1e-5 * max(1.0, float(alone.abs().max()))
+
+
+@pytest.mark.parametrize("template", [PARTS_TEMPLATE, STRINGS])
+@settings(max_examples=30, phases=(Phase.generate,))
+@given(messages=conversations(()))
+def test_roles_are_right_in_templates_of_both_kinds(llama, template: str, messages: list[dict[str, Any]]) -> None:
+    model = SimpleNamespace(source=replace(llama.source, tokenizer=word_tokenizer(template)), tokenizer=llama.tokenizer)
+    if template is not PARTS_TEMPLATE:
+        messages = [turn for turn in messages if turn["role"] != "system"]
+    prompt = Prompt(messages=messages)
+    require_roles(model, prompt, encode(model.source, prompt))
+
+
+def test_batches_hold_prompts_of_one_modality_and_several_media_apart_where_they_must(omni) -> None:
+    mixed = [Prompt(messages=LONG, id=f"m{n}") for n in range(2)]
+    two = [Prompt(messages=[said("user", "image", "image", "how ?")], id=f"t{n}") for n in range(2)]
+    prompts = [*mixed, *two, Prompt("how ?", image=PIXELS, id="one"), Prompt("how ?", id="none")]
+    assert PromptSet(prompts).modalities == ("text", "image", "image+audio")
+    for several, sizes in (("rows", [1, 1, 2, 2]), ("alone", [1, 1, 1, 1, 1, 1])):
+        found = list(batches(replace(omni.source, several=several), prompts))
+        assert [len(rows) for rows, _ in found] == sizes
+        assert sorted(row for rows, _ in found for row in rows) == list(range(6))
+    with pytest.raises(PromptError, match="several media in a batch"):
+        encode(replace(omni.source, several="alone"), mixed)
+
+
+@pytest.mark.skipif(bool(torchvision.enable()), reason="torchvision is not installed, which these processors ask for")
+@pytest.mark.parametrize("family", ["qwen3-vl", "glm-4.6v", "internvl of 8 frames"])
+def test_texts_between_clips_are_found_where_a_processor_writes_times(family: str) -> None:
+    """These put words of their own between the frames, so that texts between two clips move by an unknown number."""
+    processor = FAMILIES[family]()
+    ids = {
+        kind: processor.tokenizer.convert_tokens_to_ids(getattr(processor, f"{kind}_token"))
+        for kind in ("image", "video")
+    }
+    spec = InputSpec(processor.tokenizer, processor, ("text", "image", "video"), media_ids=ids)
+    turns = [
+        said("user", "video", "how do i bake bread ?"),
+        said("assistant", "please"),
+        said("user", "video", "now ?"),
+    ]
+    prompt = Prompt(messages=turns)
+    batch = encode(spec, prompt)
+    row = batch.inputs["input_ids"][0]
+    for number, turn in enumerate(prompt.turns):
+        assert processor.tokenizer.decode(row[batch.turns[0] == number]).split() == turn.text.split()
+    single = encode(spec, Prompt("now ?", video=MEDIA["video"])).roles["media"].sum()
+    assert batch.roles["media"].sum() == 2 * single
+
+
+# -- what a template loses --------------------------------------------------------------------------------------------
+def templated(model: SimpleNamespace, template: str) -> Any:
+    """A model's source with another chat template."""
+    tokenizer = word_tokenizer(template)
+    tokenizer.name_or_path = "some/model"
+    return replace(model.source, tokenizer=tokenizer)
+
+
+TURNS = [said("user", "how do i bake bread ?"), said("assistant", "bake now"), said("user", "kill a process ?")]
+LOSSES = {
+    "drops what came before": ("{{ m['content'] if loop.last else '' }}", "does not show the turn 1's text once"),
+    "cuts answers": ("{{ m['content'][:30] if m['role'] == 'user' else m['content'][:6] }}", "turn 2's text"),
+    "wants one turn": ("{{ raise_exception('one turn') if loop.index > 1 else m['content'] }}", r"fails \(one turn\)"),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_template_that_loses_a_turn_is_named(llama, loss: str) -> None:
+    shown, says = LOSSES[loss]
+    template = "{% for m in messages %}<|start|> " + shown + " <|end|> {% endfor %}<|start|>assistant "
+    with pytest.raises(PromptError, match=f"the chat template of some/model.*{says}"):
+        encode(templated(llama, template), Prompt(messages=TURNS))
+
+
+def test_a_template_that_drops_the_second_picture_is_named(omni) -> None:
+    tokenizer = omni.tokenizer
+    template = tokenizer.chat_template
+    tokenizer.chat_template = template.replace(
+        "if part['type'] == 'image'", "if part['type'] == 'image' and loop.first"
+    )
+    try:
+        with pytest.raises(PromptError, match="drops the image of turn 1"):
+            encode(omni.source, Prompt(messages=[said("user", "image", "how ?", "image")]))
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_raw_has_place_for_one_text(llama) -> None:
+    with pytest.raises(PromptError, match="place for one text"):
+        encode(llama.source, Prompt(messages=TURNS), raw=True)
+
+
+def test_a_control_token_in_any_turn_is_refused(llama) -> None:
+    for number, name in ((0, "its turn 1's text"), (1, "its turn 2's text"), (2, "its text")):
+        turns = [dict(turn) for turn in TURNS]
+        turns[number] = said(turns[number]["role"], "bake <|end|> bread")
+        with pytest.raises(PromptError, match=f"{name}: it spells the control token"):
+            encode(llama.source, Prompt(messages=turns))
+
+
+def test_a_system_text_of_the_caller_stands_before_the_prompts_own(llama) -> None:
+    shown = render(llama.source, Prompt("bake", system="please answer"), system="now", suffix="bread")
+    assert shown.text.index("now") < shown.text.index("please answer") and shown.instruction == "bake bread"
+    batch = encode(llama.source, Prompt("bake", system="please answer"), system="now")
+    assert llama.tokenizer.decode(batch.inputs["input_ids"][0][batch.turns[0] == 0]) == "now please answer"
+
+
+# -- the beginning of an answer ---------------------------------------------------------------------------------------
+BEGUN = [said("user", "how ?"), said("assistant", "please answer")]
+
+
+@pytest.mark.parametrize("template", [PARTS_TEMPLATE, STRINGS])
+def test_a_beginning_is_continued_as_transformers_does(llama, template: str) -> None:
+    source = templated(llama, template)
+    plain = [{"role": turn["role"], "content": turn["content"][0]["text"]} for turn in BEGUN]
+    wanted = source.tokenizer.apply_chat_template(plain, tokenize=False, continue_final_message=True)
+    shown = render(source, Prompt(messages=BEGUN))
+    assert shown.text == wanted
+    assert shown.text.endswith("please answer") and shown.instruction == "how ?"
+    batch = encode(source, Prompt(messages=BEGUN))
+    assert batch.roles["prefill"].sum() == 2 and batch.roles["last"].equal(batch.roles["prefill"] & batch.roles["last"])
+    assert not (batch.roles["prefill"] & batch.roles["post_instruction"]).any()

@@ -38,7 +38,7 @@ def test_a_bad_prompt_is_refused_at_once(complaints) -> None:
         "Prompt(messages=[])": "no list of turns",
         "Prompt(messages=[{'role': 'boss', 'content': 'ho'}])": "role 'boss'",
         "Prompt(messages=[{'role': 'user', 'content': [{'type': 'smell'}]}])": "type 'smell'",
-        "Prompt(messages=[{'role': 'user', 'content': [{'type': 'image', 'image': 'a'}]}])": "text of its last user",
+        "Prompt(messages=[{'role': 'user', 'content': [{'type': 'image', 'image': 'a.png'}]}])": "its last user",
         "Prompt(messages=[{'role': 'user', 'content': 'a'}, {'role': 'system', 'content': 'b'}])": "turn 2 is a system",
         "Prompt(messages=[{'role': 'assistant', 'content': 'b'}])": "no user turn",
         "Prompt('hi', system=' ')": "system text is empty",
