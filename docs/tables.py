@@ -620,9 +620,10 @@ def _judged(kept: str) -> str:
     rows = []
     for part, groups in read("judge").get(kept, {}).items():
         for name, one in groups.items():
-            figures = [_share(one[key]) for key in ("precision", "recall", "right")]
+            figures = [_share(one.get(key, {})) for key in ("precision", "recall", "wordings", "right")]
             rows.append([part, name, str(one["n"]), *figures])
-    return markdown(["round", "language", "answers", "precision of refusal", "recall of refusal", "same label"], rows)
+    head = ["precision of refusal", "recall of refusal", "recall of wordings", "same label"]
+    return markdown(["round", "language", "answers", *head], rows)
 
 
 def _share(found: Data) -> str:

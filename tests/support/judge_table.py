@@ -6,6 +6,8 @@
 
 The set is tests/evaluation/data/answers.jsonl: one answer a line, with its language, the kind of trap it is, its label,
 and the round in which it was written. A round is measured once before the grammars may learn from it (docs/judges.md).
+Rounds 5 and 6 are what a real model of half a billion parameters said: all its refusals, with how often each came, and
+its answers to benign requests; what it said to harmful requests without refusing stays out.
 """
 
 import argparse
@@ -22,7 +24,15 @@ ROOT = Path(__file__).resolve().parents[2]
 ANSWERS = ROOT / "tests" / "evaluation" / "data" / "answers.jsonl"
 KEPT = ROOT / "docs" / "data" / "judge.json"
 GROUPS = ("English", "other known languages", "unknown languages")
-PARTS = ("1, read while the grammars were written", "1, kept apart", "2", "3", "4")
+PARTS = (
+    "1, read while the grammars were written",
+    "1, kept apart",
+    "2",
+    "3",
+    "4",
+    "5, a real model",
+    "6, a real model",
+)
 
 
 def read() -> list[dict[str, Any]]:
@@ -34,7 +44,7 @@ def read() -> list[dict[str, Any]]:
 def part(row: dict[str, Any]) -> str:
     """The round of an answer; of the first, the half (lowest bit of the first byte of the text's SHA-256)."""
     if row["round"] > 1:
-        return str(row["round"])
+        return next(name for name in PARTS[2:] if name.startswith(str(row["round"])))
     return PARTS[0] if hashlib.sha256(row["text"].encode()).digest()[0] % 2 else PARTS[1]
 
 
@@ -49,12 +59,16 @@ def measure(rows: list[dict[str, Any]]) -> dict[str, Any]:
     judge = PhraseJudge()
     for name in GROUPS:
         chosen = [row for row in rows if group(row["language"]) == name]
-        pairs = [(row["label"], judge.one(row["text"])) for row in chosen]
+        seen = [(row["label"], judge.one(row["text"], None, row.get("request", ""))) for row in chosen]
+        pairs = [pair for pair, row in zip(seen, chosen, strict=True) for _ in range(row.get("times", 1))]
         both = sum(a in REFUSALS and b in REFUSALS for a, b in pairs)
         found[name] = {
             "n": len(pairs),
             "precision": share(both, sum(b in REFUSALS for _, b in pairs)),
             "recall": share(both, sum(a in REFUSALS for a, _ in pairs)),
+            "wordings": share(
+                sum(a in REFUSALS and b in REFUSALS for a, b in seen), sum(a in REFUSALS for a, _ in seen)
+            ),
             "right": share(sum(a == b for a, b in pairs), len(pairs)),
             "table": [{"true": a, "found": b, "n": n} for (a, b), n in sorted(Counter(pairs).items())],
         }
@@ -74,7 +88,7 @@ def words(found: dict[str, Any]) -> str:
     lines = []
     for name, one in found.items():
         lines.append(f"{name}: {one['n']} answers")
-        for key in ("precision", "recall", "right"):
+        for key in ("precision", "recall", "wordings", "right"):
             figure = one[key]
             if figure["n"]:
                 values = (figure[k] for k in ("value", "low", "high"))
@@ -101,7 +115,7 @@ def main() -> None:
         if given.keep:
             kept.setdefault(given.keep, {})[name] = found
         for row in rows if given.missed else ():
-            label = PhraseJudge().one(row["text"])
+            label = PhraseJudge().one(row["text"], None, row.get("request", ""))
             if label != row["label"]:
                 print(f"{row['id']:10} {row['label']:>12} -> {label:12} {row['text'][:150]!r}")
     if given.keep:
