@@ -182,7 +182,7 @@ def _items(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     cells = [t.prod(1) for t in tensors if t.ndim == 2 and t.shape[1] == 3 and not t.is_floating_point()]
     rows = [len(t) for t in tensors]
     n = next((c.tolist() for c in cells if int(c.sum()) in rows), [1] * rows[0])
-    found = [t.split(n if len(t) == sum(n) else 1) for t in tensors]
+    found = [torch.split(t, n if len(t) == sum(n) else 1) for t in tensors]
     return [list(one) for one in found] if all(len(one) == len(n) for one in found) else whole
 
 
@@ -190,7 +190,7 @@ def _digest(told: str, item: Sequence[Tensor]) -> bytes:
     total = hashlib.blake2b(told.encode(), digest_size=16)
     for part in item:
         total.update(f"{part.dtype} {tuple(part.shape)}".encode())
-        total.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        total.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.digest()
 
 
@@ -225,7 +225,7 @@ class _Mould:
 def _taken_apart(output: Any, n: int) -> tuple[_Mould, list[Piece]] | None:
     """The form of an output and the features of its `n` items; None where it does not fall into them."""
     fields = dict(output.items()) if isinstance(output, Mapping) else {"": output}
-    features = fields.get("pooler_output", fields.get(""))
+    features: Any = fields.get("pooler_output", fields.get(""))
     # What the tower's layers said is not asked for again, and would be many times the features.
     idle = ("hidden_states", "attentions")
     each = isinstance(features, list | tuple)
@@ -258,7 +258,7 @@ def _rows_of(tensor: Tensor, n: int, lengths: Sequence[int]) -> Sequence[Tensor]
     if n == 1:
         return [tensor]
     cells, odd = divmod(len(tensor), sum(lengths))
-    return tensor.split(1 if len(tensor) == n or odd else [cells * length for length in lengths])
+    return torch.split(tensor, 1 if len(tensor) == n or odd else [cells * length for length in lengths])
 
 
 def _same(one: Piece, other: Piece) -> bool:

@@ -102,7 +102,8 @@ def tiny_tokenizer(
         token for token in dict.fromkeys((*BASE[4:], "[AUDIO]", *special, *named.values())) if token not in BASE[:4]
     ]
     byte_level.add_special_tokens(more)
-    tokenizer = PreTrainedTokenizerFast(
+    make: Any = PreTrainedTokenizerFast
+    tokenizer = make(
         tokenizer_object=byte_level,
         pad_token="<pad>",
         bos_token="<bos>",

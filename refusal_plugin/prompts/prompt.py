@@ -200,7 +200,7 @@ class Prompt:
 
     def beyond(self) -> dict[str, Any]:
         """What makes the prompt another one than its text and its media alone, as JSON; empty where nothing does."""
-        said = {} if self.is_short else {"messages": outline(self.turns)}
+        said: dict[str, Any] = {} if self.is_short else {"messages": outline(self.turns)}
         if self.is_short and self.system is not None:
             said = {"system": self.system}
         return {**said, **{name: getattr(self, name) for name in GIVEN if getattr(self, name) is not None}}

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..comparison.fits import Fits, limited
-from ..comparison.run import TARGET_KL
 from ..datasets import load_sets, provenance
 from ..datasets.loading import joined
 from ..defences import Defence
 from ..defences.run import DefenceRun
+from ..directions.calibration import TARGET_KL
 from ..errors import DataError, PromptError, RefusalPluginError
 from ..evaluation import (
     Contract,

@@ -9,14 +9,14 @@ import argparse
 import random
 from pathlib import Path
 
-from refusal_plugin.prompts import Prompt, PromptSet
+from refusal_plugin.prompts import Prompt, PromptSet, Split
 from refusal_plugin.prompts.twin_media import render
 from refusal_plugin.prompts.twins import twins
 
 from .sentences import instructions
 from .voices import draw_speaker
 
-SHARES = (("train", 0.45), ("val", 0.15), ("test", 0.4))
+SHARES: tuple[tuple[Split, float], ...] = (("train", 0.45), ("val", 0.15), ("test", 0.4))
 
 
 def prompts(pairs: int, benign: int, seed: int = 0) -> PromptSet:
@@ -46,8 +46,8 @@ def prompts(pairs: int, benign: int, seed: int = 0) -> PromptSet:
     return PromptSet(found)
 
 
-def _split(names: list[str]) -> dict[str, str]:
-    at, out = 0.0, {}
+def _split(names: list[str]) -> dict[str, Split]:
+    at, out = 0.0, dict[str, Split]()
     for split, share in SHARES:
         out.update(dict.fromkeys(names[round(at * len(names)) : round((at + share) * len(names))], split))
         at += share

@@ -45,7 +45,7 @@ def selection_figure(results: Mapping[str, Any]) -> Markup:
         tables.append(_table(scores, COSMIC_COLUMNS, cosmic, "COSMIC on validation text."))
     panels = [Panel(drawing, title, small) for drawing, title, small in drawn if drawing is not None]
     target, tokens = (finite(chosen, "calibration", key) for key in ("target_kl", "tokens"))
-    given = {"target_kl": target, "tokens": tokens or 1, "strength": finite(chosen, "strength")}
+    given: dict[str, Any] = {"target_kl": target, "tokens": tokens or 1, "strength": finite(chosen, "strength")}
     return figure("selection", panels, tables, **given)
 
 
