@@ -201,7 +201,7 @@ def _found(spec: InputSpec, asked: _Asked, owner: Any, full: str | None, why: st
         places, wrong = around.places(full, asked)
     template = f"the chat template of {_name(owner)}"
     if around.lost:
-        raise PromptError(asked.name, f"{template} {around.lost[0]}", around.lost[1])
+        raise PromptError(asked.name, f"the chat template of {_name(owner)} {around.lost[0]}", around.lost[1])
     if full is None or not around.pieces:
         do = "drop the system text, or use raw=True" if len(asked.turns) < 3 else "give turns that it takes"
         raise PromptError(asked.name, f"{template} fails ({why or around.why})", do)

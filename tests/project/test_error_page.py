@@ -81,7 +81,6 @@ CASES: dict[str, Callable[[], Any]] = {
     "the name of a model": lambda: load("organism-x"),
     "a returned error": lambda: load("no/such/model/anywhere"),
     "a constructor": lambda: Prompt(""),
-    "two media": lambda: Prompt("what is this ?", image="a.png", audio="a.wav"),
     "a file": lambda: PromptSet.from_path("no-such-file.jsonl"),
     "a folder": lambda: PromptSet.from_folder("no-such-folder"),
     "a class method": lambda: Direction.load("no-such-file.safetensors"),
