@@ -72,7 +72,7 @@ def sayings(count: int, seed: int = 0) -> list[Sentence]:
     """Sentences that mean little, over a large vocabulary: to be repeated, never answered.
 
     A grammar of a few hundred words teaches those words in their places: heard from voices that never spoke in
-    training its sentences come back (word error .11), other sentences do not (.46).
+    training its sentences come back, and other sentences do not.
     """
     return [Sentence(text, "words", "train") for text in filled(count, "lexicon.txt", "said", seed)]
 
