@@ -63,9 +63,9 @@ def study_cost(work: Mapping[str, float], n: int, length: int) -> Record:
         length: their real tokens.
     """
     share = {name: round(tokens / length, 3) for name, tokens in work.items() if tokens}
-    whole = sum(work.values()) / length
+    whole = round(sum(work.values()) / length, 2)  # one figure in words and in the file
     words = f"It cost {whole:.1f} bare passes over its {n} prompts ({length:,} tokens)."
-    return {"equivalents": round(whole, 2), "prompts": n, "tokens": length, "stages": share, "words": words}
+    return {"equivalents": whole, "prompts": n, "tokens": length, "stages": share, "words": words}
 
 
 def auroc_by_layer(

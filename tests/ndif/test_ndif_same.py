@@ -24,8 +24,9 @@ pytestmark = pytest.mark.ndif
 MODALITIES = ("text", "image", "video", "audio")
 LOCAL_ONLY = {"study"}
 """Recipes that say so before they begin."""
-WITHIN = {"refusal_heads": 1e-4, "defence": 1e-5}
-"""What heads write with is read off the weights here and called for there: float32 rounds a hundred at 8e-6."""
+WITHIN = {"refusal_heads": 1e-4, "defence": 1e-5, "cross_modal_transfer": 1e-5}
+"""What heads write with is read off the weights here and called for there: float32 rounds a hundred at 8e-6. Blocks
+before the first edited one run once here and with every arm there."""
 
 
 def parts(value: Any) -> list[Any]:
