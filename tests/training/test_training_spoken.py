@@ -30,6 +30,7 @@ def test_runs_of_words_come_from_both_vocabularies() -> None:
     assert known == ["cat", "bread"]
     said = {word for s in word_runs(200, known) for word in s.text.lower().rstrip(".").split()}
     assert set(known) <= said <= set(known) | set(everyday_words())
+    assert {s.kind for s in word_runs(5, known)} == {"run"}, "words of crime stand there: the decoder never gets them"
 
 
 def test_sayings_use_many_words_and_ask_for_no_harm() -> None:

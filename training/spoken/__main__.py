@@ -82,7 +82,7 @@ def main() -> None:
         if step in MARKS:
             save(projector, asked.out / f"step-{step:03d}.safetensors")
 
-    short = [row for row in spoken if len(row.frames) <= asked.longest]
+    short = [row for row in spoken if row.sentence.kind != "run" and len(row.frames) <= asked.longest]
     batch = (asked.batch[0], asked.batch[1])
     until = budget(60 * asked.alignment)
     align(projector, decoder, lambda: short, until, lambda: spelling.loss(projector), aligned, batch)

@@ -16,7 +16,7 @@ from typing import Literal
 from refusal_plugin.organism.pairs import world
 from refusal_plugin.organism.wordings import REQUESTS
 
-Kind = Literal["instruction", "words"]
+Kind = Literal["instruction", "words", "run"]
 Fold = Literal["train", "held_out"]
 
 
@@ -26,7 +26,7 @@ class Sentence:
 
     Attributes:
         text: as it is written.
-        kind: an instruction that the decoder answers, or words that ask for nothing.
+        kind: an instruction that the decoder answers, words that it only repeats, or a run that it never gets.
         fold: training, or held out (frames of its own).
     """
 
@@ -125,5 +125,5 @@ def word_runs(count: int, words: list[str], seed: int = 0) -> list[Sentence]:
     found = []
     for _ in range(count):
         run = [rng.choice(everyday if rng.random() < 0.75 else words) for _ in range(rng.randint(6, 10))]
-        found.append(Sentence(f"{' '.join(run).capitalize()}.", "words", "train"))
+        found.append(Sentence(f"{' '.join(run).capitalize()}.", "run", "train"))
     return found
