@@ -200,8 +200,8 @@ class _Mould:
 
     Attributes:
         kind: its class; None for a bare value.
-        fields: name to "each" (one tensor an item, in a tuple), "rows" (one behind the other) or "layers" (several of
-            those).
+        fields: name to "each" (one tensor an item, in a tuple), "rows" (one behind the other), or several of those:
+            "layers of each", "layers of rows".
         device: where it lies.
     """
 
@@ -213,12 +213,11 @@ class _Mould:
         """The output of some items."""
         found: dict[str, Any] = {}
         for name, how in self.fields.items():
-            columns = list(zip(*(piece[name] for piece in pieces), strict=True))
-            if how == "each":
-                found[name] = tuple(part.to(self.device, copy=True) for part in columns[0])
-            else:
-                joined = [torch.cat([part.to(self.device) for part in column]) for column in columns]
-                found[name] = joined if how == "layers" else joined[0]
+            columns = zip(*(piece[name] for piece in pieces), strict=True)
+            copy = how.endswith("each")  # those that are joined are copied by it
+            apart = [tuple(part.to(self.device, copy=copy) for part in column) for column in columns]
+            layers = apart if copy else [torch.cat(parts) for parts in apart]
+            found[name] = layers if how.startswith("layers") else layers[0]
         return found[""] if self.kind is None else self.kind(**found)
 
 
@@ -236,12 +235,13 @@ def _taken_apart(output: Any, n: int) -> tuple[_Mould, list[Piece]] | None:
     for name, value in fields.items():
         if value is None or name in idle:
             continue
-        form[name] = (
-            "rows" if isinstance(value, Tensor) else "each" if value is features and len(value) == n else "layers"
-        )
         if not isinstance(value, Tensor | list | tuple):
             return None
-        for layer in value if form[name] == "layers" else [value]:
+        several = not isinstance(value, Tensor) and not (value is features and len(value) == n)
+        layers = value if several else [value]
+        rows = all(isinstance(layer, Tensor) for layer in layers)
+        form[name] = ("layers of " if several else "") + ("rows" if rows else "each")
+        for layer in layers:
             parts = _rows_of(layer, n, lengths) if isinstance(layer, Tensor) else layer
             if len(parts) != n or not all(isinstance(part, Tensor) for part in parts):
                 return None

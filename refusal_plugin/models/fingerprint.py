@@ -67,11 +67,12 @@ def weight_hash(module: nn.Module) -> str:
 
 
 def plain_parts(tensor: Tensor) -> list[Tensor]:
-    """What a parameter is made of: itself, or the values and scales of one that a library keeps quantised."""
+    """What of a parameter lies here: itself, the values and scales of a quantised one, this process's share of it."""
     if type(tensor) in (Tensor, nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
         return [tensor]
     names, _ = tensor.__tensor_flatten__()
-    return [part for name in names for part in plain_parts(getattr(tensor, name))]
+    inner = (getattr(tensor, name) for name in names)  # a spread one also names its mesh of devices
+    return [part for one in inner if isinstance(one, Tensor) for part in plain_parts(one)]
 
 
 @torch.no_grad()

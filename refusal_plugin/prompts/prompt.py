@@ -161,7 +161,8 @@ class Prompt:
             beside = [what for what in SHORT if getattr(self, what) is not None and what != "text"]
             beside += ["text"] * (self.text != "")
             if beside:
-                raise PromptError(name, f"it has messages and {beside[0]}", "say it in the messages, or without them")
+                mend = "say it in the messages, or without them; a made prompt changes by prompt.replace(...)"
+                raise PromptError(name, f"it has messages and {beside[0]}", mend)
             return read_turns(self.messages, name)
         require_text(name, "text", self.text)
         if not self.text.strip():

@@ -82,10 +82,10 @@ def test_values_lie_over_their_medium(
             page = shown(laid)
             assert page.count("<image") >= (frames if modality == "video" else 1) and "aria-label" in page
             assert page.count("<tr") >= len(inside), "a table behind the picture"
-    with pytest.raises(DataError, match="with a medium"):
+    with pytest.raises(DataError, match="with one medium"):
         overlay(organism, along, prompts.filter(modality="text")[0])
     with pytest.raises(DataError, match="lay values over prompt 'new'"):
-        overlay(organism, along, replace(prompts.filter(modality="image")[0], id="new"))
+        overlay(organism, along, prompts.filter(modality="image")[0].replace(id="new"))
 
 
 def test_depth_is_zero_and_one_at_the_means(organism: Any, direction: Any, prompts: PromptSet) -> None:
@@ -127,7 +127,7 @@ def test_every_result_shows_itself_and_hostile_words_stay_words(organism: Any, d
     ):
         page = shown(result)
         assert "<s>" not in page and "<img" not in page
-    both = PromptSet([*prompts, *(replace(p, id=f"{p.id}-other") for p in prompts)])
+    both = PromptSet([*prompts, *(p.replace(id=f"{p.id}-other") for p in prompts)])
     comparable = attribute_heads(organism, direction, both, progress=False)
     kinds = ("text",) * len(prompts) + ("image",) * len(prompts)
     shown(head_agreement(replace(comparable, labels=replace(comparable.labels, modalities=kinds))))

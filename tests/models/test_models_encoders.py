@@ -20,6 +20,7 @@ from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.prompts import Prompt, encode
 from tests.support.media_models import prompt, save
 
+FAMILIES = ["llava", "llava_next", "gemma3_multimodal", "internvl", "mistral3", "qwen3_vl", "qwen2_audio"]
 BATCHES = ((0, 1), (1, 2), (0, 2, 1), (2, 2, 0), (0,))
 
 
@@ -75,7 +76,7 @@ def encoded(model: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         yield found
 
 
-@pytest.mark.parametrize("family", ["llava", "llava_next", "gemma3_multimodal", "internvl", "mistral3", "qwen2_audio"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_what_was_kept_gives_the_same_logits_in_any_batch(loaded: Callable[[str], Any], family: str) -> None:
     model = loaded(family)
     kind = next((kind for kind in anatomy(model).modalities if kind != "text"), None)

@@ -17,16 +17,13 @@ from refusal_plugin.prompts import PromptSet
 from refusal_plugin.recipe_files import recipe, recipes, run_remotely
 from refusal_plugin.remote import RemoteError, jobs, settings
 from refusal_plugin.remote.backend import Remote, metered
-from tests.support.requests import REQUESTS
+from tests.support.requests import REQUESTS, WITHIN
 
 pytestmark = pytest.mark.ndif
 
 MODALITIES = ("text", "image", "video", "audio")
 LOCAL_ONLY = {"study"}
 """Recipes that say so before they begin."""
-WITHIN = {"refusal_heads": 1e-4, "defence": 1e-5, "cross_modal_transfer": 1e-5}
-"""What heads write with is read off the weights here and called for there: float32 rounds a hundred at 8e-6. Blocks
-before the first edited one run once here and with every arm there."""
 
 
 def parts(value: Any) -> list[Any]:
