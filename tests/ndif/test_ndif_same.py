@@ -164,7 +164,8 @@ def test_long_work_is_sent_in_parts(few: PromptSet, organism: Any, far: Any, cli
         split = estimate(far, few, max_rows=2)
         found = collect_activations(far, few, max_rows=2, remote=True)
     assert meter.requests == split.requests > 1
-    assert torch.equal(found.values, whole.values)
+    # Here a tower may have read a medium in another batch before: what it made of it is kept.
+    torch.testing.assert_close(found.values, whole.values, rtol=0, atol=1e-5)
 
 
 def test_the_estimate_is_near_what_is_sent(few: PromptSet, far: Any, client: Any) -> None:
