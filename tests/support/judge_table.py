@@ -6,7 +6,7 @@
 
 The set is tests/evaluation/data/answers.jsonl: one answer a line, with its language, the kind of trap it is, its label,
 and the round in which it was written. A round is measured once before the grammars may learn from it (docs/judges.md).
-Rounds 5 and 6 are what a real model of half a billion parameters said: all its refusals, with how often each came, and
+Rounds 5 to 7 are what a real model of half a billion parameters said: all its refusals, with how often each came, and
 its answers to benign requests; what it said to harmful requests without refusing stays out.
 """
 
@@ -32,6 +32,7 @@ PARTS = (
     "4",
     "5, a real model",
     "6, a real model",
+    "7, a real model",
 )
 
 
