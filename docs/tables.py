@@ -54,11 +54,22 @@ def study() -> str:
 @table("study/short")
 def study_short() -> str:
     """The four rows of the README: a gain, its control and its price."""
+    return _short("study-organism")
+
+
+@table("spoken/study")
+def spoken_study() -> str:
+    """The same of the real model."""
+    return _short("study-spoken")
+
+
+def _short(name: str) -> str:
     rows = []
-    for name, m in read("study-organism").get("modalities", {}).items():
+    for name, m in read(name).get("modalities", {}).items():
         before, after, random = (m["defences"][arm] for arm in ("none", "addition", "random"))
         harmless = [
-            f"{100 * before[key]['value']:.0f}→{percent(after[key])}" for key in ("near_miss_refusal", "utility")
+            "–" if before[key] is None else f"{100 * before[key]['value']:.0f}→{percent(after[key])}"
+            for key in ("near_miss_refusal", "utility")
         ]
         refused = [percent(arm["harmful_refusal"]) for arm in (before, after, random)]
         rows.append([f"{name}, n = {m['n_harmful']}", percent(m["read_back"], interval=False), *refused, *harmless])
