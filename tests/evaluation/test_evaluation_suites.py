@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +21,13 @@ from refusal_plugin.models import hf_module
 from refusal_plugin.organism.data import organism_prompts
 from refusal_plugin.prompts import PromptSet, encode
 
+EXTRAS = os.environ.get("EVALS_EXTRAS")
+"""A folder with lm-eval and lmms-eval, looked at last: what the project pins comes first."""
+if EXTRAS:
+    sys.path.append(os.path.abspath(EXTRAS))
+
 HARNESS = importlib.util.find_spec("lm_eval") is not None
-needs = pytest.mark.skipif(not HARNESS, reason="lm-eval is not installed (extra evals)")
+needs = pytest.mark.skipif(not HARNESS, reason="lm-eval is not installed (and EVALS_EXTRAS names no folder that has it)")
 
 
 def requests(*pairs: Any) -> list[Any]:
