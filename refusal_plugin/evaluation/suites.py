@@ -39,7 +39,6 @@ BASES = {"lm-eval": "lm_eval.api.model:LM", "lmms-eval": LMMS, "lmms-eval-simple
 """The class that each suite wants its models to be."""
 SHARE = 256
 """Requests to answer whose media are held at once."""
-SECTION = ("start_time", "end_time", "video_start", "video_end")
 
 
 class SteeredModel:
@@ -139,8 +138,7 @@ class SteeredModel:
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """Refused, by a DataError."""
-        do = "use tasks of choices or answers"
-        raise DataError("likelihood of running text", "a steered chat model answers turns", do)
+        raise DataError("likelihood of running text", "a chat model answers turns", "use tasks of choices or answers")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[Any]:
         """Refused, by a DataError."""
@@ -156,9 +154,12 @@ class SteeredModel:
         if callable(show):
             # Their models take this placeholder out of a context, too: the media stand before it.
             said = {"type": "text", "text": str(context).replace("<image>", "")}
-            turns = [{"role": "user", "content": [*map(_shown, show(doc) or []), said]}]
-            return _conversation(turns, name), what(doc) if callable(what) else what
-        return _conversation(what(doc), name), show
+            turns = [{"role": "user", "content": [*(show(doc) or []), said]}]
+            what = what(doc) if callable(what) else what
+        else:
+            turns, what = what(doc), show
+        turns = [{**turn, "content": list(filter(None, map(_shown, turn["content"])))} for turn in turns]
+        return Prompt(messages=turns, id=name), what
 
 
 def suite_model(model: Any, edit: Edit | None = None, *, suite: str = "lm-eval", **options: Any) -> Any:
@@ -180,26 +181,17 @@ def suite_model(model: Any, edit: Edit | None = None, *, suite: str = "lm-eval",
         base = getattr(import_module(module), name)
     except ImportError as error:
         found = f"{suite.removesuffix('-simple')} cannot be imported ({error})"
-        do = 'pip install "refusal-plugin[evals]"' if suite == "lm-eval" else "see Utility suites in docs/reproduce.md"
+        do = f'pip install "refusal-plugin[evals{"" if suite == "lm-eval" else "-media"}]"'
         raise OptionalDependencyError("run a suite", found, do) from None
     return type("SteeredLM", (SteeredModel, base), {"is_simple": suite != "lmms-eval"})(model, edit, **options)
 
 
-def _conversation(turns: Any, name: str) -> Prompt:
-    """A task's messages, whose media lie under "url"."""
-    messages = []
-    for turn in turns:
-        said = turn["content"]
-        content = [{"type": "text", "text": said}] if isinstance(said, str) else said
-        parts = [_shown(part) if "url" in part else part for part in content]
-        messages.append({**turn, "content": [part for part in parts if str(part.get("text", "a medium")).strip()]})
-    return Prompt(messages=messages, id=name)
-
-
-def _shown(value: Any, kind: str = "") -> dict[str, Any]:
-    """A medium as a task gives it, as a part of a turn."""
+def _shown(value: Any, kind: str = "") -> dict[str, Any] | None:
+    """A medium or a part as a task gives it, as a part of a turn; None for a text without a word."""
+    if isinstance(value, Mapping) and "text" in value:
+        return dict(value) if value["text"].strip() else None
     if isinstance(value, Mapping) and value.get("array") is None and ("url" in value or "path" in value):
-        if any(value.get(end) is not None for end in SECTION):
+        if any(value.get(end) is not None for end in ("start_time", "end_time", "video_start", "video_end")):
             raise DataError("answer a suite", "its task shows a section of a video", "cut the video before")
         return _shown(value.get("url") or value["path"], value.get("type") or kind)
     if isinstance(value, (str, os.PathLike)):

@@ -32,11 +32,8 @@ from .video import VIDEO_FILES, Clip, folder_frames
 from .video import load_video as load_video
 from .waveforms import Samples
 
-KIND_OF: dict[str, Medium] = {
-    **dict.fromkeys(IMAGE_FILES, "image"),
-    **dict.fromkeys(VIDEO_FILES, "video"),
-    **dict.fromkeys(AUDIO_FILES, "audio"),
-}
+_ENDINGS: dict[Medium, tuple[str, ...]] = {"image": IMAGE_FILES, "video": VIDEO_FILES, "audio": AUDIO_FILES}
+KIND_OF = {ending: kind for kind, endings in _ENDINGS.items() for ending in endings}
 """The medium that the ending of a file name says."""
 
 

@@ -112,7 +112,9 @@ def test_what_a_steered_model_cannot_do_is_said(organism: Any, ask: Any, said: s
 
 
 @pytest.mark.skipif(HARNESS or MEDIA_HARNESS, reason="lm-eval or lmms-eval is installed")
-@pytest.mark.parametrize(("suite", "do"), [("lm-eval", r"refusal-plugin\[evals\]"), ("lmms-eval", "Utility suites")])
+@pytest.mark.parametrize(
+    ("suite", "do"), [("lm-eval", r"refusal-plugin\[evals\]"), ("lmms-eval", r"refusal-plugin\[evals-media\]")]
+)
 def test_without_the_package_the_way_out_is_named(organism: Any, suite: str, do: str) -> None:
     with pytest.raises(OptionalDependencyError, match=rf"{suite} cannot be imported .*{do}"):
         suite_model(organism, suite=suite)
