@@ -24,6 +24,10 @@ ZOO_EXTRAS ?= build/zoo/extras
 VISION_TESTS := tests/models/test_models_media.py tests/models/test_models_zoo.py tests/models/test_models_check.py \
     tests/models/test_models_quantised.py tests/prompts/test_prompts_video_times.py
 
+# lm-eval and lmms-eval with the few packages that their evaluators import, in the same way: the latter asks for an older av.
+EVALS_EXTRAS ?= build/evals
+EVALS_TESTS := tests/evaluation/test_evaluation_suites.py
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 
@@ -43,9 +47,10 @@ help: ## this list
 study: $(VENV)/.core ## the main job: fit the text direction, see how far it reaches; writes study/index.html and results.json
 	$(BIN)/refusal-plugin study --model "$(MODEL)" --out "$(OUT)" --seed $(SEED) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
 
-test: $(VENV)/.dev $(ZOO_EXTRAS)/.ready lint types docs ## lint, types, docs, then every test, those of video once more beside torchvision
+test: $(VENV)/.dev $(ZOO_EXTRAS)/.ready $(EVALS_EXTRAS)/.ready lint types docs ## lint, types, docs, every test; again: video beside torchvision, suites beside theirs
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 	ZOO_EXTRAS="$(ZOO_EXTRAS)" $(BIN)/python -m pytest $(VISION_TESTS)
+	EVALS_EXTRAS="$(EVALS_EXTRAS)" $(BIN)/python -m pytest $(EVALS_TESTS)
 
 check: $(VENV)/.dev lint types ## the quick half of `test`: lint, types, tests that are not marked slow
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
@@ -90,6 +95,13 @@ $(ZOO_EXTRAS)/.ready: $(VENV)/.python
 	@mkdir -p "$(ZOO_EXTRAS)"
 	@$(PIP) --no-deps --target "$(ZOO_EXTRAS)" torchvision==0.28.0 timm num2words docopt torchao==0.18.0 \
 	    || echo "no torchvision for this machine: the tests that need it are skipped"
+	@touch $@
+
+$(EVALS_EXTRAS)/.ready: $(VENV)/.python
+	@mkdir -p "$(EVALS_EXTRAS)"
+	@$(PIP) --no-deps --target "$(EVALS_EXTRAS)" lm-eval==0.4.13 lmms-eval==0.7.3 sacrebleu portalocker tabulate lxml sqlitedict \
+	    loguru tenacity pytz evaluate aiohttp aiohappyeyeballs aiosignal frozenlist multidict propcache yarl \
+	    || echo "no lm-eval and lmms-eval for this machine: the tests that need them are skipped"
 	@touch $@
 
 # The packages that hold the weights are for tests alone; without them everything here is skipped with its reason.

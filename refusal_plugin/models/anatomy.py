@@ -125,16 +125,6 @@ class Anatomy:
                 "read or edit attn_out or mlp_out, which are one vector per token",
             )
 
-    def require_chat_template(self) -> str:
-        """The chat template; raises ModelError for a base model, which has none."""
-        if self.chat_template is None:
-            raise ModelError(
-                f"render a chat prompt for {self.name!r}",
-                "neither its tokenizer nor its processor has a chat template (a base model?)",
-                "use an instruction-tuned checkpoint, or set tokenizer.chat_template before load()",
-            )
-        return self.chat_template
-
     def takes(self, modality: Modality) -> bool:
         """Whether the model takes a modality: all of its media, for one of several kinds."""
         return set(modality.split("+")) <= set(self.modalities)

@@ -215,24 +215,20 @@ def _csv_row(header: list[str], cells: list[str]) -> Callable[[], Mapping[str, A
 
 def _folder_rows(folder: Path, text: str | None) -> Iterator[Raw]:
     """One row per medium, and per text file that has no medium beside it."""
-    from .images import IMAGE_FILES
-    from .sound import AUDIO_FILES
-    from .video import VIDEO_FILES
+    from .media import KIND_OF
 
-    kinds = {"image": IMAGE_FILES, "video": VIDEO_FILES, "audio": AUDIO_FILES}
-    kind_of = {ending: kind for kind, endings in kinds.items() for ending in endings}
     homes: list[tuple[Path, Split | None, Role]] = []
     for split in (None, *SPLITS):
         homes += [(folder / (split or "") / role, split, role) for role in ROLES]
     for home, split, role in homes:
         visible = [file for file in home.iterdir() if file.is_file() and file.name[:1] != "."] if home.is_dir() else []
         files = sorted(visible, key=lambda file: portable(file.name))
-        with_medium = {file.stem for file in files if file.suffix.lower() in kind_of}
+        with_medium = {file.stem for file in files if file.suffix.lower() in KIND_OF}
         for file in files:
             name = file.relative_to(folder).as_posix()
             known: dict[str, Any] = {"role": role, "split": split, "pair": portable(file.stem), "id": portable(name)}
-            if file.suffix.lower() in kind_of:
-                yield name, _file_row({**known, kind_of[file.suffix.lower()]: name}, file.with_suffix(".txt"), text)
+            if file.suffix.lower() in KIND_OF:
+                yield name, _file_row({**known, KIND_OF[file.suffix.lower()]: name}, file.with_suffix(".txt"), text)
             elif file.suffix.lower() == ".txt" and file.stem not in with_medium:
                 yield name, _file_row(known, file, None)
 

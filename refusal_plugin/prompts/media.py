@@ -20,17 +20,21 @@ import numpy as np
 from PIL import Image
 
 from ..errors import MediaError
-from .conversation import Part
-from .images import check_pixels
+from .conversation import Medium, Part
+from .images import IMAGE_FILES, check_pixels
 from .images import load_image as load_image
 from .prompt import ImageLike, Prompt
 from .reading import existing
+from .sound import AUDIO_FILES, check_waveform, read_samples
 from .sound import SAMPLE_RATE as SAMPLE_RATE
-from .sound import check_waveform, read_samples
 from .sound import load_audio as load_audio
-from .video import Clip, folder_frames
+from .video import VIDEO_FILES, Clip, folder_frames
 from .video import load_video as load_video
 from .waveforms import Samples
+
+_ENDINGS: dict[Medium, tuple[str, ...]] = {"image": IMAGE_FILES, "video": VIDEO_FILES, "audio": AUDIO_FILES}
+KIND_OF = {ending: kind for kind, endings in _ENDINGS.items() for ending in endings}
+"""The medium that the ending of a file name says."""
 
 
 def load(part: Part, name: str) -> Image.Image | Clip | Samples:
