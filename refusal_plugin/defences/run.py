@@ -102,7 +102,7 @@ class DefenceRun:
         self.val = prompts.filter(split="val")
         self._hashes: dict[tuple[str, ...], str] = {}
         self._priced: dict[str, KLPrice] = {}
-        self._untouched: dict[str, list[Answer]] = {}
+        self.untouched: dict[str, Sequence[Answer]] = {}  # answers of the model as it is that are known already
         self._encoded: dict[tuple[str, int, str | None, tuple[str, ...]], list[tuple[list[int], Batch]]] = {}
 
     @property
@@ -222,7 +222,7 @@ class DefenceRun:
             "tokens": self.max_new_tokens,
             **({"gate": "open"} if gate_open else {}),
         }
-        known = self._untouched.get(modality)
+        known = self.untouched.get(modality)
         if defence is None and known is not None:
             return [[answer for answer, p in zip(known, self.tests[modality], strict=True) if p.role in roles]]
         drafts = {} if defence is None else {a.prompt_id: a.ids for a in self.answers(None, modality)[0]}
@@ -242,10 +242,6 @@ class DefenceRun:
             for row, prompt, (text, ids, finished) in zip(rows, prompts, said, strict=True):
                 found[row // len(test)][row % len(test)] = Answer(prompt.id, text, tuple(ids), finished)
         return [[answer for answer in one if answer is not None] for one in found]
-
-    def know(self, modality: Modality, answers: Sequence[Answer]) -> None:
-        """Take answers of the model as it is, in the order of the test prompts, that were generated before."""
-        self._untouched[modality] = list(answers)
 
     def surprise(self, modality: Modality, answers: Sequence[Sequence[Answer]]) -> list[list[float]]:
         """Nats per token of answers to test prompts under the model as it is; what several gave alike is read once."""

@@ -16,7 +16,7 @@ tokens.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -214,21 +214,18 @@ class HeadAblation:
     @contextmanager
     def _silenced(self, plan: dict[int, list[int]], batch: Batch, kind: str) -> Iterator[Any]:
         """The Hugging Face module without these heads, in plain torch hooks: nnsight takes no rows that go on."""
-        handles, blocks, parts = [], hf_layers(self.model), anatomy(self.model).parts
-        for layer, (_site, *what) in zip(plan, self._steps(plan, batch, kind), strict=True):
+        blocks, parts = hf_layers(self.model), anatomy(self.model).parts
+        with ExitStack() as stack:
+            for layer, (_site, *what) in zip(plan, self._steps(plan, batch, kind), strict=True):
 
-            def change(_module: Any, args: Any, what: list[Any] = what) -> Any:
-                z = args[0].clone()
-                silence(z, *what, "last")
-                return (z, *args[1:])
+                def change(_module: Any, args: Any, what: list[Any] = what) -> Any:
+                    z = args[0].clone()
+                    silence(z, *what, "last")
+                    return (z, *args[1:])
 
-            projection = blocks[layer].get_submodule(str(parts[layer].writers.projection))
-            handles.append(projection.register_forward_pre_hook(change))
-        try:
+                projection = blocks[layer].get_submodule(str(parts[layer].writers.projection))
+                stack.enter_context(projection.register_forward_pre_hook(change))
             yield hf_module(self.model)
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _steps(self, plan: dict[int, list[int]], batch: Batch, kind: str) -> list[tuple[Site, list[int], int, Tensor]]:
         usual = torch.stack([self.means[p.modality] for p in batch.prompts])

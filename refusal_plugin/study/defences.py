@@ -58,7 +58,7 @@ def defence_rows(
             if isinstance(error, RefusalPluginError):
                 warnings.append(f"{name} was not fitted: {error}")
         for m, answers in undefended.items():  # the defences of one modality share its prompts and untouched answers
-            arena.know(m, answers)  # type: ignore[arg-type]
+            arena.untouched[m] = answers
             for name, found in made.items():
                 try:
                     if isinstance(found, Defence):

@@ -29,17 +29,9 @@ def grid_begin(start, power, size):
         dict: "low" and "high" (candidate,) grid points, high beyond the grid while nothing cost too much, "low_cost"
         (candidate,), and what was seen.
     """
-    n = len(start)
-    return {
-        "start": start.clone(),
-        "power": power.double(),
-        "low": torch.zeros(n, dtype=torch.long),
-        "high": torch.full((n,), size + 1),
-        "low_cost": torch.zeros(n),
-        "seen": torch.zeros(n, 0, dtype=torch.double),
-        "costs": torch.zeros(n, 0, dtype=torch.double),
-        "slow": torch.zeros(n, dtype=torch.long),
-    }
+    n, none = len(start), torch.zeros(len(start), 0, dtype=torch.double)
+    state = {"start": start, "power": power, "seen": none, "costs": none, "low_cost": torch.zeros(n)}
+    return state | {"low": torch.zeros(n, dtype=torch.long), "high": torch.full((n,), size + 1)}
 
 
 def grid_ask(state, target):
@@ -48,43 +40,29 @@ def grid_ask(state, target):
     Returns:
         grid points (candidate,), given for all, and the candidates (k,) that are asked for; none when it is over.
     """
-    low, high = state["low"], state["high"]
+    low, high, looks = state["low"], state["high"], state["seen"].shape[1]
     which = torch.nonzero(high - low > 1).flatten()
-    if state["seen"].shape[1] == 0:
+    if looks == 0:
         return state["start"].clone(), which
+    x, y = nearest(state, target)
     middle = (low + high).double() / 2
-    x, y, told = nearest(state["seen"], state["costs"], target)
-    guess = torch.where(told[:, 0], (y[:, 0] - x[:, 0] / state["power"]).exp(), middle)
+    guess = (y[:, 0] - x[:, 0] / state["power"]).exp()
     for n in range(2, x.shape[1] + 1):
-        better = crossing(x[:, :n], y[:, :n]).exp()
-        guess = torch.where(told[:, n - 1] & (better > low) & (better < high), better, guess)
+        line = torch.zeros_like(middle)
+        for i in range(n):
+            others = [j for j in range(n) if j != i]
+            line += y[:, i] * (x[:, others] / (x[:, others] - x[:, i : i + 1])).prod(1)
+        guess = torch.where((line.exp() > low) & (line.exp() < high), line.exp(), guess)
     # A curve that no polynomial follows is halved.
-    guess = torch.where((state["slow"] > 2) | ~guess.isfinite(), middle, guess)
+    guess = torch.where(guess.isfinite() & torch.tensor(looks % 5 < 4), guess, middle)
     return guess.long().clamp(low + 1, high - 1), which
 
 
-def nearest(seen, costs, target):
-    """The three points whose costs are nearest to the target, nearest first.
-
-    Returns:
-        log(cost / target) and log(grid point), (candidate, 3 or fewer), and which of them mean something.
-    """
-    good = costs.isfinite() & (costs > 1e-9)
-    x = torch.where(good, (costs / target).log(), torch.inf)
-    order = x.abs().argsort(dim=1)[:, :3]
-    return x.gather(1, order), seen.log().gather(1, order), good.gather(1, order)
-
-
-def crossing(x, y):
-    """The polynomial through some points (candidate, n), at x = 0 (Lagrange)."""
-    total = torch.zeros_like(y[:, 0])
-    for i in range(x.shape[1]):
-        term = y[:, i]
-        for j in range(x.shape[1]):
-            if i != j:
-                term = term * x[:, j] / (x[:, j] - x[:, i])
-        total = total + term
-    return total
+def nearest(state, target):
+    """log(cost / target) and log(grid point) of the points nearest to the target, (candidate, 3 or fewer); else NaN."""
+    x = (state["costs"].clamp_min(1e-12) / target).log()
+    order = torch.where(x.isfinite(), x.abs(), torch.inf).argsort(dim=1)[:, :3]
+    return x.gather(1, order), state["seen"].log().gather(1, order)
 
 
 def grid_tell(state, where, which, costs, target):
@@ -96,27 +74,17 @@ def grid_tell(state, where, which, costs, target):
         costs: measured; NaN counts as too much.
         target: largest allowed cost.
     """
-    width = (state["high"] - state["low"])[which]
     fits, at = costs <= target, where[which]
     state["low"][which[fits]], state["low_cost"][which[fits]] = at[fits], costs[fits]
     state["high"][which[~fits]] = at[~fits]
-    less = 2 * (state["high"] - state["low"])[which] <= width
-    state["slow"][which] = torch.where(less | (state["slow"][which] > 2), 0, state["slow"][which] + 1)
-    for name, values in (("seen", at.double()), ("costs", costs.double())):
-        column = torch.full((len(state["low"]), 1), torch.nan, dtype=torch.double)
-        column[which, 0] = values
+    for name, values in (("seen", at), ("costs", costs)):
+        column = torch.full((len(where), 1), torch.nan, dtype=torch.double)
+        column[which, 0] = values.double()
         state[name] = torch.cat([state[name], column], dim=1)
 
 
-def grid_law(state):
-    """Where the search ended, and the exponent of the cost there: the start of the next one.
-
-    Returns:
-        grid points (candidate,), at least 1, and exponents (candidate,); 2 where the target was not crossed.
-    """
-    low, high, ends = state["low"], state["high"], []
-    for at in (low, high):
-        there = (state["seen"] == at.unsqueeze(1)) & state["costs"].isfinite()
-        ends.append(torch.where(there, state["costs"], 0.0).sum(1))
-    power = (ends[1] / ends[0]).log() / (high.double() / low).log()
-    return low.clamp_min(1), torch.where(power.isfinite() & (power > 0), power, 2.0)
+def grid_law(state, target):
+    """Where the search ended, at least at 1, and the exponent of the cost there (2 if unknown): a start for the next."""
+    x, y = nearest(state, target)
+    power = (x[:, :2].diff(dim=1) / y[:, :2].diff(dim=1)).sum(1)
+    return state["low"].clamp_min(1), torch.where(power.isfinite() & (power > 0), power, 2.0)

@@ -166,7 +166,7 @@ def priced(table, layer, ps, vectors, target):
     begin = stream_to(table, "safe", layer)
     bottom, top, size = bench["strengths"]
     known = [table["limits"].get(p, (size, 2.0)) for p in ps]
-    state = grid_begin(torch.tensor([at for at, _power in known]), torch.tensor([power for _at, power in known]), size)
+    state = grid_begin(*[torch.tensor(column) for column in zip(*known)], size)
     where, which = grid_ask(state, target)
     while len(which):
         strength = bottom + (top - bottom) * where / size
@@ -174,9 +174,7 @@ def priced(table, layer, ps, vectors, target):
         costs = sweep_rows(table, "safe", len(which), begin=begin, vectors=moved)["kl"].mean(1)
         grid_tell(state, where, which, costs, target)
         where, which = grid_ask(state, target)
-    ends, powers = grid_law(state)
-    for k in range(n):
-        table["limits"][ps[k]] = (int(ends[k]), float(powers[k]))
+    table["limits"].update(zip(ps, zip(*[one.tolist() for one in grid_law(state, target)])))
     strength = bottom + (top - bottom) * state["low"] / size
     before = faint_score(table)
     begin = stream_to(table, "faint", layer)

@@ -80,7 +80,7 @@ def test_strengths_on_a_grid_are_those_of_bisection(power: float) -> None:
         assert float(costs[k]) == pytest.approx(kl[""], rel=1e-5)
     assert rounds <= 16
     assert looks <= 6 * len(scales), "bisection takes eight"
-    start, law = grid_law(state)
+    start, law = grid_law(state, 0.1)
     for shift in (-6, -2, 0, 2, 6):  # the search of a neighbouring layer
         again, looks = grid_begin((start + shift).clamp(1, GRID), law, GRID), 0
         while len((question := grid_ask(again, 0.1))[1]):
