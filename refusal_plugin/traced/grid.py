@@ -84,7 +84,7 @@ def grid_tell(state, where, which, costs, target):
 
 
 def grid_law(state, target):
-    """Where the search ended, at least at 1, and the exponent of the cost there (2 if unknown): a start for the next."""
+    """Where the search ended, at least 1, and the exponent of the cost there (2 if unknown): a start for the next."""
     x, y = nearest(state, target)
     power = (x[:, :2].diff(dim=1) / y[:, :2].diff(dim=1)).sum(1)
     return state["low"].clamp_min(1), torch.where(power.isfinite() & (power > 0), power, 2.0)

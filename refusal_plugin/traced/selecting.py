@@ -1,8 +1,8 @@
 """Measure candidate directions beside the weights: all passes of a selection in one session.
 
 `directions.selection` says what the figures mean. Candidates are rows of one batch, additions begin behind their own
-block, and all strengths of a layer are searched in step, beginning where those of the layer before were found. Work comes in units, so that a selection too large for one
-request is cut between them:
+block, and all strengths of a layer are searched in step, from where those of the layer before were found. Work
+comes in units, so that a selection too large for one request is cut between them:
 
     {"kind": "ablate", "operator": ..., "places": [(layer, p), ...], "stream": bool}     candidates as rows of a batch
     {"kind": "add", "layer": l, "ps": [p, ...], "induce": bool, "priced": [p, ...], "target": nats}     behind block l
@@ -166,7 +166,7 @@ def priced(table, layer, ps, vectors, target):
     begin = stream_to(table, "safe", layer)
     bottom, top, size = bench["strengths"]
     known = [table["limits"].get(p, (size, 2.0)) for p in ps]
-    state = grid_begin(*[torch.tensor(column) for column in zip(*known)], size)
+    state = grid_begin(*[torch.tensor(column) for column in zip(*known, strict=True)], size)
     where, which = grid_ask(state, target)
     while len(which):
         strength = bottom + (top - bottom) * where / size
@@ -174,7 +174,8 @@ def priced(table, layer, ps, vectors, target):
         costs = sweep_rows(table, "safe", len(which), begin=begin, vectors=moved)["kl"].mean(1)
         grid_tell(state, where, which, costs, target)
         where, which = grid_ask(state, target)
-    table["limits"].update(zip(ps, zip(*[one.tolist() for one in grid_law(state, target)])))
+    ends, powers = grid_law(state, target)
+    table["limits"].update(zip(ps, zip(ends.tolist(), powers.tolist(), strict=True), strict=True))
     strength = bottom + (top - bottom) * state["low"] / size
     before = faint_score(table)
     begin = stream_to(table, "faint", layer)
