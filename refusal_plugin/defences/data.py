@@ -43,6 +43,7 @@ class DefenceData(Shown):
         limit: most training prompts per modality and role.
         progress: of the forward passes.
         remote: where streams are read.
+        wanted: modalities in which a defence will act; None for all that the model takes.
         memory: what methods keep about single prompts, shared by all seeds.
     """
 
@@ -54,6 +55,7 @@ class DefenceData(Shown):
     limit: int = 128
     progress: Progress = False
     remote: bool | str = False
+    wanted: tuple[Modality, ...] | None = None
     _streams: dict[tuple[str, str, str | None, str | None], Tensor] = field(default_factory=dict, repr=False)
     _arms: dict[tuple[str, str, str], Tensor] = field(default_factory=dict, repr=False)
     _made: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -79,6 +81,7 @@ class DefenceData(Shown):
         limit: int = 128,
         progress: Progress = False,
         remote: bool | str = False,
+        wanted: Iterable[Modality] | None = None,
     ) -> "DefenceData":
         """Data of a model.
 
@@ -93,6 +96,8 @@ class DefenceData(Shown):
             progress: None shows bars where somebody can see them.
             remote: read streams, and refusal tokens, on NDIF: one request for each call of `streams` that asks for
                 something new.
+            wanted: modalities in which the defences will act: what neutral media bring is read for these alone. None
+                for all that the model takes.
 
         Raises:
             PromptError: text of a role is missing from a split, or the share or limit is out of range.
@@ -109,7 +114,8 @@ class DefenceData(Shown):
                     raise PromptError("data for defences", f"no {role} text in split '{split}'", "add some prompts")
         text = kept.filter(split="train", modality="text")
         found = tokens or refusal_tokens(model, text, remote=remote, progress=progress)
-        return cls(model, kept, found, seed, share, limit, progress, remote)
+        chosen = None if wanted is None else tuple(wanted)
+        return cls(model, kept, found, seed, share, limit, progress, remote, chosen)
 
     def reseed(self, seed: int) -> "DefenceData":
         """Another draw of pairs that shares every stream computed so far."""
@@ -165,8 +171,9 @@ class DefenceData(Shown):
     @property
     def shown(self) -> tuple[Modality, ...]:
         """Modalities other than text: the media that the model takes, and the mixtures of them among the prompts."""
-        mixed = self.prompts.modalities
-        return tuple(m for m in EVERY_MODALITY[1:] if anatomy(self.model).takes(m) and (m in MODALITIES or m in mixed))
+        mixed, wanted = self.prompts.modalities, EVERY_MODALITY if self.wanted is None else self.wanted
+        takes = [m for m in EVERY_MODALITY[1:] if m in wanted and anatomy(self.model).takes(m)]
+        return tuple(m for m in takes if m in MODALITIES or m in mixed)
 
     def paired(self, modality: Modality) -> tuple[PromptSet, PromptSet]:
         """Harmful training prompts and their safe partners, row by row: same pair, benign before near miss.

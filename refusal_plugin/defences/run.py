@@ -102,6 +102,7 @@ class DefenceRun:
         self.val = prompts.filter(split="val")
         self._hashes: dict[tuple[str, ...], str] = {}
         self._priced: dict[str, KLPrice] = {}
+        self.untouched: dict[str, Sequence[Answer]] = {}  # answers of the model as it is that are known already
         self._encoded: dict[tuple[str, int, str | None, tuple[str, ...]], list[tuple[list[int], Batch]]] = {}
 
     @property
@@ -138,7 +139,7 @@ class DefenceRun:
         return Price(**_tuples(self.checkpoints.get(facts, lambda: self._price(defence, modality, harmless))))
 
     def _price(self, defence: Defence, modality: Modality, harmless: PromptSet) -> Facts:
-        part = self._priced[modality] = self._priced.get(modality) or self.part(modality)
+        part = self.part(modality)
         if defence.edit(modality=modality) is None:  # a prompt defence: it costs what it costs
             (cost,) = part.costs(defence, [defence.strength])
             strength, kl, bound, by_token, looks = defence.strength, cost.kl, True, list(cost.by_token), 1
@@ -167,12 +168,14 @@ class DefenceRun:
         }
 
     def part(self, modality: Modality, refusal_ids: Int[Tensor, " k"] | None = None) -> KLPrice:
-        """The prompts that set the price, with their untouched answers: generated once, and kept.
+        """The prompts that set the price, with their untouched answers: generated and read once, kept until `forget`.
 
         Args:
             modality: of the prompts.
-            refusal_ids: for their over-refusal; None measures the KL alone.
+            refusal_ids: for their over-refusal, where they are read now; None measures the KL alone.
         """
+        if modality in self._priced:
+            return self._priced[modality]
         harmless, n = self.harmless(modality), self.price_tokens
         facts = {**self.base, "what": "untouched", "prompts": self._hash(harmless), "tokens": n}
         limits: dict[str, Any] = {"token_budget": self.token_budget}
@@ -181,7 +184,8 @@ class DefenceRun:
             return untouched_answers(self.model, harmless, n, **limits)
 
         answers = None if n == 1 else self.checkpoints.get(facts, work)
-        return KLPrice(self.model, harmless, refusal_ids, tokens=n, answers=answers, **limits)
+        made = self._priced[modality] = KLPrice(self.model, harmless, refusal_ids, tokens=n, answers=answers, **limits)
+        return made
 
     # -- answers -------------------------------------------------------------------------------------------------------
     def answers(
@@ -218,6 +222,9 @@ class DefenceRun:
             "tokens": self.max_new_tokens,
             **({"gate": "open"} if gate_open else {}),
         }
+        known = self.untouched.get(modality)
+        if defence is None and known is not None:
+            return [[answer for answer, p in zip(known, self.tests[modality], strict=True) if p.role in roles]]
         drafts = {} if defence is None else {a.prompt_id: a.ids for a in self.answers(None, modality)[0]}
         for rows, batch in self._batches(modality, times, system, tuple(roles)):
             per_row = [float(strengths[row // len(test)]) if defence is not None else 0.0 for row in rows]

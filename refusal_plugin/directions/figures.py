@@ -43,7 +43,9 @@ GROUP = 32
 """Candidates ablated together; bounds the streams that COSMIC keeps."""
 TOKEN_BUDGET = 4096
 """Tokens in one batch, padding and candidates included."""
-SEARCH = 8
+PROMPTS = 16
+"""Prompts in one batch: candidates fill it, and little is padded."""
+SEARCH = 5
 """Passes that a strength takes, about: for the estimate of cost."""
 
 
@@ -111,7 +113,7 @@ def bench(model: Any, prompts: PromptSet, positions: Sequence[int]) -> dict[str,
     parts = {"harmful": prompts.filter(role="harmful"), "safe": safe, "benign": safe.filter(role="benign")}
     found: dict[str, Any] = {}
     for name, some in parts.items():
-        encoded = Encoded.of(model, some, token_budget=TOKEN_BUDGET).batches
+        encoded = Encoded.of(model, some, token_budget=TOKEN_BUDGET, max_rows=PROMPTS).batches
         found[name] = {"n": len(some), "batches": [(rows, next_token_inputs(model, one)) for rows, one in encoded]}
     return found | {
         "benign_rows": [row for row, prompt in enumerate(safe) if prompt.role == "benign"],

@@ -15,8 +15,9 @@ The control replaces random heads: as many, in the same layers. What it does NOT
 tokens.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -28,8 +29,10 @@ from ..errors import DirectionError
 from ..evaluation import REFUSALS, label_answers
 from ..evaluation.refusal_tokens import RefusalTokens
 from ..inference.answers import Answer, decoded
+from ..inference.loop import re_encoder
+from ..inference.prefix import REST, Stems, on_device, shared_stem
 from ..inference.scores import Encoded
-from ..models import anatomy
+from ..models import anatomy, hf_layers, hf_module
 from ..models.heads import Site, head_sites
 from ..progress import Progress, track
 from ..prompts import Prompt, PromptSet
@@ -39,12 +42,14 @@ from ..statistics import Estimate, mean_interval, rate
 from ..traced.heads import rows as rows_at
 from ..traced.heads import silence
 from ..traced.measure import refusal_score
-from ..traced.read import next_logits
 from .labels import Labels, chosen_prompts
 
 Kind = Literal["mean", "zero"]
 Head = tuple[int, int]
 """A layer and a head in it."""
+
+EFFECTS = 8
+"""Exact effects that are asked for on the same prompts, about: what stands before their ends is then read once."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class HeadAblation:
     untouched: Float[Tensor, " prompt"]
     patching: Float[Tensor, "prompt layer head"]
     tokens: RefusalTokens
+    _stems: Stems = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, model: Any, prompts: Iterable[Prompt | str], tokens: RefusalTokens, **limits: int) -> "HeadAblation":
@@ -111,6 +117,7 @@ class HeadAblation:
             labels=Labels.of(kept),
             untouched=self.untouched[rows],
             patching=self.patching[rows],
+            _stems={},
         )
 
     def ranking(self, modality: str | None = None, role: str = "harmful") -> Float[Tensor, "layer head"]:
@@ -119,13 +126,16 @@ class HeadAblation:
 
     def scores(self, heads: Sequence[Head], kind: str = "mean") -> Float[Tensor, " prompt"]:
         """Refusal scores with these heads replaced, together, in every layer at once."""
-        plan, found = self._plan(heads, kind), torch.empty(len(self.labels))
+        plan, found, again = self._plan(heads, kind), torch.empty(len(self.labels)), re_encoder(self.model)
         for places, batch in self.encoded.batches:
-            steps = self._steps(plan, batch, kind)
-            with torch.no_grad(), self.model.trace(**next_token_inputs(self.model, batch)):
-                for site, chosen, width, value in steps:
-                    silence(site["projection"].input, chosen, width, value, "last")
-                logits = next_logits(self.model.output).save()
+            shared = shared_stem(self.model, batch, None, again, answers=False, kept=self._stems, times=EFFECTS)
+            if shared is None:
+                inputs = on_device(self.model, next_token_inputs(self.model, batch))
+            else:
+                stem, rows = shared
+                inputs = stem.continued(rows, batch.inputs["input_ids"][:, -REST:].tolist())
+            with torch.no_grad(), self._silenced(plan, batch, kind) as module:
+                logits = module(**inputs).logits[:, -1]
             found[places] = refusal_score(logits, self.tokens.ids).cpu()
         return found
 
@@ -200,6 +210,22 @@ class HeadAblation:
                 raise DirectionError(f"remove head {head} of layer {layer}", found, "choose one of these")
             plan.setdefault(layer, []).append(head)
         return dict(sorted(plan.items()))
+
+    @contextmanager
+    def _silenced(self, plan: dict[int, list[int]], batch: Batch, kind: str) -> Iterator[Any]:
+        """The Hugging Face module without these heads, in plain torch hooks: nnsight takes no rows that go on."""
+        blocks, parts = hf_layers(self.model), anatomy(self.model).parts
+        with ExitStack() as stack:
+            for layer, (_site, *what) in zip(plan, self._steps(plan, batch, kind), strict=True):
+
+                def change(_module: Any, args: Any, what: list[Any] = what) -> Any:
+                    z = args[0].clone()
+                    silence(z, *what, "last")
+                    return (z, *args[1:])
+
+                projection = blocks[layer].get_submodule(str(parts[layer].writers.projection))
+                stack.enter_context(projection.register_forward_pre_hook(change))
+            yield hf_module(self.model)
 
     def _steps(self, plan: dict[int, list[int]], batch: Batch, kind: str) -> list[tuple[Site, list[int], int, Tensor]]:
         usual = torch.stack([self.means[p.modality] for p in batch.prompts])

@@ -149,6 +149,7 @@ def shared_stem(
     *,
     answers: bool,
     kept: Stems | None = None,
+    times: int = 1,
 ) -> tuple[Stem, list[int]] | None:
     """The beginnings of a batch whose rows repeat a few prompts, and whose each row is; None where it runs as it is.
 
@@ -159,12 +160,13 @@ def shared_stem(
         again: encodes some prompts of the batch anew; None where that is not known.
         answers: whether `generate` goes on from them, or a single pass.
         kept: where beginnings are looked up and, while they are small, kept; the caller keeps their prompts alive.
+        times: passes over the same rows that `kept` is for, about.
     """
     if again is None or (edit is not None and not all(map(_newest_only, edit.parts))):
         return None
     first: dict[int, int] = {}
     copies = [first.setdefault(id(prompt), len(first)) for prompt in batch.prompts]
-    if (batch.size - len(first)) * (batch.length - REST) < LEAST or has_attached(hf_module(model)):
+    if (times * batch.size - len(first)) * (batch.length - REST) < LEAST or has_attached(hf_module(model)):
         return None
     key = (batch.length, *first)
     if kept is not None and key in kept:

@@ -58,6 +58,7 @@ def defence_rows(
             if isinstance(error, RefusalPluginError):
                 warnings.append(f"{name} was not fitted: {error}")
         for m, answers in undefended.items():  # the defences of one modality share its prompts and untouched answers
+            arena.untouched[m] = answers
             for name, found in made.items():
                 try:
                     if isinstance(found, Defence):
@@ -72,7 +73,7 @@ def defence_rows(
         data: DefenceData | None = None
         for name in NAMES:
             try:
-                data = data or DefenceData.of(arena.model, training(), seed, tokens=tokens)
+                data = data or DefenceData.of(arena.model, training(), seed, tokens=tokens, wanted=undefended)  # type: ignore[arg-type]
                 switches = {"k": components(data)} if name == "sarsteer" else {}
                 made[name] = fit_defence(name, arena.model, data, **switches)
             except RefusalPluginError as error:

@@ -1,8 +1,8 @@
 """Measure candidate directions beside the weights: all passes of a selection in one session.
 
 `directions.selection` says what the figures mean. Candidates are rows of one batch, additions begin behind their own
-block, and all strengths of a layer are searched in step. Work comes in units, so that a selection too large for one
-request is cut between them:
+block, and all strengths of a layer are searched in step, from where those of the layer before were found. Work
+comes in units, so that a selection too large for one request is cut between them:
 
     {"kind": "ablate", "operator": ..., "places": [(layer, p), ...], "stream": bool}     candidates as rows of a batch
     {"kind": "add", "layer": l, "ps": [p, ...], "induce": bool, "priced": [p, ...], "target": nats}     behind block l
@@ -13,7 +13,7 @@ moves the streams from the first block to its first layer; that is what cutting 
 
 import torch
 
-from .grid import grid_ask, grid_begin, grid_tell
+from .grid import grid_ask, grid_begin, grid_law, grid_tell
 from .measure import kl_divergence, refusal_score
 from .passes import forward_from_layer, forward_one_block, forward_with_edits
 from .resume import per_row, removed_at
@@ -52,6 +52,7 @@ def measure_candidates(model, blocks, sites, bench, harmful, benign, ids, units,
         "harmful": harmful,
         "benign": benign,
         "streams": {},
+        "limits": {},
         "faint": faint_edits(harmful[bench["last"]], benign[bench["last"]], bench["keep"]),
     }
     found = []
@@ -148,7 +149,7 @@ def added(table, unit):
         found["stream"] = whole_streams(table, layer, vectors, steered["stream"])[:, table["layers"]]
     if unit["priced"]:
         chosen = torch.stack([vectors[unit["ps"].index(p)] for p in unit["priced"]])
-        found.update(priced(table, layer, chosen, unit["target"]))
+        found.update(priced(table, layer, unit["priced"], chosen, unit["target"]))
     return found
 
 
@@ -159,12 +160,13 @@ def whole_streams(table, layer, vectors, later):
     return torch.cat([torch.stack(parts), later], dim=1)
 
 
-def priced(table, layer, vectors, target):
+def priced(table, layer, ps, vectors, target):
     """The strength at which each vector costs `target` nats on safe prompts, its cost, and its gain on faint harm."""
     bench, n = table["bench"], len(vectors)
     begin = stream_to(table, "safe", layer)
     bottom, top, size = bench["strengths"]
-    state = grid_begin(n, size)
+    known = [table["limits"].get(p, (size, 2.0)) for p in ps]
+    state = grid_begin(*[torch.tensor(column) for column in zip(*known, strict=True)], size)
     where, which = grid_ask(state, target)
     while len(which):
         strength = bottom + (top - bottom) * where / size
@@ -172,6 +174,8 @@ def priced(table, layer, vectors, target):
         costs = sweep_rows(table, "safe", len(which), begin=begin, vectors=moved)["kl"].mean(1)
         grid_tell(state, where, which, costs, target)
         where, which = grid_ask(state, target)
+    ends, powers = grid_law(state, target)
+    table["limits"].update(zip(ps, zip(ends.tolist(), powers.tolist(), strict=True), strict=True))
     strength = bottom + (top - bottom) * state["low"] / size
     before = faint_score(table)
     begin = stream_to(table, "faint", layer)

@@ -161,10 +161,10 @@ def test_selection_costs_a_share_of_the_reference(deep: Any) -> None:
 
 
 def test_selection_for_a_defence_begins_behind_the_layers(deep: Any) -> None:
-    """Eight priced passes for each of 30 candidates and two for its gain, one after the other, would be 300 passes."""
+    """Five priced passes for each of 30 candidates and two for its gain, one after the other, would be 210 passes."""
     each = tokens_of(deep.model, deep.val.filter(role="harmful"))[1]
     found = selection(deep)
-    assert found.block_tokens <= (0.6 * 300 + 108) * 12 * each
+    assert found.block_tokens <= (0.6 * 210 + 108) * 12 * each
 
 
 def test_many_candidates_cost_a_handful_of_passes(deep: Any) -> None:
