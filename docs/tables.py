@@ -63,9 +63,9 @@ def spoken_study() -> str:
     return _short("study-spoken")
 
 
-def _short(name: str) -> str:
+def _short(study: str) -> str:
     rows = []
-    for name, m in read(name).get("modalities", {}).items():
+    for name, m in read(study).get("modalities", {}).items():
         before, after, random = (m["defences"][arm] for arm in ("none", "addition", "random"))
         harmless = [
             "–" if before[key] is None else f"{100 * before[key]['value']:.0f}→{percent(after[key])}"
