@@ -324,18 +324,13 @@ def compare_price() -> str:
     return said + ("\n\n" + markdown(["method", "", "price, nats", "of its first token"], rows) if rows else "")
 
 
-def _whole_answers() -> str:
-    """Which comparison was made at the price of whole answers: the full one, else one fit on images alone."""
-    return "compare" if read("compare").get("price_tokens", 1) > 1 else "compare-image"
-
-
 @table("compare/answers")
 def compare_answers() -> str:
     """What whole answers of the central methods are."""
     head = ["", "method", "harm refused early", "late", "hedged", "off task", "degenerate", "harmless answered"]
     rows = []
-    for m, plain_rates in read(_whole_answers()).get("undefended", {}).items():
-        rates = {"no defence": plain_rates, **{row["defence"]: row for row in _names(m, _whole_answers())}}
+    for m, plain_rates in read("compare").get("undefended", {}).items():
+        rates = {"no defence": plain_rates, **{row["defence"]: row for row in _names(m)}}
         for name in ("no defence", "addition", "sarsteer", "mars", "random"):
             if name in rates and "labels" in rates[name]:
                 harm, rest = (rates[name]["labels"][role] for role in ("harmful", "harmless"))
@@ -351,7 +346,7 @@ def compare_oracle() -> str:
     head = ["method", "", "gain with the true label", "lost by its own gate", "p (Holm)", "what fails"]
     rows = [
         [r["defence"], r["modality"], points(r["gain"]), points(r["gate_loss"]), plain(r.get("p_holm"), 3), r["fails"]]
-        for r in read(_whole_answers()).get("oracle", [])
+        for r in read("compare").get("oracle", [])
     ]
     return markdown(head, rows)
 
@@ -361,7 +356,7 @@ def compare_effects() -> str:
     """Every method against plain addition."""
     head = ["method", "", "harm refused", "harmless refused", "answers right", "Cohen's h", "p (Holm)"]
     rows = []
-    for r in read(_whole_answers()).get("between", []):
+    for r in read("compare").get("between", []):
         if r["second"] == "addition" and "h" in r and r["modality"] != "text":
             shown = [points(r[key]) for key in ("harmful", "over_refusal", "utility")]
             rows.append([r["first"], r["modality"], *shown, plain(r["h"]), plain(r.get("p_holm"), 3)])

@@ -219,8 +219,8 @@ class HeadAblation:
             for layer, (_site, *what) in zip(plan, self._steps(plan, batch, kind), strict=True):
 
                 def change(_module: Any, args: Any, what: list[Any] = what) -> Any:
-                    z = args[0].clone()
-                    silence(z, *what, "last")
+                    z, (chosen, width, value) = args[0].clone(), what
+                    silence(z, chosen, width, value, "last")
                     return (z, *args[1:])
 
                 projection = blocks[layer].get_submodule(str(parts[layer].writers.projection))

@@ -166,7 +166,8 @@ def priced(table, layer, ps, vectors, target):
     begin = stream_to(table, "safe", layer)
     bottom, top, size = bench["strengths"]
     known = [table["limits"].get(p, (size, 2.0)) for p in ps]
-    state = grid_begin(*[torch.tensor(column) for column in zip(*known, strict=True)], size)
+    start, power = (torch.tensor(column) for column in zip(*known, strict=True))
+    state = grid_begin(start, power, size)
     where, which = grid_ask(state, target)
     while len(which):
         strength = bottom + (top - bottom) * where / size
