@@ -131,7 +131,7 @@ def safe_space_words(record: Mapping[str, Any]) -> str:
         )
     if parts:
         said.append(f"Removing that part changes the price on safe requests of {_list(parts, '; ')}.")
-        said.append("It also lowers the dose, so only a comparison at equal price says whether that is a gain.")
+        said.append("It also lowers the strength, so only a comparison at equal price says whether that is a gain.")
     return " ".join(said)
 
 
