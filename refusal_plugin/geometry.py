@@ -169,7 +169,7 @@ def decompose(
 ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
     """Split a direction at a subspace: `parallel = U U^T v`, `residual = v - strength * parallel`.
 
-    The residual is NOT renormalised: the removed part lowers the strength (SARSteer, arXiv 2510.17633).
+    The residual is NOT renormalised: what is left is shorter (SARSteer, arXiv 2510.17633).
 
     Returns:
         `(parallel, residual)`, both of the shape of `direction`.
