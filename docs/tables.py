@@ -68,7 +68,7 @@ def _short(study: str) -> str:
     for name, m in read(study).get("modalities", {}).items():
         before, after, random = (m["defences"][arm] for arm in ("none", "addition", "random"))
         harmless = [
-            "–" if before[key] is None else f"{100 * before[key]['value']:.0f}→{percent(after[key])}"
+            "–" if (was := before[key]["value"]) is None else f"{100 * was:.0f}→{percent(after[key])}"
             for key in ("near_miss_refusal", "utility")
         ]
         refused = [percent(arm["harmful_refusal"]) for arm in (before, after, random)]
