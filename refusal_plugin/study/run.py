@@ -199,7 +199,7 @@ def run_study(
             shown += examples(list(asked), before, after, along)
             every_item += items(list(asked), before, after, along)
 
-        matched = twins_section(model, direction, stages, token_budget, seed)
+        matched = twins_section(model, direction, prompts, stages, token_budget, seed)
 
         # 3. The causal test: with the coordinate along the direction set to its benign mean, does text refusal go?
         causal = {}

@@ -1,7 +1,7 @@
 """Does the direction tell harm from its words? AUROC on matched twins, beside the AUROC on the study's own text.
 
 Harmful and benign prompts of public sets differ in style, and a direction that reads style separates them as well.
-Twins differ in little but the harm (`prompts/twins.py`); the direction has seen none of them.
+Twins differ in little but the harm (`prompts/twins.py`). Pairs of which the study fitted or selected on are left out.
 """
 
 from typing import Any
@@ -16,21 +16,31 @@ from .summary import auroc_by_layer
 Record = dict[str, Any]
 
 
-def twins_section(model: Any, direction: Direction, stages: Checkpoints, token_budget: int, seed: int) -> Record | None:
+def twins_section(
+    model: Any, direction: Direction, prompts: PromptSet, stages: Checkpoints, token_budget: int, seed: int
+) -> Record | None:
     """AUROC of harmful twins against safe ones along each layer's text direction.
 
     Returns:
-        `{n, auroc_by_layer}`; None where the model does not know the words.
+        `{n, auroc_by_layer}`; None where the model does not know the words, or has seen every pair.
     """
-    asked = twins()
-    if not knows_words(model.tokenizer, asked):
+    asked = unseen_twins(prompts)
+    if not len(asked) or not knows_words(model.tokenizer, asked):
         return None
     values = stages.tensor(
-        "streams-twins",
+        "streams-unseen-twins",
         lambda: collect_activations(model, asked, positions=(direction.position,), token_budget=token_budget).values,
     )
     coordinates = direction.coordinates(values[:, 0])
     return {"n": len(asked), "auroc_by_layer": auroc_by_layer(coordinates, list(asked), ("near_miss",), seed)}
+
+
+def unseen_twins(prompts: PromptSet) -> PromptSet:
+    """The twins without the pairs of which a text, or what a medium says, is trained or selected on."""
+    used = [p for p in prompts if p.split != "test"]
+    seen = {text.strip().casefold() for p in used for text in (p.text, p.read_answer) if text}
+    known = {twin.pair for twin in twins() if twin.text.strip().casefold() in seen}
+    return twins().where(lambda twin: twin.pair not in known)
 
 
 def knows_words(tokenizer: Any, prompts: PromptSet) -> bool:

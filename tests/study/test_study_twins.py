@@ -3,9 +3,10 @@
 import torch
 
 from refusal_plugin.organism import load_processor
+from refusal_plugin.prompts import Prompt, PromptSet
 from refusal_plugin.prompts.twins import twins
 from refusal_plugin.statistics import auroc
-from refusal_plugin.study.twins import knows_words, twins_words
+from refusal_plugin.study.twins import knows_words, twins_words, unseen_twins
 
 
 def test_twins_are_pairs_of_the_same_length_and_wording() -> None:
@@ -30,6 +31,23 @@ def test_twins_cannot_be_told_by_their_length() -> None:
 def test_the_embedded_vocabulary_lacks_the_words_and_is_not_asked() -> None:
     assert not knows_words(load_processor().tokenizer, twins())
     assert twins_words(None, {}, 0) == []
+
+
+def test_pairs_that_a_study_fits_or_selects_on_are_left_out_whole() -> None:
+    both = {p.pair: p for p in twins().filter(role="harmful")}
+    trained, chosen, tested = list(both)[:3]
+    prompts = PromptSet(
+        [
+            Prompt(f" {both[trained].text.upper()}", split="train"),
+            Prompt("say it", read_answer=both[chosen].text, split="val"),
+            both[tested].replace(split="test"),
+        ]
+    )
+    left = unseen_twins(prompts)
+    assert {p.pair for p in left} == set(both) - {trained, chosen} and len(left) == 2 * (len(both) - 2)
+    assert len(unseen_twins(PromptSet([both[tested].replace(split=None)]))) == 2 * (len(both) - 1), (
+        "it may be fitted on"
+    )
 
 
 def row(value: float, low: float) -> dict:
